@@ -50,4 +50,6 @@ void arena_reset(arena *a) {
     a->sealed = false;
 }
 
-void arena_seal(arena *a) { a->sealed = true; }
+void arena_seal(arena *a) {
+    a->sealed = true;
+}

@@ -19,20 +19,19 @@ _Noreturn void check_failed(const char *file, int line, const char *expression);
 _Noreturn void check_failed_pair(const char *file, int line, const char *expression, int64_t a,
                                  int64_t b);
 
-#define CHECK(condition)                                    \
-    do {                                                    \
-        if (__builtin_expect(!(condition), 0)) {            \
-            check_failed(__FILE__, __LINE__, #condition);   \
-        }                                                   \
+#define CHECK(condition)                                  \
+    do {                                                  \
+        if (__builtin_expect(!(condition), 0)) {          \
+            check_failed(__FILE__, __LINE__, #condition); \
+        }                                                 \
     } while (0)
 
 /* Integers only: both values are printed. */
-#define CHECK_OP(a, op, b)                                                                   \
-    do {                                                                                     \
-        if (__builtin_expect(!((a)op(b)), 0)) {                                              \
-            check_failed_pair(__FILE__, __LINE__, #a " " #op " " #b, (int64_t)(a),           \
-                              (int64_t)(b));                                                 \
-        }                                                                                    \
+#define CHECK_OP(a, op, b)                                                                        \
+    do {                                                                                          \
+        if (__builtin_expect(!((a)op(b)), 0)) {                                                   \
+            check_failed_pair(__FILE__, __LINE__, #a " " #op " " #b, (int64_t)(a), (int64_t)(b)); \
+        }                                                                                         \
     } while (0)
 
 #define CHECK_EQ(a, b) CHECK_OP(a, ==, b)

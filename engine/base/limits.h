@@ -15,18 +15,18 @@
 
 enum {
     /* Pools and processes */
-    LIMIT_WORKERS = 64,         /* workers one gateway talks to */
-    LIMIT_THREADS = 256,        /* compute threads of a worker */
+    LIMIT_WORKERS = 64,  /* workers one gateway talks to */
+    LIMIT_THREADS = 256, /* compute threads of a worker */
 
     /* KV cache */
-    LIMIT_PAGE_TOKENS = 16,     /* tokens a KV page holds */
+    LIMIT_PAGE_TOKENS = 16, /* tokens a KV page holds */
     LIMIT_LAYERS = 256,
     LIMIT_CONTEXT_TOKENS = 1 << 20,
     LIMIT_SEQ_PAGES = LIMIT_CONTEXT_TOKENS / LIMIT_PAGE_TOKENS,
 
     /* One request */
-    LIMIT_CHOICES = 8,          /* n of one request: choices decoded from one prompt */
-    LIMIT_BATCH_PROMPTS = 64,   /* prompts in one /v1/completions call */
+    LIMIT_CHOICES = 8,        /* n of one request: choices decoded from one prompt */
+    LIMIT_BATCH_PROMPTS = 64, /* prompts in one /v1/completions call */
     LIMIT_LOGIT_BIAS = 1024,
     LIMIT_STOP_STRINGS = 4,
     LIMIT_STOP_BYTES = 256,

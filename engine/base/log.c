@@ -26,7 +26,9 @@ void log_setup(log_level level, bool json, const char *process) {
     (void)snprintf(process_name, sizeof process_name, "%s", process);
 }
 
-bool log_enabled(log_level level) { return level >= level_min; }
+bool log_enabled(log_level level) {
+    return level >= level_min;
+}
 
 bool log_level_from(const char *text, log_level *out) {
     for (int i = 0; i <= LOG_OFF; i++) {

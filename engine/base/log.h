@@ -35,11 +35,11 @@ void log_write(log_level level, const char *component, const char *event, const 
 /* Parses "debug", "info", "warn", "error", "off". */
 MUST_USE bool log_level_from(const char *text, log_level *out);
 
-#define LOG(level, component, event, ...)                               \
-    do {                                                                \
-        if (log_enabled(LOG_##level)) {                                 \
-            log_write(LOG_##level, component, event, __VA_ARGS__);      \
-        }                                                               \
+#define LOG(level, component, event, ...)                          \
+    do {                                                           \
+        if (log_enabled(LOG_##level)) {                            \
+            log_write(LOG_##level, component, event, __VA_ARGS__); \
+        }                                                          \
     } while (0)
 
 #ifdef __cplusplus

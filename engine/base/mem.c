@@ -4,9 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool mem_mul(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_mul_overflow(a, b, out); }
+bool mem_mul(uint64_t a, uint64_t b, uint64_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
 
-bool mem_add(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_add_overflow(a, b, out); }
+bool mem_add(uint64_t a, uint64_t b, uint64_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
 
 void *mem_alloc(size_t count, size_t bytes) {
     size_t total;
@@ -16,7 +20,9 @@ void *mem_alloc(size_t count, size_t bytes) {
     return malloc(total ? total : 1);
 }
 
-void *mem_calloc(size_t count, size_t bytes) { return calloc(count ? count : 1, bytes ? bytes : 1); }
+void *mem_calloc(size_t count, size_t bytes) {
+    return calloc(count ? count : 1, bytes ? bytes : 1);
+}
 
 void *mem_realloc(void *p, size_t count, size_t bytes) {
     size_t total;
@@ -41,4 +47,6 @@ char *mem_dup(const void *p, size_t bytes) {
     return copy;
 }
 
-void mem_free(void *p) { free(p); }
+void mem_free(void *p) {
+    free(p);
+}

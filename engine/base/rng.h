@@ -27,10 +27,14 @@ static inline uint64_t rng_at(uint64_t seed, uint64_t stream, uint64_t position)
 }
 
 /* Uniform in [0, 1), 53 bits. */
-static inline double rng_unit(uint64_t bits) { return (double)(bits >> 11) * 0x1p-53; }
+static inline double rng_unit(uint64_t bits) {
+    return (double)(bits >> 11) * 0x1p-53;
+}
 
 /* Sequential use: state advances by one. */
-static inline uint64_t rng_next(uint64_t *state) { return rng_mix((*state)++); }
+static inline uint64_t rng_next(uint64_t *state) {
+    return rng_mix((*state)++);
+}
 
 /* Uniform in [0, bound), bound > 0; the bias is below 2^-32 for bounds below 2^32. */
 static inline uint64_t rng_below(uint64_t *state, uint64_t bound) {

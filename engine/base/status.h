@@ -15,18 +15,18 @@
 extern "C" {
 #endif
 
-#define STATUS_MAP(X)                                          \
-    X(OK, 0, "ok")                                             \
-    X(NOMEM, 1, "out of memory")                               \
-    X(IO, 2, "system call failed")                             \
-    X(CORRUPT, 3, "malformed input")                           \
-    X(UNSUPPORTED, 4, "feature not supported")                 \
-    X(LIMIT, 5, "configured limit reached")                    \
-    X(CLOSED, 6, "peer closed")                                \
-    X(DEVICE, 7, "device runtime error")                       \
-    X(INVALID, 8, "invalid argument")                          \
-    X(NOTFOUND, 9, "not found")                                \
-    X(TIMEOUT, 10, "deadline passed")                          \
+#define STATUS_MAP(X)                          \
+    X(OK, 0, "ok")                             \
+    X(NOMEM, 1, "out of memory")               \
+    X(IO, 2, "system call failed")             \
+    X(CORRUPT, 3, "malformed input")           \
+    X(UNSUPPORTED, 4, "feature not supported") \
+    X(LIMIT, 5, "configured limit reached")    \
+    X(CLOSED, 6, "peer closed")                \
+    X(DEVICE, 7, "device runtime error")       \
+    X(INVALID, 8, "invalid argument")          \
+    X(NOTFOUND, 9, "not found")                \
+    X(TIMEOUT, 10, "deadline passed")          \
     X(MISMATCH, 11, "peers do not fit together")
 
 typedef enum {
@@ -39,12 +39,12 @@ typedef enum {
 #define PRINTF_LIKE(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* Forwards a failure to the caller. */
-#define TRY(call)                                 \
-    do {                                          \
-        status try_status_ = (call);              \
-        if (try_status_ != STATUS_OK) {           \
-            return try_status_;                   \
-        }                                         \
+#define TRY(call)                       \
+    do {                                \
+        status try_status_ = (call);    \
+        if (try_status_ != STATUS_OK) { \
+            return try_status_;         \
+        }                               \
     } while (0)
 
 enum { DIAG_TEXT_BYTES = 384 };

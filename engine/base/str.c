@@ -123,13 +123,17 @@ bool strbuf_append(strbuf *b, const void *data, size_t bytes) {
     return true;
 }
 
-bool strbuf_append_str(strbuf *b, str s) { return strbuf_append(b, s.data, s.bytes); }
+bool strbuf_append_str(strbuf *b, str s) {
+    return strbuf_append(b, s.data, s.bytes);
+}
 
 bool strbuf_append_z(strbuf *b, const char *zero_terminated) {
     return strbuf_append(b, zero_terminated, strlen(zero_terminated));
 }
 
-bool strbuf_append_char(strbuf *b, char c) { return strbuf_append(b, &c, 1); }
+bool strbuf_append_char(strbuf *b, char c) {
+    return strbuf_append(b, &c, 1);
+}
 
 bool strbuf_printf(strbuf *b, const char *format, ...) {
     va_list args;
