@@ -34,9 +34,11 @@ typedef struct {
     int32_t max_tokens;       /* tokens to generate; 0: only score the prompt */
     int32_t min_tokens;       /* no end-of-generation or stop id before this many */
     bool ignore_eos;
-    int32_t top_logprobs;     /* -1: no logprobs; 0: the chosen token's; else that many more */
-    bool prompt_logprobs;     /* logprobs of the prompt's tokens too (echo) */
-    int32_t choices;          /* n: 1..LIMIT_CHOICES */
+    int32_t top_logprobs; /* -1: no logprobs; 0: the chosen token's; else that many more */
+    bool prompt_logprobs; /* logprobs of the prompt's tokens too (echo) */
+    int32_t choices;      /* n: 1..LIMIT_CHOICES */
+    int32_t choice_first; /* number of the first choice: a request resubmitted for one choice of
+                           * several keeps its number, and so its random stream */
     int32_t stop_ids_count;
     int32_t stop_ids[LIMIT_STOP_IDS];
     int32_t biases_count;
@@ -44,10 +46,10 @@ typedef struct {
 } request_params;
 
 typedef enum {
-    REQUEST_RUNNING,    /* not ended */
-    REQUEST_STOP,       /* an end-of-generation token or a stop id */
-    REQUEST_LENGTH,     /* max_tokens or the context is full */
-    REQUEST_CANCELLED,  /* nobody listens any more */
+    REQUEST_RUNNING,   /* not ended */
+    REQUEST_STOP,      /* an end-of-generation token or a stop id */
+    REQUEST_LENGTH,    /* max_tokens or the context is full */
+    REQUEST_CANCELLED, /* nobody listens any more */
     REQUEST_FAILED
 } request_end;
 
@@ -59,10 +61,10 @@ typedef struct {
 /* One generated token as it travels from a worker to the gateway. */
 typedef struct {
     int32_t choice;
-    int32_t index;    /* 0 is the first generated token of the choice */
+    int32_t index; /* 0 is the first generated token of the choice */
     int32_t token;
-    request_end end;  /* != REQUEST_RUNNING on the choice's last token */
-    float logprob;    /* of the token; 0 when top_logprobs < 0 */
+    request_end end; /* != REQUEST_RUNNING on the choice's last token */
+    float logprob;   /* of the token; 0 when top_logprobs < 0 */
     int32_t top_count;
     request_logprob top[LIMIT_TOP_LOGPROBS]; /* [top_count] most likely first */
 } request_token;

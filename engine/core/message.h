@@ -1,0 +1,186 @@
+/* message.h -- what gateways, prefill and decode workers say to each other.
+ *
+ * Purpose    The message types of the request protocol (engine/core/README.md has the state x
+ *            message table), as one struct, with an encoder and a decoder that checks every field.
+ * Ownership  Pointers inside a decoded message borrow from the bytes it was decoded from, or from
+ *            the scratch space given to the decoder; they are valid until either changes.
+ * Threads    Pure functions.
+ * Limits     A message is at most LIMIT_MESSAGE_BYTES. Counts are checked before use.
+ * Format     Little-endian, fixed field order, lengths before arrays; a version in HELLO.
+ */
+#ifndef ENGINE_CORE_MESSAGE_H
+#define ENGINE_CORE_MESSAGE_H
+
+#include "engine/base/str.h"
+#include "engine/core/request.h"
+
+enum { MESSAGE_VERSION = 1, MESSAGE_NO_WORKER = 0xFFFFFFFF };
+
+typedef enum {
+    MESSAGE_HELLO = 1,       /* first on every link, both ways */
+    MESSAGE_PEER,            /* G > worker: here is a link to another worker (a file descriptor) */
+    MESSAGE_HEARTBEAT,       /* worker > G, P <> D: alive, and how loaded */
+    MESSAGE_LEASES,          /* G > worker: the (request, attempt) pairs still wanted */
+    MESSAGE_DRAIN,           /* G > worker: take no new work; exit when empty */
+    MESSAGE_METRICS,         /* worker > G: a snapshot for /metrics */
+    MESSAGE_SUBMIT,          /* G > P */
+    MESSAGE_RESERVE,         /* G > D */
+    MESSAGE_GRANT,           /* D > P */
+    MESSAGE_QUEUED,          /* D > P */
+    MESSAGE_REFUSED,         /* D > G (a copy to P is a hint) */
+    MESSAGE_ANNOUNCE,        /* P > D */
+    MESSAGE_POSTED,          /* D > P */
+    MESSAGE_HANDOFF,         /* P > D */
+    MESSAGE_ADOPTED,         /* D > P, D > G */
+    MESSAGE_ALREADY_ADOPTED, /* D > G */
+    MESSAGE_TOKENS,          /* P > G, D > G */
+    MESSAGE_SCORES,          /* P > G, D > G: logprobs of prompt tokens */
+    MESSAGE_CANCEL,          /* G > P, G > D: this attempt and all older ones */
+    MESSAGE_PREEMPTED,       /* D > G */
+    MESSAGE_LINK_LOST,       /* P > G, D > G */
+    MESSAGE_REJECT           /* any > any: refused in this state, with a reason */
+} message_type;
+
+typedef enum {
+    MESSAGE_REASON_NONE,
+    MESSAGE_REASON_FULL,     /* queue or pool full */
+    MESSAGE_REASON_DEADLINE, /* waited too long for room */
+    MESSAGE_REASON_LEASE,    /* the lease ended */
+    MESSAGE_REASON_LAYOUT,   /* KV layouts do not fit together */
+    MESSAGE_REASON_GONE,     /* no such request any more */
+    MESSAGE_REASON_STATE,    /* impossible in this state */
+    MESSAGE_REASON_CHECKSUM, /* transferred bytes are not what was sent */
+    MESSAGE_REASON_PAGES,    /* out of KV pages while decoding */
+    MESSAGE_REASON_LIMIT,    /* can never fit this worker */
+    MESSAGE_REASON_DRAINING
+} message_reason;
+
+enum { MESSAGE_ROLE_PREFILL = 1, MESSAGE_ROLE_DECODE = 2 };
+
+typedef struct {
+    uint32_t version;
+    uint32_t worker; /* MESSAGE_NO_WORKER from a gateway */
+    uint64_t epoch;  /* one life of a worker; grows */
+    uint32_t roles;  /* MESSAGE_ROLE_* bits */
+    uint32_t pid;
+    uint64_t model_hash;
+    uint32_t layers;
+    uint32_t page_tokens;
+    uint64_t kv_layer_page_bytes;
+    uint32_t pages; /* in its pool */
+    uint32_t context_tokens;
+    uint32_t vocab;
+    str numerics;  /* numerics class; <= 128 bytes */
+    str kv_layout; /* layout and dtype of a page; <= 64 bytes */
+} message_hello;
+
+typedef struct {
+    uint32_t worker;
+    uint64_t epoch;
+    uint32_t roles;
+} message_peer;
+
+typedef struct {
+    uint64_t steps;      /* engine steps so far: a frozen engine shows */
+    uint32_t pages_free; /* free or only held by the prefix cache */
+    uint32_t pages_total;
+    uint32_t running;           /* requests with work now */
+    uint32_t waiting;           /* requests queued */
+    uint64_t queued_tokens;     /* prompt tokens not yet computed */
+    uint32_t step_us;           /* smoothed time of a step */
+    uint32_t tokens_per_second; /* smoothed prefill speed, 0 when not known */
+} message_heartbeat;
+
+/* One lease: a request some worker holds things for. */
+typedef struct {
+    request_id request;
+    uint32_t attempt;
+} message_lease;
+
+/* SUBMIT and RESERVE carry the same things, so that either worker can do the whole job. */
+typedef struct {
+    uint32_t peer_worker; /* SUBMIT: the D; RESERVE: the P; MESSAGE_NO_WORKER: none */
+    uint64_t peer_epoch;
+    bool local;            /* RESERVE: D computes the prompt itself, no transfer */
+    uint64_t salt;         /* keyed tenant hash: prefix pages are shared only inside it */
+    int32_t prompt_count;  /* tokens of the caller's prompt */
+    int32_t tokens_count;  /* prompt_count + delivered */
+    const int32_t *tokens; /* [tokens_count] prompt, then what the client already has */
+    const request_params *params;
+} message_submit;
+
+typedef struct {
+    uint32_t sequence; /* of this P-D channel, from 0, without gaps */
+    uint32_t group;    /* of this attempt, from 0, without gaps */
+    uint32_t layer_first, layers;
+    uint32_t page_first, pages; /* indexes into the request's block table */
+} message_announce;
+
+typedef struct {
+    uint32_t sequence;
+    uint32_t group;
+} message_posted;
+
+typedef struct {
+    uint32_t groups;             /* how many groups make the whole */
+    int32_t tokens_count;        /* first tokens: one a choice */
+    const request_token *tokens; /* [tokens_count] */
+} message_handoff;
+
+typedef struct {
+    int32_t cached_tokens; /* prompt tokens found in a prefix cache */
+    bool done;             /* nothing more follows: every choice has ended */
+    int32_t tokens_count;
+    const request_token *tokens; /* [tokens_count] */
+} message_tokens;
+
+typedef struct {
+    int32_t position_first; /* position of the first scored token, >= 1 */
+    int32_t scores_count;
+    const request_token *scores; /* [scores_count]: token, logprob, top; choice and index 0 */
+} message_scores;
+
+typedef struct {
+    message_type type;
+    request_id request; /* 0 on link-level messages */
+    uint32_t attempt;
+    message_reason reason; /* REFUSED, PREEMPTED, REJECT */
+    message_type about;    /* REJECT: the refused message's type */
+    uint32_t worker;       /* LINK_LOST: the peer */
+    uint32_t prefix_pages; /* GRANT: leading pages D already holds; P sends the rest */
+    uint32_t pages;        /* GRANT: pages reserved for the prompt */
+    uint32_t deadline_ms;  /* QUEUED */
+    union {
+        message_hello hello;
+        message_peer peer;
+        message_heartbeat heartbeat;
+        struct {
+            const message_lease *list; /* [count] */
+            uint32_t count;
+        } leases;
+        str metrics;               /* METRICS: engine/base/metrics.h snapshot */
+        message_submit submit;     /* SUBMIT, RESERVE */
+        message_announce announce; /* ANNOUNCE, and REJECT about one */
+        message_posted posted;
+        message_handoff handoff;
+        message_tokens tokens;
+        message_scores scores;
+    };
+} message;
+
+/* Space a decoded message's arrays are unpacked into. */
+typedef struct message_scratch message_scratch;
+MUST_USE status message_scratch_open(message_scratch **out);
+void message_scratch_close(message_scratch *s);
+
+/* Appends the encoded message to `out`. Fails only when `out` is full or memory is. */
+MUST_USE status message_encode(const message *m, strbuf *out);
+
+/* Decodes exactly `bytes`. Every count, enum, flag and number is checked against its limit; the
+ * diag names the field. Arrays and params point into `scratch`, strings into `bytes`. */
+MUST_USE status message_decode(str bytes, message_scratch *scratch, message *out, diag *d);
+
+const char *message_type_name(message_type t);
+const char *message_reason_name(message_reason r);
+
+#endif
