@@ -43,7 +43,14 @@ enum {
 
     /* Messages between processes. The largest is SUBMIT: a whole context of token ids (four bytes
      * each), a full logit_bias (eight bytes each) and fixed fields. */
-    LIMIT_MESSAGE_BYTES = 5 << 20
+    LIMIT_MESSAGE_BYTES = 5 << 20,
+
+    /* Metrics of one process */
+    LIMIT_METRIC_SERIES = 1024,
+    LIMIT_METRIC_HISTOGRAMS = 128,
+    LIMIT_METRIC_BOUNDS = 32,       /* `le` values of a histogram, without +Inf */
+    LIMIT_METRIC_LABEL_BYTES = 192, /* what stands between the braces, with the end */
+    LIMIT_METRIC_NAME_BYTES = 96
 };
 
 #ifndef __cplusplus

@@ -1,0 +1,50 @@
+/* failpoint.h -- named places where a test may make weir fail.
+ *
+ * Purpose    Fault tests kill, stop, delay or fail a process at an exact point:
+ *                if (FAILPOINT("prefill.before_handoff")) { return STATUS_IO; }
+ *            Armed by WEIR_FAILPOINTS, a list parted by `;` of  name=action[:count][@skip]
+ *            with the actions
+ *                kill       SIGKILL to itself
+ *                stop       SIGSTOP to itself (goes on after SIGCONT)
+ *                error      FAILPOINT is true
+ *                delay_N    sleeps N milliseconds, then FAILPOINT is false
+ *            `count`: how often it acts (default: always); `skip`: how many passes go by first.
+ * Ownership  None.
+ * Threads    failpoint_setup before threads start; FAILPOINT anywhere.
+ * Limits     FAILPOINT_MAX points armed at once. Unarmed, a point is one predictable branch.
+ */
+#ifndef ENGINE_BASE_FAILPOINT_H
+#define ENGINE_BASE_FAILPOINT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FAILPOINT_MAX = 32, FAILPOINT_NAME_BYTES = 64 };
+
+/* True when any point is armed. Written by failpoint_setup only. */
+extern bool failpoint_armed;
+
+#define FAILPOINT(name) (__builtin_expect(failpoint_armed, 0) && failpoint_hit(name))
+
+/* Arms the points of `spec` (NULL or "" disarms all). A malformed spec is refused whole. */
+MUST_USE status failpoint_setup(const char *spec, diag *d);
+
+/* As failpoint_setup, from the environment variable WEIR_FAILPOINTS. */
+MUST_USE status failpoint_setup_env(diag *d);
+
+/* FAILPOINT's slow half: acts if `name` is armed; true for the action `error`. */
+bool failpoint_hit(const char *name);
+
+/* Passes through an armed point so far, skipped ones included; 0 when it is not armed. */
+uint64_t failpoint_passes(const char *name);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
