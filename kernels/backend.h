@@ -1,0 +1,174 @@
+/* backend.h -- the one way to a device: memory, weights, the KV pool, operators.
+ *
+ * Purpose    Opens a backend by name and runs the operators of ops.h on it. Shapes, ranges and
+ *            overlaps are checked here, once for all backends; kernels trust what they get.
+ * Ownership  backend_open holds threads and memory until backend_close. Weights live until their
+ *            backend closes. A KV pool and backend_alloc memory have their own close, and must be
+ *            closed before the backend.
+ * Threads    One thread at a time per backend (operators use the backend's own threads inside).
+ *            backend_kv_page and the read-only fields: any thread.
+ * Limits     threads <= LIMIT_THREADS; head_dim a multiple of 16 up to OPS_HEAD_DIM_MAX; quantised
+ *            weights need inputs that are a multiple of 32 (256 for the K formats).
+ * Exactness  An output row depends on its own inputs alone: not on the other rows, the number of
+ *            rows, threads, or where pages lie. Backends whose backend_numerics strings are equal
+ *            give equal bits.
+ */
+#ifndef KERNELS_BACKEND_H
+#define KERNELS_BACKEND_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "engine/base/status.h"
+#include "kernels/ops.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct backend backend;
+typedef struct backend_table backend_table;
+
+/* Storage types of weights as files have them; the values are GGUF's type numbers. */
+typedef enum {
+    BACKEND_F32 = 0,
+    BACKEND_F16 = 1,
+    BACKEND_Q4_0 = 2,
+    BACKEND_Q4_1 = 3,
+    BACKEND_Q5_0 = 6,
+    BACKEND_Q5_1 = 7,
+    BACKEND_Q8_0 = 8,
+    BACKEND_Q4_K = 12,
+    BACKEND_Q5_K = 13,
+    BACKEND_Q6_K = 14,
+    BACKEND_BF16 = 30
+} backend_type;
+
+typedef enum { BACKEND_KV_F16 = 0, BACKEND_KV_F32 = 1 } backend_kv_type;
+
+/* How inputs meet quantised weights: as int8 with one scale a row and 32 elements, or as they are.
+ * Weights of F32, F16 and BF16 always meet f32. */
+typedef enum { BACKEND_ACTIVATIONS_INT8 = 0, BACKEND_ACTIVATIONS_F32 = 1 } backend_activations;
+
+typedef struct {
+    int32_t threads; /* compute threads, the caller's among them; 0: one a usable CPU */
+    const char *isa; /* cpu: "auto" (or NULL), "avx512", "avx2", "portable" */
+} backend_options;
+
+enum { BACKEND_NAME_BYTES = 32, BACKEND_NUMERICS_BYTES = 48, BACKEND_LAYOUT_BYTES = 64 };
+
+/* Implementations put this first in their own struct. Fields are read-only for callers. */
+struct backend {
+    const backend_table *table;
+    char name[BACKEND_NAME_BYTES];         /* "cpu" */
+    char isa[BACKEND_NAME_BYTES];          /* "avx512" */
+    char numerics[BACKEND_NUMERICS_BYTES]; /* equal strings promise equal bits */
+    int32_t threads;
+};
+
+/* A loaded weight; read-only. Implementations put it first in their own struct. */
+typedef struct backend_weight {
+    backend_type type;
+    backend_activations activations;
+    int32_t outputs, inputs; /* y[outputs] = W x[inputs] */
+    uint64_t bytes;          /* as kept by the backend */
+} backend_weight;
+
+typedef struct {
+    int32_t layers, kv_heads, head_dim;
+    uint32_t pages;
+    backend_kv_type type;
+} backend_kv_options;
+
+/* A KV pool; read-only. Bytes of (layer, page): base + (layer * pages + page) * layer_page_bytes.
+ * Inside, kv head h starts at h * head_bytes, so that a range of heads is one run of bytes:
+ *     K transposed [head_dim][16 tokens], then V [16 tokens][head_dim].
+ * Sixteen tokens' keys are then one vector for each dimension, and their scores need no sum across
+ * lanes. `layout` names this arrangement with dtype and head_dim; pools whose strings are equal
+ * hold the same bytes for the same heads. */
+typedef struct backend_kv {
+    backend_kv_options shape;
+    uint64_t head_bytes;       /* 2 * 16 * head_dim * element */
+    uint64_t layer_page_bytes; /* kv_heads * head_bytes */
+    uint8_t *base;             /* device [layers, pages, layer_page_bytes] */
+    char layout[BACKEND_LAYOUT_BYTES];
+} backend_kv;
+
+/* Opens "cpu". NULL options are the defaults. */
+MUST_USE status backend_open(const char *name, const backend_options *options, backend **out,
+                             diag *d);
+void backend_close(backend *b);
+
+/* What must be equal between two processes for bit-equal results. Borrowed until the close. */
+const char *backend_numerics(const backend *b);
+
+/* Device memory, 64-byte aligned, zeroed. Zero bytes gives a valid pointer. */
+MUST_USE status backend_alloc(backend *b, uint64_t bytes, void **out);
+void backend_free(backend *b, void *device);
+MUST_USE status backend_upload(backend *b, void *device, const void *host, uint64_t bytes);
+MUST_USE status backend_download(backend *b, void *host, const void *device, uint64_t bytes);
+
+/* Bytes of an [outputs, inputs] matrix in a file; 0 when the type is unknown or inputs does not
+ * divide into its blocks. */
+uint64_t backend_type_bytes(backend_type type, int32_t outputs, int32_t inputs);
+const char *backend_type_name(backend_type type);
+
+/* Repacks a matrix for this backend. `data`: host [outputs, inputs] in the file's format, `bytes`
+ * long, any alignment; not needed afterwards. */
+MUST_USE status backend_weight_load(backend *b, backend_type type, const void *data, uint64_t bytes,
+                                    int32_t outputs, int32_t inputs,
+                                    backend_activations activations, const backend_weight **out,
+                                    diag *d);
+
+/* A pool of zeroed pages. */
+MUST_USE status backend_kv_open(backend *b, const backend_kv_options *options, backend_kv **out,
+                                diag *d);
+void backend_kv_close(backend *b, backend_kv *kv);
+
+/* Bytes of one (layer, page) [layer_page_bytes]; device memory (host memory on the CPU). */
+uint8_t *backend_kv_page(const backend_kv *kv, int32_t layer, uint32_t page);
+
+/* Copies one page, all layers. */
+MUST_USE status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
+
+/* Operators: STATUS_INVALID when a shape, index or pointer is wrong (nothing was run). Zero rows
+ * is fine and does nothing. */
+MUST_USE status backend_embed(backend *b, const ops_embed *op);
+MUST_USE status backend_rmsnorm(backend *b, const ops_rmsnorm *op);
+MUST_USE status backend_silu_mul(backend *b, const ops_silu_mul *op);
+MUST_USE status backend_gather(backend *b, const ops_gather *op);
+MUST_USE status backend_linear(backend *b, const ops_linear *op);
+MUST_USE status backend_rope_table(backend *b, const ops_rope_table *op);
+MUST_USE status backend_rope_append(backend *b, const ops_rope_append *op);
+MUST_USE status backend_attention(backend *b, const ops_attention *op);
+
+/* Waits until everything asked for so far is done (at once on the CPU). */
+MUST_USE status backend_sync(backend *b);
+
+/* What a backend implements; arguments are already checked. */
+struct backend_table {
+    void (*close)(backend *b);
+    status (*alloc)(backend *b, uint64_t bytes, void **out);
+    void (*free)(backend *b, void *device);
+    status (*upload)(backend *b, void *device, const void *host, uint64_t bytes);
+    status (*download)(backend *b, void *host, const void *device, uint64_t bytes);
+    status (*weight_load)(backend *b, const backend_weight *shape, const void *data,
+                          const backend_weight **out, diag *d);
+    status (*kv_open)(backend *b, backend_kv *kv, diag *d);
+    void (*kv_close)(backend *b, backend_kv *kv);
+    status (*kv_copy)(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
+    status (*embed)(backend *b, const ops_embed *op);
+    status (*rmsnorm)(backend *b, const ops_rmsnorm *op);
+    status (*silu_mul)(backend *b, const ops_silu_mul *op);
+    status (*gather)(backend *b, const ops_gather *op);
+    status (*linear)(backend *b, const ops_linear *op);
+    status (*rope_table)(backend *b, const ops_rope_table *op);
+    status (*rope_append)(backend *b, const ops_rope_append *op);
+    status (*attention)(backend *b, const ops_attention *op);
+    status (*sync)(backend *b);
+};
+
+#ifdef __cplusplus
+}
+#endif
+#endif

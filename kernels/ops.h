@@ -1,0 +1,158 @@
+/* ops.h -- one plain struct of arguments an operator.
+ *
+ * Purpose    What a forward pass is made of. Each struct states shape, dtype and optionality beside
+ *            every pointer; backend.h has the functions that take them.
+ * Ownership  Everything is borrowed for the call.
+ * Threads    Plain data.
+ * Limits     Checked by backend.c for all backends alike; the numbers are beside the fields.
+ *
+ * Words: a row is one token of a ragged batch (rows of several sequences, in any order of
+ * sequences; the rows of one sequence are consecutive). Memory marked "device" comes from
+ * backend_alloc; memory marked "host" is ordinary memory. On the CPU backend both are host memory.
+ * All device floats are f32. Matrices are row-major and dense unless a stride is named.
+ */
+#ifndef KERNELS_OPS_H
+#define KERNELS_OPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct backend_weight;
+struct backend_kv;
+
+enum {
+    OPS_LINEAR_PARTS_MAX = 3, /* weights that share one input */
+    OPS_HEAD_DIM_MAX = 256,   /* head_dim: a multiple of 16 up to this */
+    OPS_ROWS_MAX = 1 << 20,   /* rows of one call */
+    OPS_WIDTH_MAX = 1 << 24   /* elements of one row */
+};
+
+/* One sequence's share of a batch. */
+typedef struct {
+    int32_t row_first; /* its rows are [row_first, row_first + rows) of the batch */
+    int32_t rows;
+    int32_t position_first; /* position of its first row; earlier positions are in its pages */
+    const uint32_t *pages;  /* host [pages_count]: page i holds positions 16 i .. 16 i + 15 */
+    int32_t pages_count;    /* covers position_first + rows */
+} ops_seq;
+
+/* out[r] = dequantised row tokens[r] of the table. */
+typedef struct {
+    const struct backend_weight *table; /* [vocab, width] */
+    const int32_t *tokens;              /* host [rows], each below vocab */
+    float *out;                         /* device [rows, width] */
+    int32_t rows;
+} ops_embed;
+
+/* out = x / sqrt(mean(x^2) + epsilon) * weight. In place (out == x) is fine. */
+typedef struct {
+    const float *x;      /* device [rows, width] */
+    const float *weight; /* device [width] */
+    float *out;          /* device [rows, width] */
+    int32_t rows, width;
+    float epsilon;
+} ops_rmsnorm;
+
+/* out = gate / (1 + exp(-gate)) * up. In place (out == gate or out == up) is fine. */
+typedef struct {
+    const float *gate; /* device [rows, width] */
+    const float *up;   /* device [rows, width] */
+    float *out;        /* device [rows, width] */
+    int32_t rows, width;
+} ops_silu_mul;
+
+/* out[r] = x[index[r]]. */
+typedef struct {
+    const float *x;       /* device [x_rows, width] */
+    const int32_t *index; /* host [rows], each below x_rows */
+    float *out;           /* device [rows, width], not overlapping x */
+    int32_t rows, width, x_rows;
+} ops_gather;
+
+/* What is done to a row before it meets the weights; the result is the same, bit for bit, as the
+ * operator of that name run before. */
+typedef enum {
+    OPS_INPUT_PLAIN = 0,
+    OPS_INPUT_RMSNORM = 1, /* of x, with norm_weight and norm_epsilon */
+    OPS_INPUT_SILU_MUL = 2 /* x is the gate, x_up the other factor */
+} ops_input;
+
+/* One weight of a linear operator. */
+typedef struct {
+    const struct backend_weight *weight; /* [outputs, inputs] */
+    const float *bias;                   /* device [outputs], or NULL */
+    float *out;                          /* device [rows, outputs] */
+    bool accumulate;                     /* out = out + W x (+ bias), added after the whole dot */
+} ops_linear_part;
+
+/* out_i = W_i f(x) for up to three weights with one input: the input is transformed and quantised
+ * once. All parts have the same `inputs` and were loaded with the same activations mode. No out may
+ * overlap x, x_up or another part's out. */
+typedef struct {
+    const float *x;           /* device [rows, inputs] */
+    const float *x_up;        /* device [rows, inputs]: OPS_INPUT_SILU_MUL */
+    const float *norm_weight; /* device [inputs]: OPS_INPUT_RMSNORM */
+    float norm_epsilon;       /* OPS_INPUT_RMSNORM */
+    ops_input input;
+    int32_t rows;
+    ops_linear_part parts[OPS_LINEAR_PARTS_MAX];
+    int32_t parts_count; /* 1 .. OPS_LINEAR_PARTS_MAX */
+} ops_linear;
+
+/* Which two elements of a head turn together. */
+typedef enum {
+    OPS_ROPE_INTERLEAVED = 0, /* (2 i, 2 i + 1): llama in GGUF files */
+    OPS_ROPE_NEOX = 1         /* (i, i + dim / 2) */
+} ops_rope_pairs;
+
+/* Cosines and sines of a batch's positions, once a forward pass:
+ * angle(r, i) = positions[r] * position_scale * base^(-2 i / dim) / freq_factors[i]. */
+typedef struct {
+    const int32_t *positions;  /* host [rows], each 0 .. LIMIT_CONTEXT_TOKENS - 1 */
+    const float *freq_factors; /* host [dim / 2], or NULL */
+    float *table;              /* device [rows, 2, dim / 2]: cosines, then sines */
+    double base;               /* 10000, 100000, 500000, ... */
+    double position_scale;     /* 1; 1 / factor for linear scaling */
+    float magnitude;           /* 1; multiplies both (YaRN-style models) */
+    int32_t rows;
+    int32_t dim; /* elements of a head that turn: even, <= head_dim */
+} ops_rope_table;
+
+/* Turns q in place, turns k, and writes k and v of every row into its sequence's pages. */
+typedef struct {
+    float *q;           /* device [rows, heads, head_dim] */
+    const float *k;     /* device [rows, kv_heads, head_dim], before turning */
+    const float *v;     /* device [rows, kv_heads, head_dim] */
+    const float *table; /* device [rows, 2, dim / 2], of ops_rope_table */
+    struct backend_kv *kv;
+    const ops_seq *seqs; /* host [seqs_count] */
+    int32_t seqs_count;
+    int32_t rows;
+    int32_t layer;
+    int32_t heads; /* a multiple of the pool's kv_heads */
+    int32_t dim;   /* as in ops_rope_table */
+    ops_rope_pairs pairs;
+} ops_rope_append;
+
+/* Causal attention: row at position p sees positions 0 .. p of its own pages (its own key is
+ * already there). Heads h of q use kv head h / (heads / kv_heads). */
+typedef struct {
+    const float *q; /* device [rows, heads, head_dim], turned */
+    float *out;     /* device [rows, heads, head_dim], not overlapping q */
+    const struct backend_kv *kv;
+    const ops_seq *seqs; /* host [seqs_count] */
+    int32_t seqs_count;
+    int32_t rows;
+    int32_t layer;
+    int32_t heads; /* a multiple of the pool's kv_heads */
+    float scale;   /* usually 1 / sqrt(head_dim) */
+} ops_attention;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
