@@ -75,6 +75,13 @@ bool config_given(const config *c, const char *name);
 /* The --help text. */
 void config_help(const config_table *t, strbuf *out);
 
+/* Checks `text` and writes it to the option's field; false when it is no valid value. A string is
+ * kept by pointer, so `text` must live as long as the struct. */
+MUST_USE bool config_value_store(const config_option *o, const char *text, void *field);
+
+/* Appends what values the option takes: "from 1 to 65535", "one of shm, tcp". */
+void config_help_range(const config_option *o, strbuf *out);
+
 #ifdef __cplusplus
 }
 #endif

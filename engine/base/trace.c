@@ -61,13 +61,12 @@ void trace_span(trace *t, uint64_t request_id, const char *name, int64_t start_u
                                                  memory_order_acquire, memory_order_relaxed)) {
         return;
     }
-    /* The odd ticket must be visible before any field changes. */
-    atomic_thread_fence(memory_order_release);
-    atomic_store_explicit(&s->request_id, request_id, memory_order_relaxed);
-    atomic_store_explicit(&s->name, name, memory_order_relaxed);
-    atomic_store_explicit(&s->start_us, start_us, memory_order_relaxed);
-    atomic_store_explicit(&s->end_us, end_us, memory_order_relaxed);
-    atomic_store_explicit(&s->lane, lane, memory_order_relaxed);
+    /* Release on each field: a reader that sees a new field sees the odd ticket before it. */
+    atomic_store_explicit(&s->request_id, request_id, memory_order_release);
+    atomic_store_explicit(&s->name, name, memory_order_release);
+    atomic_store_explicit(&s->start_us, start_us, memory_order_release);
+    atomic_store_explicit(&s->end_us, end_us, memory_order_release);
+    atomic_store_explicit(&s->lane, lane, memory_order_release);
     atomic_store_explicit(&s->ticket, 2 * ticket + 2, memory_order_release);
 }
 
@@ -87,13 +86,12 @@ static bool copy_span(span_slot *s, uint64_t ticket, span_copy *out) {
     if (atomic_load_explicit(&s->ticket, memory_order_acquire) != 2 * ticket + 2) {
         return false;
     }
-    out->request_id = atomic_load_explicit(&s->request_id, memory_order_relaxed);
-    out->name = atomic_load_explicit(&s->name, memory_order_relaxed);
-    out->start_us = atomic_load_explicit(&s->start_us, memory_order_relaxed);
-    out->end_us = atomic_load_explicit(&s->end_us, memory_order_relaxed);
-    out->lane = atomic_load_explicit(&s->lane, memory_order_relaxed);
-    /* The copy must be done before the ticket is looked at again. */
-    atomic_thread_fence(memory_order_acquire);
+    /* Acquire on each field: none is read after the ticket is looked at again. */
+    out->request_id = atomic_load_explicit(&s->request_id, memory_order_acquire);
+    out->name = atomic_load_explicit(&s->name, memory_order_acquire);
+    out->start_us = atomic_load_explicit(&s->start_us, memory_order_acquire);
+    out->end_us = atomic_load_explicit(&s->end_us, memory_order_acquire);
+    out->lane = atomic_load_explicit(&s->lane, memory_order_acquire);
     return atomic_load_explicit(&s->ticket, memory_order_relaxed) == 2 * ticket + 2;
 }
 
