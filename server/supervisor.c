@@ -1,0 +1,237 @@
+/* supervisor.c -- posix_spawn, SIGCHLD through a signalfd, exponential back-off.
+ *
+ * A child that lived for HEALTHY_US starts again at once; one that keeps dying waits longer each
+ * time, up to BACKOFF_MAX_US. */
+#define _GNU_SOURCE
+#include "server/supervisor.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "engine/base/check.h"
+#include "engine/base/clock.h"
+#include "engine/base/log.h"
+#include "engine/base/mem.h"
+#include "engine/base/wire.h"
+
+extern char **environ;
+
+enum { BACKOFF_FIRST_US = 100000, BACKOFF_MAX_US = 5000000, HEALTHY_US = 10000000 };
+
+typedef struct {
+    char *args[SUPERVISOR_ARGS_MAX + 2]; /* program, args, NULL */
+    pid_t pid;                           /* 0: not running */
+    int64_t started_us;
+    int64_t due_us; /* of the next start */
+    int64_t backoff_us;
+    uint64_t epoch;
+} child_record;
+
+struct supervisor {
+    child_record children[LIMIT_WORKERS];
+    uint32_t children_count;
+    int signal_fd;
+    bool stopping;
+    uint64_t restarts;
+    char program[4096];
+};
+
+status supervisor_open(supervisor **out, diag *d) {
+    supervisor *s = mem_calloc(1, sizeof *s);
+    if (!s) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the supervisor");
+    }
+    ssize_t n = readlink("/proc/self/exe", s->program, sizeof s->program - 1);
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    if (n <= 0 || pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
+        (s->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)) < 0) {
+        mem_free(s);
+        return status_fail_errno(d, STATUS_IO, "starting the supervisor");
+    }
+    *out = s;
+    return STATUS_OK;
+}
+
+status supervisor_add(supervisor *s, const char *const *args, uint32_t args_count, uint32_t *child,
+                      diag *d) {
+    if (s->children_count == LIMIT_WORKERS || args_count > SUPERVISOR_ARGS_MAX) {
+        return status_fail(d, STATUS_LIMIT, "more than %d workers, or too many arguments",
+                           LIMIT_WORKERS);
+    }
+    child_record *c = &s->children[s->children_count];
+    c->args[0] = s->program;
+    for (uint32_t i = 0; i < args_count; i++) {
+        c->args[1 + i] = mem_dup(args[i], strlen(args[i]));
+        if (!c->args[1 + i]) {
+            return status_fail(d, STATUS_NOMEM, "no memory for a worker's arguments");
+        }
+    }
+    *child = s->children_count++;
+    return STATUS_OK;
+}
+
+/* The child sees its socket as descriptor 3 and nothing else of ours (all else is close-on-exec).
+ * Signals are as a fresh process has them, not blocked as here. */
+static int spawn_child(supervisor *s, child_record *c, int child_fd) {
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none;
+    sigset_t all;
+    char epoch[24];
+    char *args[SUPERVISOR_ARGS_MAX + 2];
+    (void)snprintf(epoch, sizeof epoch, "%llu", (unsigned long long)c->epoch);
+    for (int i = 0; i < SUPERVISOR_ARGS_MAX + 2; i++) {
+        args[i] = c->args[i] && strcmp(c->args[i], "{epoch}") == 0 ? epoch : c->args[i];
+    }
+    sigemptyset(&none);
+    sigfillset(&all);
+    int error = posix_spawn_file_actions_init(&actions);
+    if (error) {
+        return error;
+    }
+    error = posix_spawnattr_init(&attributes);
+    if (!error) {
+        (void)posix_spawnattr_setsigmask(&attributes, &none);
+        (void)posix_spawnattr_setsigdefault(&attributes, &all);
+        (void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+        error = posix_spawn_file_actions_adddup2(&actions, child_fd, SUPERVISOR_CHILD_FD);
+        if (!error) {
+            error = posix_spawn(&c->pid, s->program, &actions, &attributes, args, environ);
+        }
+        (void)posix_spawnattr_destroy(&attributes);
+    }
+    (void)posix_spawn_file_actions_destroy(&actions);
+    return error;
+}
+
+static bool start_child(supervisor *s, uint32_t index, int64_t now_us, supervisor_event *out) {
+    child_record *c = &s->children[index];
+    int fds[2];
+    if (wire_pair(fds) != STATUS_OK) {
+        c->due_us = now_us + BACKOFF_MAX_US;
+        LOG(ERROR, "supervisor", "no socket for a worker", "child=%u", index);
+        return false;
+    }
+    /* Epochs must grow over the lives of this process too: they start from wall time. */
+    c->epoch = c->epoch ? c->epoch + 1 : (uint64_t)clock_wall_us();
+    int error = spawn_child(s, c, fds[1]);
+    (void)close(fds[1]);
+    if (error) {
+        (void)close(fds[0]);
+        c->pid = 0;
+        c->due_us = now_us + BACKOFF_MAX_US;
+        LOG(ERROR, "supervisor", "cannot start a worker", "child=%u error=\"%s\"", index,
+            strerror(error));
+        return false;
+    }
+    c->started_us = now_us;
+    *out = (supervisor_event){SUPERVISOR_STARTED, index, c->pid, fds[0], 0};
+    return true;
+}
+
+static bool reap_child(supervisor *s, uint32_t index, int64_t now_us, supervisor_event *out) {
+    child_record *c = &s->children[index];
+    int how;
+    if (waitpid(c->pid, &how, WNOHANG) != c->pid) {
+        return false;
+    }
+    bool healthy = now_us - c->started_us >= HEALTHY_US;
+    c->backoff_us = healthy || c->backoff_us == 0 ? BACKOFF_FIRST_US : c->backoff_us * 2;
+    if (c->backoff_us > BACKOFF_MAX_US) {
+        c->backoff_us = BACKOFF_MAX_US;
+    }
+    c->due_us = healthy ? now_us : now_us + c->backoff_us;
+    s->restarts += s->stopping ? 0 : 1;
+    *out = (supervisor_event){SUPERVISOR_ENDED, index, c->pid, -1, how};
+    c->pid = 0;
+    return true;
+}
+
+bool supervisor_poll(supervisor *s, int64_t now_us, supervisor_event *out) {
+    struct signalfd_siginfo drained;
+    while (read(s->signal_fd, &drained, sizeof drained) > 0) {
+    }
+    for (uint32_t i = 0; i < s->children_count; i++) {
+        child_record *c = &s->children[i];
+        if (c->pid) {
+            if (reap_child(s, i, now_us, out)) {
+                return true;
+            }
+        } else if (!s->stopping && now_us >= c->due_us) {
+            if (start_child(s, i, now_us, out)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+int64_t supervisor_next_us(const supervisor *s) {
+    int64_t next = INT64_MAX;
+    for (uint32_t i = 0; i < s->children_count && !s->stopping; i++) {
+        if (!s->children[i].pid && s->children[i].due_us < next) {
+            next = s->children[i].due_us;
+        }
+    }
+    return next;
+}
+
+int supervisor_fd(const supervisor *s) {
+    return s->signal_fd;
+}
+
+void supervisor_kill(supervisor *s, uint32_t child) {
+    CHECK_LT(child, s->children_count);
+    if (s->children[child].pid) {
+        (void)kill(s->children[child].pid, SIGKILL);
+    }
+}
+
+void supervisor_stop(supervisor *s) {
+    s->stopping = true;
+}
+
+uint32_t supervisor_running(const supervisor *s) {
+    uint32_t running = 0;
+    for (uint32_t i = 0; i < s->children_count; i++) {
+        running += s->children[i].pid != 0;
+    }
+    return running;
+}
+
+pid_t supervisor_pid(const supervisor *s, uint32_t child) {
+    CHECK_LT(child, s->children_count);
+    return s->children[child].pid;
+}
+
+uint64_t supervisor_restarts(const supervisor *s) {
+    return s->restarts;
+}
+
+void supervisor_close(supervisor *s) {
+    if (!s) {
+        return;
+    }
+    for (uint32_t i = 0; i < s->children_count; i++) {
+        child_record *c = &s->children[i];
+        if (c->pid) {
+            (void)kill(c->pid, SIGKILL);
+            while (waitpid(c->pid, NULL, 0) < 0 && errno == EINTR) {
+            }
+        }
+        for (int a = 1; c->args[a]; a++) {
+            mem_free(c->args[a]);
+        }
+    }
+    (void)close(s->signal_fd);
+    mem_free(s);
+}
