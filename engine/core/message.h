@@ -14,7 +14,17 @@
 #include "engine/base/str.h"
 #include "engine/core/request.h"
 
-enum { MESSAGE_VERSION = 1, MESSAGE_NO_WORKER = 0xFFFFFFFF };
+enum { MESSAGE_VERSION = 1 };
+
+#define MESSAGE_NO_WORKER UINT32_MAX
+
+enum {
+    MESSAGE_TOKENS_MAX = 4096,  /* of one TOKENS or SCORES; a longer replay is several messages */
+    MESSAGE_LEASES_MAX = 65536, /* of one LEASES */
+    MESSAGE_NUMERICS_BYTES = 128,
+    MESSAGE_LAYOUT_BYTES = 64,
+    MESSAGE_METRICS_BYTES = 1 << 20
+};
 
 typedef enum {
     MESSAGE_HELLO = 1,       /* first on every link, both ways */
@@ -97,7 +107,9 @@ typedef struct {
     uint32_t attempt;
 } message_lease;
 
-/* SUBMIT and RESERVE carry the same things, so that either worker can do the whole job. */
+/* SUBMIT and RESERVE carry the same things, so that either worker can do the whole job. The next
+ * token of the (then only) choice has index tokens_count - prompt_count; max_tokens counts from
+ * index 0, so the last index is max_tokens - 1 whatever was delivered before. */
 typedef struct {
     uint32_t peer_worker; /* SUBMIT: the D; RESERVE: the P; MESSAGE_NO_WORKER: none */
     uint64_t peer_epoch;
@@ -130,6 +142,7 @@ typedef struct {
 typedef struct {
     int32_t cached_tokens; /* prompt tokens found in a prefix cache */
     bool done;             /* nothing more follows: every choice has ended */
+    /* choice numbers are absolute: choice_first .. choice_first + choices - 1 */
     int32_t tokens_count;
     const request_token *tokens; /* [tokens_count] */
 } message_tokens;
@@ -179,6 +192,10 @@ MUST_USE status message_encode(const message *m, strbuf *out);
 /* Decodes exactly `bytes`. Every count, enum, flag and number is checked against its limit; the
  * diag names the field. Arrays and params point into `scratch`, strings into `bytes`. */
 MUST_USE status message_decode(str bytes, message_scratch *scratch, message *out, diag *d);
+
+/* The ranges that request.h states; the diag names the parameter. For the gateway, which checks
+ * callers with it, and for the decoder, which checks gateways. */
+MUST_USE status message_params_check(const request_params *p, diag *d);
 
 const char *message_type_name(message_type t);
 const char *message_reason_name(message_reason r);
