@@ -1,0 +1,371 @@
+/* backend.c -- opening by name, and the one place where arguments are checked. */
+#include "kernels/backend.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "engine/base/limits.h"
+#include "engine/base/mem.h"
+#include "kernels/cpu/cpu.h"
+
+/* A wrong argument is the caller's error, never undefined behaviour of a kernel. */
+#define REFUSE_UNLESS(condition)   \
+    do {                           \
+        if (!(condition)) {        \
+            return STATUS_INVALID; \
+        }                          \
+    } while (0)
+
+static const struct {
+    backend_type type;
+    const char *name;
+    int32_t block_inputs, block_bytes;
+} TYPES[] = {
+    {BACKEND_F32, "F32", 1, 4},       {BACKEND_F16, "F16", 1, 2},
+    {BACKEND_BF16, "BF16", 1, 2},     {BACKEND_Q4_0, "Q4_0", 32, 18},
+    {BACKEND_Q4_1, "Q4_1", 32, 20},   {BACKEND_Q5_0, "Q5_0", 32, 22},
+    {BACKEND_Q5_1, "Q5_1", 32, 24},   {BACKEND_Q8_0, "Q8_0", 32, 34},
+    {BACKEND_Q4_K, "Q4_K", 256, 144}, {BACKEND_Q5_K, "Q5_K", 256, 176},
+    {BACKEND_Q6_K, "Q6_K", 256, 210},
+};
+
+const char *backend_type_name(backend_type type) {
+    for (size_t i = 0; i < sizeof(TYPES) / sizeof(TYPES[0]); i++) {
+        if (TYPES[i].type == type) {
+            return TYPES[i].name;
+        }
+    }
+    return "unknown";
+}
+
+uint64_t backend_type_bytes(backend_type type, int32_t outputs, int32_t inputs) {
+    for (size_t i = 0; i < sizeof(TYPES) / sizeof(TYPES[0]); i++) {
+        if (TYPES[i].type == type) {
+            if (outputs < 1 || inputs < 1 || inputs % TYPES[i].block_inputs != 0) {
+                return 0;
+            }
+            return (uint64_t)outputs * (uint64_t)(inputs / TYPES[i].block_inputs) *
+                   (uint64_t)TYPES[i].block_bytes;
+        }
+    }
+    return 0;
+}
+
+status backend_open(const char *name, const backend_options *options, backend **out, diag *d) {
+    static const backend_options defaults = {0, NULL};
+    const backend_options *o = options != NULL ? options : &defaults;
+    REFUSE_UNLESS(name != NULL && out != NULL);
+    *out = NULL;
+    if (o->threads < 0 || o->threads > LIMIT_THREADS) {
+        return status_fail_param(d, STATUS_INVALID, "threads", "threads: %d is not in 1 .. %d",
+                                 (int)o->threads, (int)LIMIT_THREADS);
+    }
+    if (strcmp(name, "cpu") != 0) {
+        return status_fail_param(d, STATUS_NOTFOUND, "backend", "backend \"%s\" is unknown (cpu)",
+                                 name);
+    }
+    return cpu_open(o, out, d);
+}
+
+void backend_close(backend *b) {
+    if (b != NULL) {
+        b->table->close(b);
+    }
+}
+
+const char *backend_numerics(const backend *b) {
+    return b->numerics;
+}
+
+status backend_alloc(backend *b, uint64_t bytes, void **out) {
+    return b->table->alloc(b, bytes, out);
+}
+
+void backend_free(backend *b, void *device) {
+    if (device != NULL) {
+        b->table->free(b, device);
+    }
+}
+
+status backend_upload(backend *b, void *device, const void *host, uint64_t bytes) {
+    return b->table->upload(b, device, host, bytes);
+}
+
+status backend_download(backend *b, void *host, const void *device, uint64_t bytes) {
+    return b->table->download(b, host, device, bytes);
+}
+
+status backend_weight_load(backend *b, backend_type type, const void *data, uint64_t bytes,
+                           int32_t outputs, int32_t inputs, backend_activations activations,
+                           const backend_weight **out, diag *d) {
+    REFUSE_UNLESS(b != NULL && data != NULL && out != NULL);
+    *out = NULL;
+    if (outputs < 1 || inputs < 1 || outputs > OPS_WIDTH_MAX || inputs > OPS_WIDTH_MAX) {
+        return status_fail(d, STATUS_INVALID, "a weight of %d x %d elements", (int)outputs,
+                           (int)inputs);
+    }
+    const uint64_t expected = backend_type_bytes(type, outputs, inputs);
+    if (expected == 0) {
+        return status_fail(d, STATUS_UNSUPPORTED,
+                           "weight type %s (%d) with %d inputs: unknown type, or the inputs do not "
+                           "divide into its blocks",
+                           backend_type_name(type), (int)type, (int)inputs);
+    }
+    if (bytes != expected) {
+        return status_fail(d, STATUS_CORRUPT, "a %s weight of %d x %d takes %llu bytes, not %llu",
+                           backend_type_name(type), (int)outputs, (int)inputs,
+                           (unsigned long long)expected, (unsigned long long)bytes);
+    }
+    if (activations != BACKEND_ACTIVATIONS_INT8 && activations != BACKEND_ACTIVATIONS_F32) {
+        return status_fail_param(d, STATUS_INVALID, "activations", "unknown activations mode %d",
+                                 (int)activations);
+    }
+    const bool plain = type == BACKEND_F32 || type == BACKEND_F16 || type == BACKEND_BF16;
+    const backend_weight shape = {type, plain ? BACKEND_ACTIVATIONS_F32 : activations, outputs,
+                                  inputs, 0};
+    return b->table->weight_load(b, &shape, data, out, d);
+}
+
+status backend_kv_open(backend *b, const backend_kv_options *options, backend_kv **out, diag *d) {
+    REFUSE_UNLESS(b != NULL && options != NULL && out != NULL);
+    *out = NULL;
+    const backend_kv_options *o = options;
+    if (o->head_dim < 16 || o->head_dim > OPS_HEAD_DIM_MAX || o->head_dim % 16 != 0) {
+        return status_fail_param(d, STATUS_UNSUPPORTED, "head_dim",
+                                 "head_dim %d is not a multiple of 16 up to %d", (int)o->head_dim,
+                                 (int)OPS_HEAD_DIM_MAX);
+    }
+    if (o->layers < 1 || o->layers > LIMIT_LAYERS || o->kv_heads < 1 || o->kv_heads > 4096 ||
+        o->pages < 1 || (o->type != BACKEND_KV_F16 && o->type != BACKEND_KV_F32)) {
+        return status_fail(d, STATUS_INVALID,
+                           "KV pool of %d layers, %d kv heads, %u pages, type %d", (int)o->layers,
+                           (int)o->kv_heads, (unsigned)o->pages, (int)o->type);
+    }
+    const uint64_t element = o->type == BACKEND_KV_F16 ? 2 : 4;
+    const uint64_t head_bytes = 2u * LIMIT_PAGE_TOKENS * (uint64_t)o->head_dim * element;
+    const uint64_t page_bytes = head_bytes * (uint64_t)o->kv_heads;
+    uint64_t total;
+    if (!mem_mul(page_bytes * (uint64_t)o->layers, o->pages, &total) || total > INT64_MAX) {
+        return status_fail_param(d, STATUS_LIMIT, "kv_pages", "a pool of %u pages is too large",
+                                 (unsigned)o->pages);
+    }
+    backend_kv *kv = (backend_kv *)mem_calloc(1, sizeof(*kv));
+    if (kv == NULL) {
+        return status_fail(d, STATUS_NOMEM, "no memory for a KV pool");
+    }
+    kv->shape = *o;
+    kv->head_bytes = head_bytes;
+    kv->layer_page_bytes = page_bytes;
+    const status s = b->table->kv_open(b, kv, d);
+    if (s != STATUS_OK) {
+        mem_free(kv);
+        return s;
+    }
+    *out = kv;
+    return STATUS_OK;
+}
+
+void backend_kv_close(backend *b, backend_kv *kv) {
+    if (kv != NULL) {
+        b->table->kv_close(b, kv);
+        mem_free(kv);
+    }
+}
+
+uint8_t *backend_kv_page(const backend_kv *kv, int32_t layer, uint32_t page) {
+    CHECK(layer >= 0 && layer < kv->shape.layers);
+    CHECK_LT(page, kv->shape.pages);
+    return kv->base + ((uint64_t)layer * kv->shape.pages + page) * kv->layer_page_bytes;
+}
+
+status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to) {
+    REFUSE_UNLESS(kv != NULL && from < kv->shape.pages && to < kv->shape.pages);
+    return from == to ? STATUS_OK : b->table->kv_copy(b, kv, from, to);
+}
+
+static bool rows_fine(int32_t rows) {
+    return rows >= 0 && rows <= OPS_ROWS_MAX;
+}
+
+static bool width_fine(int32_t width) {
+    return width >= 1 && width <= OPS_WIDTH_MAX;
+}
+
+/* True when [a, a + a_floats) and [b, b + b_floats) share memory. */
+static bool overlaps(const float *a, int64_t a_floats, const float *b, int64_t b_floats) {
+    const uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+    return x < y + (uintptr_t)b_floats * sizeof(float) &&
+           y < x + (uintptr_t)a_floats * sizeof(float);
+}
+
+status backend_embed(backend *b, const ops_embed *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(op->table != NULL && op->tokens != NULL && op->out != NULL);
+    for (int32_t r = 0; r < op->rows; r++) {
+        REFUSE_UNLESS(op->tokens[r] >= 0 && op->tokens[r] < op->table->outputs);
+    }
+    return b->table->embed(b, op);
+}
+
+status backend_rmsnorm(backend *b, const ops_rmsnorm *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(width_fine(op->width) && op->x != NULL && op->weight != NULL && op->out != NULL);
+    REFUSE_UNLESS(op->epsilon >= 0);
+    const int64_t floats = (int64_t)op->rows * op->width;
+    REFUSE_UNLESS(op->out == op->x || !overlaps(op->x, floats, op->out, floats));
+    REFUSE_UNLESS(!overlaps(op->weight, op->width, op->out, floats));
+    return b->table->rmsnorm(b, op);
+}
+
+status backend_silu_mul(backend *b, const ops_silu_mul *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(width_fine(op->width) && op->gate != NULL && op->up != NULL && op->out != NULL);
+    const int64_t floats = (int64_t)op->rows * op->width;
+    REFUSE_UNLESS(op->out == op->gate || !overlaps(op->gate, floats, op->out, floats));
+    REFUSE_UNLESS(op->out == op->up || !overlaps(op->up, floats, op->out, floats));
+    return b->table->silu_mul(b, op);
+}
+
+status backend_gather(backend *b, const ops_gather *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(width_fine(op->width) && rows_fine(op->x_rows));
+    REFUSE_UNLESS(op->x != NULL && op->index != NULL && op->out != NULL);
+    REFUSE_UNLESS(
+        !overlaps(op->x, (int64_t)op->x_rows * op->width, op->out, (int64_t)op->rows * op->width));
+    for (int32_t r = 0; r < op->rows; r++) {
+        REFUSE_UNLESS(op->index[r] >= 0 && op->index[r] < op->x_rows);
+    }
+    return b->table->gather(b, op);
+}
+
+static status linear_input_check(const ops_linear *op, int32_t inputs) {
+    REFUSE_UNLESS(op->x != NULL);
+    switch (op->input) {
+        case OPS_INPUT_PLAIN:
+            return STATUS_OK;
+        case OPS_INPUT_RMSNORM:
+            REFUSE_UNLESS(op->norm_weight != NULL && op->norm_epsilon >= 0);
+            return STATUS_OK;
+        case OPS_INPUT_SILU_MUL:
+            REFUSE_UNLESS(op->x_up != NULL);
+            REFUSE_UNLESS(inputs >= 1);
+            return STATUS_OK;
+    }
+    return STATUS_INVALID;
+}
+
+status backend_linear(backend *b, const ops_linear *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
+    REFUSE_UNLESS(op->parts_count >= 1 && op->parts_count <= OPS_LINEAR_PARTS_MAX);
+    const backend_weight *first = op->parts[0].weight;
+    REFUSE_UNLESS(first != NULL);
+    for (int32_t i = 0; i < op->parts_count; i++) {
+        const backend_weight *w = op->parts[i].weight;
+        REFUSE_UNLESS(w != NULL && w->inputs == first->inputs);
+        REFUSE_UNLESS(w->activations == first->activations);
+    }
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    TRY(linear_input_check(op, first->inputs));
+    const int64_t x_floats = (int64_t)op->rows * first->inputs;
+    for (int32_t i = 0; i < op->parts_count; i++) {
+        const ops_linear_part *p = &op->parts[i];
+        const int64_t floats = (int64_t)op->rows * p->weight->outputs;
+        REFUSE_UNLESS(p->out != NULL && !overlaps(op->x, x_floats, p->out, floats));
+        REFUSE_UNLESS(op->input != OPS_INPUT_SILU_MUL ||
+                      !overlaps(op->x_up, x_floats, p->out, floats));
+        for (int32_t j = 0; j < i; j++) {
+            REFUSE_UNLESS(!overlaps(op->parts[j].out,
+                                    (int64_t)op->rows * op->parts[j].weight->outputs, p->out,
+                                    floats));
+        }
+    }
+    return b->table->linear(b, op);
+}
+
+status backend_rope_table(backend *b, const ops_rope_table *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(op->positions != NULL && op->table != NULL);
+    REFUSE_UNLESS(op->dim >= 2 && op->dim % 2 == 0 && op->dim <= OPS_HEAD_DIM_MAX);
+    REFUSE_UNLESS(isfinite(op->base) && op->base > 0 && isfinite(op->position_scale));
+    for (int32_t i = 0; op->freq_factors != NULL && i < op->dim / 2; i++) {
+        REFUSE_UNLESS(isfinite(op->freq_factors[i]) && op->freq_factors[i] > 0);
+    }
+    for (int32_t r = 0; r < op->rows; r++) {
+        REFUSE_UNLESS(op->positions[r] >= 0 && op->positions[r] < LIMIT_CONTEXT_TOKENS);
+    }
+    return b->table->rope_table(b, op);
+}
+
+/* Sequences ascending and apart, every page they reach inside the pool. */
+static status seqs_check(const backend_kv *kv, const ops_seq *seqs, int32_t seqs_count,
+                         int32_t rows) {
+    REFUSE_UNLESS(seqs_count >= 0 && (seqs_count == 0 || seqs != NULL));
+    int64_t row_next = 0;
+    for (int32_t i = 0; i < seqs_count; i++) {
+        const ops_seq *s = &seqs[i];
+        REFUSE_UNLESS(s->rows >= 0 && s->row_first >= row_next);
+        row_next = (int64_t)s->row_first + s->rows;
+        REFUSE_UNLESS(row_next <= rows && s->position_first >= 0);
+        const int64_t tokens = (int64_t)s->position_first + s->rows;
+        REFUSE_UNLESS(tokens <= LIMIT_CONTEXT_TOKENS);
+        const int64_t pages = (tokens + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS;
+        REFUSE_UNLESS(s->pages_count >= pages && (pages == 0 || s->pages != NULL));
+        for (int64_t p = 0; p < pages; p++) {
+            REFUSE_UNLESS(s->pages[p] < kv->shape.pages);
+        }
+    }
+    return STATUS_OK;
+}
+
+static bool heads_fine(const backend_kv *kv, int32_t layer, int32_t heads) {
+    return layer >= 0 && layer < kv->shape.layers && heads >= 1 && heads <= 65536 &&
+           heads % kv->shape.kv_heads == 0;
+}
+
+status backend_rope_append(backend *b, const ops_rope_append *op) {
+    REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
+    REFUSE_UNLESS(heads_fine(op->kv, op->layer, op->heads));
+    REFUSE_UNLESS(op->dim >= 2 && op->dim % 2 == 0 && op->dim <= op->kv->shape.head_dim);
+    REFUSE_UNLESS(op->pairs == OPS_ROPE_INTERLEAVED || op->pairs == OPS_ROPE_NEOX);
+    TRY(seqs_check(op->kv, op->seqs, op->seqs_count, op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(op->q != NULL && op->k != NULL && op->v != NULL && op->table != NULL);
+    return b->table->rope_append(b, op);
+}
+
+status backend_attention(backend *b, const ops_attention *op) {
+    REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
+    REFUSE_UNLESS(heads_fine(op->kv, op->layer, op->heads) && isfinite(op->scale));
+    TRY(seqs_check(op->kv, op->seqs, op->seqs_count, op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(op->q != NULL && op->out != NULL);
+    const int64_t floats = (int64_t)op->rows * op->heads * op->kv->shape.head_dim;
+    REFUSE_UNLESS(!overlaps(op->q, floats, op->out, floats));
+    return b->table->attention(b, op);
+}
+
+status backend_sync(backend *b) {
+    return b->table->sync(b);
+}

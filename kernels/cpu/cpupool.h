@@ -1,0 +1,28 @@
+/* cpupool.h -- compute threads that share out the items of one job.
+ *
+ * Purpose    Runs fn(context, item, thread) for every item. Threads take items from one counter, so
+ *            a thread the system has put aside delays only the item it holds. The caller works too.
+ *            Idle threads spin for some tens of microseconds, then sleep on a futex.
+ * Ownership  cpupool_open holds threads until cpupool_close.
+ * Threads    cpupool_run: one thread at a time.
+ * Limits     1 <= threads <= LIMIT_THREADS; items < 2^31.
+ */
+#ifndef KERNELS_CPU_CPUPOOL_H
+#define KERNELS_CPU_CPUPOOL_H
+
+#include <stdint.h>
+
+#include "engine/base/status.h"
+
+typedef struct cpupool cpupool;
+
+/* `thread` is 0 .. threads - 1, fixed for a thread: an index for scratch memory. */
+typedef void (*cpupool_fn)(void *context, int32_t item, int32_t thread);
+
+MUST_USE status cpupool_open(int32_t threads, cpupool **out, diag *d);
+void cpupool_close(cpupool *p);
+
+/* Returns when every item is done. */
+void cpupool_run(cpupool *p, cpupool_fn fn, void *context, int32_t items);
+
+#endif

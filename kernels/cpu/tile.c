@@ -1,0 +1,183 @@
+/* tile.c -- packing file matrices into tiles of 16 outputs, and reading a row back. */
+#include "kernels/cpu/tile.h"
+
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "kernels/cpu/quant.h"
+#include "kernels/kmath.h"
+
+const tile_shape tile_shapes[TILE_FORMATS] = {
+    {TILE_ZERO8, true, false, false, 4 * 64 + 32},         /* TILE_Q4_0 */
+    {TILE_MINIMUM, true, false, false, 4 * 64 + 64},       /* TILE_Q4_1 */
+    {TILE_MINIMUM, true, true, false, 4 * 64 + 128},       /* TILE_Q4_K */
+    {TILE_MINIMUM, false, false, false, 8 * 64 + 64},      /* TILE_Q5_1 */
+    {TILE_MINIMUM, false, true, false, 8 * 64 + 128},      /* TILE_Q5_K */
+    {TILE_ZERO128, false, false, false, 8 * 64 + 32},      /* TILE_Q8_0 */
+    {TILE_ZERO128_HALF, false, true, false, 8 * 64 + 128}, /* TILE_Q6_K */
+    {TILE_MINIMUM, false, false, true, 32 * 16 * 4},       /* TILE_F32 */
+    {TILE_MINIMUM, false, false, true, 32 * 16 * 2},       /* TILE_F16 */
+    {TILE_MINIMUM, false, false, true, 32 * 16 * 2},       /* TILE_BF16 */
+};
+
+tile_format tile_format_of(backend_type type) {
+    switch (type) {
+        case BACKEND_F32:
+            return TILE_F32;
+        case BACKEND_F16:
+            return TILE_F16;
+        case BACKEND_BF16:
+            return TILE_BF16;
+        case BACKEND_Q4_0:
+            return TILE_Q4_0;
+        case BACKEND_Q4_1:
+            return TILE_Q4_1;
+        case BACKEND_Q5_0:
+        case BACKEND_Q8_0:
+            return TILE_Q8_0;
+        case BACKEND_Q5_1:
+            return TILE_Q5_1;
+        case BACKEND_Q4_K:
+            return TILE_Q4_K;
+        case BACKEND_Q5_K:
+            return TILE_Q5_K;
+        case BACKEND_Q6_K:
+            return TILE_Q6_K;
+    }
+    UNREACHABLE();
+}
+
+uint64_t tile_bytes(tile_format format, int32_t inputs) {
+    const tile_shape *s = &tile_shapes[format];
+    if (s->plain) { /* any number of inputs */
+        return (uint64_t)inputs * (uint64_t)(s->group_bytes / TILE_GROUP);
+    }
+    return (uint64_t)(inputs / TILE_GROUP) * (uint64_t)s->group_bytes;
+}
+
+uint64_t tile_weight_bytes(tile_format format, int32_t outputs, int32_t inputs) {
+    const uint64_t tiles = ((uint64_t)outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+    return tiles * tile_bytes(format, inputs);
+}
+
+/* Bytes of one scale or minimum. */
+static size_t scale_bytes(const tile_shape *s) {
+    return s->scale_f32 ? 4 : 2;
+}
+
+static void scale_put(const tile_shape *s, uint8_t *to, int32_t column, float value) {
+    if (s->scale_f32) {
+        memcpy(to + 4 * column, &value, sizeof(value));
+    } else {
+        const uint16_t half = kmath_to_f16(value); /* it came from one: exact */
+        memcpy(to + 2 * column, &half, sizeof(half));
+    }
+}
+
+static float scale_get(const tile_shape *s, const uint8_t *from, int32_t column) {
+    if (s->scale_f32) {
+        float value;
+        memcpy(&value, from + 4 * column, sizeof(value));
+        return value;
+    }
+    uint16_t half;
+    memcpy(&half, from + 2 * column, sizeof(half));
+    return kmath_f16(half);
+}
+
+/* Writes column `c` of one group. */
+static void group_put(const tile_shape *s, const quant_group *q, int32_t c, uint8_t *to) {
+    const int32_t blocks = s->nibbles ? 4 : 8;
+    for (int32_t t = 0; t < blocks; t++) {
+        uint8_t four[4];
+        for (int32_t j = 0; j < 4; j++) {
+            const uint8_t low = q->quant[4 * t + j];
+            four[j] = s->nibbles ? (uint8_t)(low | (q->quant[16 + 4 * t + j] << 4)) : low;
+        }
+        memcpy(to + TILE_BLOCK_BYTES * t + 4 * c, four, sizeof(four));
+    }
+    uint8_t *scales = to + TILE_BLOCK_BYTES * blocks;
+    uint8_t *second = scales + TILE_OUTPUTS * scale_bytes(s);
+    scale_put(s, scales, c, q->scale[0]);
+    if (s->mode == TILE_ZERO128_HALF) {
+        scale_put(s, second, c, q->scale[1]);
+    } else if (s->mode == TILE_MINIMUM) {
+        scale_put(s, second, c, q->minimum);
+    }
+}
+
+static void plain_pack(size_t element, const uint8_t *data, int32_t columns, int32_t inputs,
+                       uint8_t *to) {
+    for (int32_t c = 0; c < columns; c++) {
+        for (int32_t k = 0; k < inputs; k++) {
+            memcpy(to + ((size_t)k * TILE_OUTPUTS + (size_t)c) * element,
+                   data + ((size_t)c * (size_t)inputs + (size_t)k) * element, element);
+        }
+    }
+}
+
+void tile_pack(backend_type type, const uint8_t *data, int32_t outputs, int32_t inputs,
+               int32_t index, uint8_t *to) {
+    const tile_format format = tile_format_of(type);
+    const tile_shape *s = &tile_shapes[format];
+    const int32_t first = index * TILE_OUTPUTS, left = outputs - first;
+    const int32_t columns = left < TILE_OUTPUTS ? left : TILE_OUTPUTS;
+    const size_t row_bytes = (size_t)backend_type_bytes(type, 1, inputs);
+    const uint8_t *rows = data + (size_t)first * row_bytes;
+    if (columns < TILE_OUTPUTS) {
+        memset(to, 0, tile_bytes(format, inputs));
+    }
+    if (s->plain) {
+        plain_pack((size_t)s->group_bytes / (TILE_GROUP * TILE_OUTPUTS), rows, columns, inputs, to);
+        return;
+    }
+    for (int32_t c = 0; c < columns; c++) {
+        for (int32_t g = 0; g < inputs / TILE_GROUP; g++) {
+            quant_group q;
+            quant_get(type, rows + (size_t)c * row_bytes, g, &q);
+            group_put(s, &q, c, to + (size_t)g * (size_t)s->group_bytes);
+        }
+    }
+}
+
+static void plain_unpack(tile_format format, const uint8_t *tile, int32_t inputs, int32_t c,
+                         float *row) {
+    for (int32_t k = 0; k < inputs; k++) {
+        const size_t at = (size_t)k * TILE_OUTPUTS + (size_t)c;
+        if (format == TILE_F32) {
+            memcpy(&row[k], tile + 4 * at, sizeof(float));
+        } else {
+            uint16_t half;
+            memcpy(&half, tile + 2 * at, sizeof(half));
+            row[k] = format == TILE_F16 ? kmath_f16(half) : kmath_bf16(half);
+        }
+    }
+}
+
+void tile_unpack_row(tile_format format, const uint8_t *tiles, int32_t inputs, int32_t output,
+                     float *row) {
+    const tile_shape *s = &tile_shapes[format];
+    const int32_t c = output % TILE_OUTPUTS;
+    const uint8_t *tile = tiles + (uint64_t)(output / TILE_OUTPUTS) * tile_bytes(format, inputs);
+    if (s->plain) {
+        plain_unpack(format, tile, inputs, c, row);
+        return;
+    }
+    const int32_t blocks = s->nibbles ? 4 : 8;
+    const int32_t zero = s->mode == TILE_MINIMUM ? 0 : s->mode == TILE_ZERO8 ? 8 : 128;
+    for (int32_t g = 0; g < inputs / TILE_GROUP; g++, tile += s->group_bytes) {
+        const uint8_t *scales = tile + TILE_BLOCK_BYTES * blocks;
+        const uint8_t *second = scales + TILE_OUTPUTS * scale_bytes(s);
+        const float scale = scale_get(s, scales, c);
+        const float upper = s->mode == TILE_ZERO128_HALF ? scale_get(s, second, c) : scale;
+        const float minimum = s->mode == TILE_MINIMUM ? scale_get(s, second, c) : 0;
+        for (int32_t k = 0; k < TILE_GROUP; k++) {
+            const int32_t shift = s->nibbles && k >= 16 ? 4 : 0;
+            const int32_t t = s->nibbles ? (k % 16) / 4 : k / 4;
+            const int32_t byte = tile[TILE_BLOCK_BYTES * t + 4 * c + k % 4];
+            const int32_t quant = s->nibbles ? (byte >> shift) & 15 : byte;
+            const float product = (k < 16 ? scale : upper) * (float)(quant - zero); /* exact */
+            row[TILE_GROUP * g + k] = s->mode == TILE_MINIMUM ? product + minimum : product;
+        }
+    }
+}
