@@ -8,7 +8,7 @@
  *            model_info, model_kv_*: any thread; the caller guarantees that nobody else writes the
  *            pages it touches.
  * Limits     rows <= model_options.rows_max, logit rows likewise; positions below
- *            model_info.context_tokens.
+ *            model_info.context_tokens; vocabularies up to MODEL_VOCAB_MAX.
  * Exactness  A row's outputs depend on its sequence's tokens alone: not on the other rows, the
  *            chunking, page numbers or thread count.
  */
@@ -21,47 +21,49 @@
 #include "engine/base/status.h"
 #include "kernels/backend.h"
 
+enum { MODEL_VOCAB_MAX = 1 << 19 };
+
 typedef struct model model;
 
 typedef struct {
-    const char *path;           /* a GGUF file */
-    backend *device;            /* not owned; must outlive the model */
-    uint32_t kv_pages;          /* pages of the KV pool; 0: no pool */
-    backend_kv_type kv_type;    /* dtype of the cache */
+    const char *path;                /* a GGUF file */
+    backend *device;                 /* not owned; must outlive the model */
+    uint32_t kv_pages;               /* pages of the KV pool; 0: no pool */
+    backend_kv_type kv_type;         /* dtype of the cache */
     backend_activations activations; /* int8 groups (default) or f32 */
-    int32_t rows_max;           /* most rows in one forward */
-    int32_t logit_rows_max;     /* most rows whose logits are asked for in one forward */
+    int32_t rows_max;                /* most rows in one forward */
+    int32_t logit_rows_max;          /* most rows whose logits are asked for in one forward */
 } model_options;
 
 typedef struct {
-    char arch[32];              /* "llama" */
-    char name[64];              /* general.name, "" when the file has none */
-    uint64_t file_hash;         /* of the file's metadata and tensors: peers compare it */
+    char arch[32];      /* "llama" */
+    char name[64];      /* general.name, "" when the file has none */
+    uint64_t file_hash; /* of the file's metadata and tensors: peers compare it */
     uint64_t parameters;
-    uint64_t weight_bytes;      /* as kept in memory */
+    uint64_t weight_bytes; /* as kept in memory */
     int32_t layers, width, heads, kv_heads, head_dim, vocab;
-    int32_t context_tokens;     /* trained context */
+    int32_t context_tokens;       /* trained context */
     uint64_t kv_layer_page_bytes; /* bytes of one (layer, page) */
-    char numerics[96];          /* numerics class: what must be equal for bit-equal results */
+    char numerics[96];            /* numerics class: what must be equal for bit-equal results */
 } model_info;
 
 /* One sequence's share of a batch. */
 typedef struct {
-    int32_t row_first;      /* its rows are consecutive: [row_first, row_first + rows) */
+    int32_t row_first; /* its rows are consecutive: [row_first, row_first + rows) */
     int32_t rows;
     int32_t position_first; /* position of its first row; earlier positions are in its pages */
-    const uint32_t *pages;  /* [pages_count] block table: page i holds positions 16 i .. 16 i + 15 */
-    int32_t pages_count;    /* covers position_first + rows */
+    const uint32_t *pages; /* [pages_count] block table: page i holds positions 16 i .. 16 i + 15 */
+    int32_t pages_count;   /* covers position_first + rows */
 } model_seq;
 
 typedef struct {
-    const int32_t *tokens;     /* [rows] */
+    const int32_t *tokens; /* [rows] */
     int32_t rows;
-    const model_seq *seqs;     /* [seqs_count] */
+    const model_seq *seqs; /* [seqs_count] */
     int32_t seqs_count;
     const int32_t *logit_rows; /* [logit_rows_count] rows whose logits are wanted, ascending */
     int32_t logit_rows_count;
-    float *logits;             /* [logit_rows_count, vocab] written */
+    float *logits; /* [logit_rows_count, vocab] written */
     /* Called on the forward's thread when every row's KV of layers [0, layers_done) is in the
      * pool; may be NULL. Lets a transfer leave while later layers compute. */
     void (*on_layer)(void *context, int32_t layers_done);
@@ -72,7 +74,8 @@ MUST_USE status model_open(const model_options *options, model **out, diag *d);
 void model_close(model *m);
 const model_info *model_get_info(const model *m);
 
-/* Runs one batch. Fails only on a device error. */
+/* Runs one batch: the sequences cover the rows in order. STATUS_INVALID, and nothing is run, when
+ * the batch is not one or the model has no pool; else fails only on a device error. */
 MUST_USE status model_forward(model *m, const model_batch *batch);
 
 /* The bytes of one (layer, page) in the pool: [kv_layer_page_bytes], host memory on the CPU

@@ -1,0 +1,241 @@
+/* llama.c -- the forward pass of the llama family.
+ *
+ * Each layer writes all rows' keys and values before any row attends, so on_layer can tell a
+ * transfer to start while the rest of the layer computes. In the last layer only the rows whose
+ * logits are wanted go on after attention: the others' keys and values are all that was asked for.
+ */
+#include "models/arch/llama.h"
+
+#include <math.h>
+
+#include "engine/base/mem.h"
+#include "models/arch/llama_load.h"
+
+typedef struct {
+    backend *device;
+    llama_load_shape shape;
+    llama_load_weights weights;
+    int32_t *positions; /* host [rows_max] */
+    ops_seq *seqs;      /* host [rows_max] */
+    float *x;           /* device [rows_max, width] the residual stream */
+    float *q;           /* device [rows_max, heads * head_dim] */
+    float *k, *v;       /* device [rows_max, kv_heads * head_dim] */
+    float *mixed;       /* device [rows_max, heads * head_dim] attention's result */
+    float *gate, *up;   /* device [rows_max, ffn] */
+    float *rope;        /* device [rows_max, rope_dim] */
+    float *last;        /* device [logit_rows_max, width] the wanted rows of x */
+    float *logits;      /* device [logit_rows_max, vocab] */
+} llama;
+
+static status llama_floats(backend *device, int32_t rows, int32_t width, float **out) {
+    void *memory = NULL;
+    TRY(backend_alloc(device, (uint64_t)rows * (uint64_t)width * sizeof(float), &memory));
+    *out = memory;
+    return STATUS_OK;
+}
+
+static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
+    const llama_load_shape *s = &m->shape;
+    m->positions = mem_calloc((size_t)rows, sizeof(m->positions[0]));
+    m->seqs = mem_calloc((size_t)rows, sizeof(m->seqs[0]));
+    if (!m->positions || !m->seqs) {
+        return STATUS_NOMEM;
+    }
+    TRY(llama_floats(m->device, rows, s->width, &m->x));
+    TRY(llama_floats(m->device, rows, s->heads * s->head_dim, &m->q));
+    TRY(llama_floats(m->device, rows, s->kv_heads * s->head_dim, &m->k));
+    TRY(llama_floats(m->device, rows, s->kv_heads * s->head_dim, &m->v));
+    TRY(llama_floats(m->device, rows, s->heads * s->head_dim, &m->mixed));
+    TRY(llama_floats(m->device, rows, s->ffn, &m->gate));
+    TRY(llama_floats(m->device, rows, s->ffn, &m->up));
+    TRY(llama_floats(m->device, rows, s->rope_dim, &m->rope));
+    TRY(llama_floats(m->device, logit_rows, s->width, &m->last));
+    return llama_floats(m->device, logit_rows, s->vocab, &m->logits);
+}
+
+static void llama_close(void *self) {
+    llama *m = self;
+    float *const device[] = {m->x,    m->q,  m->k,    m->v,    m->mixed,
+                             m->gate, m->up, m->rope, m->last, m->logits};
+    for (size_t i = 0; i < sizeof(device) / sizeof(device[0]); i++) {
+        if (device[i]) {
+            backend_free(m->device, device[i]);
+        }
+    }
+    mem_free(m->positions);
+    mem_free(m->seqs);
+    llama_load_free(&m->shape, m->device, &m->weights);
+    mem_free(m);
+}
+
+static status llama_open(const gguf *file, const model_options *options, model_info *info,
+                         void **out, diag *d) {
+    llama_load_shape shape;
+    TRY(llama_load_keys(file, &shape, d));
+    llama *m = mem_calloc(1, sizeof(*m));
+    if (!m) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the model");
+    }
+    m->device = options->device;
+    m->shape = shape;
+    status s = llama_load_tensors(file, &shape, m->device, options->activations, &m->weights, d);
+    if (s == STATUS_OK) {
+        s = llama_workspace(m, options->rows_max, options->logit_rows_max);
+        if (s != STATUS_OK) {
+            s = status_fail(d, s, "no device memory for batches of %d rows", options->rows_max);
+        }
+    }
+    if (s != STATUS_OK) {
+        llama_close(m);
+        return s;
+    }
+    info->layers = shape.layers;
+    info->width = shape.width;
+    info->heads = shape.heads;
+    info->kv_heads = shape.kv_heads;
+    info->head_dim = shape.head_dim;
+    info->vocab = shape.vocab;
+    info->context_tokens = shape.context_tokens;
+    info->parameters = m->weights.parameters;
+    info->weight_bytes = m->weights.bytes;
+    *out = m;
+    return STATUS_OK;
+}
+
+/* The batch in the kernels' terms, and the table of its positions' rotations. */
+static status llama_begin(llama *m, const model_batch *b) {
+    for (int32_t i = 0; i < b->seqs_count; i++) {
+        const model_seq *from = &b->seqs[i];
+        m->seqs[i] = (ops_seq){from->row_first, from->rows, from->position_first, from->pages,
+                               from->pages_count};
+        for (int32_t r = 0; r < from->rows; r++) {
+            m->positions[from->row_first + r] = from->position_first + r;
+        }
+    }
+    ops_rope_table table = {.positions = m->positions,
+                            .freq_factors = m->weights.freq_factors,
+                            .table = m->rope,
+                            .base = m->shape.rope_base,
+                            .position_scale = m->shape.rope_scale,
+                            .magnitude = 1,
+                            .rows = b->rows,
+                            .dim = m->shape.rope_dim};
+    TRY(backend_rope_table(m->device, &table));
+    ops_embed embed = {m->weights.embedding, b->tokens, m->x, b->rows};
+    return backend_embed(m->device, &embed);
+}
+
+static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32_t layer) {
+    const llama_load_layer *w = &m->weights.layers[layer];
+    ops_linear qkv = {.x = m->x,
+                      .norm_weight = w->vector[LLAMA_ATTN_NORM],
+                      .norm_epsilon = m->shape.epsilon,
+                      .input = OPS_INPUT_RMSNORM,
+                      .rows = b->rows,
+                      .parts = {{w->matrix[LLAMA_Q], w->vector[LLAMA_Q], m->q, false},
+                                {w->matrix[LLAMA_K], w->vector[LLAMA_K], m->k, false},
+                                {w->matrix[LLAMA_V], w->vector[LLAMA_V], m->v, false}},
+                      .parts_count = 3};
+    TRY(backend_linear(m->device, &qkv));
+    ops_rope_append append = {.q = m->q,
+                              .k = m->k,
+                              .v = m->v,
+                              .table = m->rope,
+                              .kv = kv,
+                              .seqs = m->seqs,
+                              .seqs_count = b->seqs_count,
+                              .rows = b->rows,
+                              .layer = layer,
+                              .heads = m->shape.heads,
+                              .dim = m->shape.rope_dim,
+                              .pairs = OPS_ROPE_INTERLEAVED};
+    TRY(backend_rope_append(m->device, &append));
+    if (b->on_layer) {
+        TRY(backend_sync(m->device));
+        b->on_layer(b->context, layer + 1);
+    }
+    return STATUS_OK;
+}
+
+static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b, int32_t layer) {
+    ops_attention attention = {.q = m->q,
+                               .out = m->mixed,
+                               .kv = kv,
+                               .seqs = m->seqs,
+                               .seqs_count = b->seqs_count,
+                               .rows = b->rows,
+                               .layer = layer,
+                               .heads = m->shape.heads,
+                               .scale = 1.0f / sqrtf((float)m->shape.head_dim)};
+    return backend_attention(m->device, &attention);
+}
+
+/* The rest of a layer, in place on x[rows, width]; `mixed` is attention's result for the same
+ * rows. */
+static status llama_finish(llama *m, const llama_load_layer *w, float *x, const float *mixed,
+                           int32_t rows) {
+    ops_linear out = {.x = mixed,
+                      .input = OPS_INPUT_PLAIN,
+                      .rows = rows,
+                      .parts = {{w->matrix[LLAMA_OUT], w->vector[LLAMA_OUT], x, true}},
+                      .parts_count = 1};
+    TRY(backend_linear(m->device, &out));
+    ops_linear spread = {.x = x,
+                         .norm_weight = w->vector[LLAMA_FFN_NORM],
+                         .norm_epsilon = m->shape.epsilon,
+                         .input = OPS_INPUT_RMSNORM,
+                         .rows = rows,
+                         .parts = {{w->matrix[LLAMA_GATE], w->vector[LLAMA_GATE], m->gate, false},
+                                   {w->matrix[LLAMA_UP], w->vector[LLAMA_UP], m->up, false}},
+                         .parts_count = 2};
+    TRY(backend_linear(m->device, &spread));
+    ops_linear down = {.x = m->gate,
+                       .x_up = m->up,
+                       .input = OPS_INPUT_SILU_MUL,
+                       .rows = rows,
+                       .parts = {{w->matrix[LLAMA_DOWN], w->vector[LLAMA_DOWN], x, true}},
+                       .parts_count = 1};
+    return backend_linear(m->device, &down);
+}
+
+/* From attention's result of the last layer to logits, for the wanted rows only. */
+static status llama_end(llama *m, const model_batch *b) {
+    int32_t rows = b->logit_rows_count;
+    int32_t query = m->shape.heads * m->shape.head_dim;
+    ops_gather x = {m->x, b->logit_rows, m->last, rows, m->shape.width, b->rows};
+    ops_gather mixed = {m->mixed, b->logit_rows, m->q, rows, query, b->rows};
+    TRY(backend_gather(m->device, &x));
+    TRY(backend_gather(m->device, &mixed));
+    TRY(llama_finish(m, &m->weights.layers[m->shape.layers - 1], m->last, m->q, rows));
+    ops_linear head = {.x = m->last,
+                       .norm_weight = m->weights.output_norm,
+                       .norm_epsilon = m->shape.epsilon,
+                       .input = OPS_INPUT_RMSNORM,
+                       .rows = rows,
+                       .parts = {{m->weights.output, NULL, m->logits, false}},
+                       .parts_count = 1};
+    TRY(backend_linear(m->device, &head));
+    uint64_t bytes = (uint64_t)rows * (uint64_t)m->shape.vocab * sizeof(float);
+    return backend_download(m->device, b->logits, m->logits, bytes);
+}
+
+static status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
+    llama *m = self;
+    TRY(llama_begin(m, b));
+    for (int32_t layer = 0; layer < m->shape.layers; layer++) {
+        bool last = layer + 1 == m->shape.layers;
+        TRY(llama_append(m, kv, b, layer));
+        if (last && b->logit_rows_count == 0) {
+            break;
+        }
+        TRY(llama_attend(m, kv, b, layer));
+        if (last) {
+            TRY(llama_end(m, b));
+        } else {
+            TRY(llama_finish(m, &m->weights.layers[layer], m->x, m->mixed, b->rows));
+        }
+    }
+    return backend_sync(m->device);
+}
+
+const family llama_family = {"llama", llama_open, llama_forward, llama_close};

@@ -1,0 +1,165 @@
+/* model.c -- opens a file, picks its family, checks batches, owns the KV pool. */
+#include "models/arch/model.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "engine/base/limits.h"
+#include "engine/base/mem.h"
+#include "models/arch/family.h"
+#include "models/arch/llama.h"
+
+struct model {
+    const family *family;
+    void *self; /* the family's object */
+    backend *device;
+    backend_kv *kv; /* NULL without a pool */
+    model_info info;
+    int32_t rows_max, logit_rows_max;
+};
+
+static const family *const model_families[] = {&llama_family};
+
+static const family *model_family_of(str arch) {
+    for (size_t i = 0; i < sizeof(model_families) / sizeof(model_families[0]); i++) {
+        if (str_equal_z(arch, model_families[i]->arch)) {
+            return model_families[i];
+        }
+    }
+    return NULL;
+}
+
+static void model_copy_text(char *to, size_t to_bytes, str from) {
+    size_t bytes = from.bytes < to_bytes ? from.bytes : to_bytes - 1;
+    memcpy(to, from.data, bytes);
+    to[bytes] = 0;
+}
+
+/* What the file says of itself, and the family that reads it. */
+static status model_identify(const gguf *file, model *m, diag *d) {
+    str arch = {NULL, 0}, name = {NULL, 0};
+    TRY(gguf_get_str(file, "general.architecture", &arch, d));
+    m->family = model_family_of(arch);
+    if (!m->family) {
+        return status_fail(d, STATUS_UNSUPPORTED,
+                           "general.architecture is \"%.*s\": only llama is supported",
+                           (int)(arch.bytes < 64 ? arch.bytes : 64), arch.data);
+    }
+    model_copy_text(m->info.arch, sizeof(m->info.arch), arch);
+    if (gguf_get_str(file, "general.name", &name, NULL) == STATUS_OK) {
+        model_copy_text(m->info.name, sizeof(m->info.name), name);
+    }
+    m->info.file_hash = gguf_hash(file);
+    return STATUS_OK;
+}
+
+static status model_pool(model *m, const model_options *o, diag *d) {
+    const model_info *i = &m->info;
+    uint64_t element = o->kv_type == BACKEND_KV_F32 ? 4 : 2;
+    m->info.kv_layer_page_bytes =
+        2 * LIMIT_PAGE_TOKENS * element * (uint64_t)i->head_dim * (uint64_t)i->kv_heads;
+    if (o->kv_pages == 0) {
+        return STATUS_OK;
+    }
+    backend_kv_options kv = {i->layers, i->kv_heads, i->head_dim, o->kv_pages, o->kv_type};
+    TRY(backend_kv_open(m->device, &kv, &m->kv, d));
+    CHECK_EQ(m->kv->layer_page_bytes, i->kv_layer_page_bytes);
+    return STATUS_OK;
+}
+
+static status model_load(const gguf *file, const model_options *o, model *m, diag *d) {
+    TRY(model_identify(file, m, d));
+    TRY(m->family->open(file, o, &m->info, &m->self, d));
+    TRY(model_pool(m, o, d));
+    int bytes = snprintf(m->info.numerics, sizeof(m->info.numerics), "%s act=%s kv=%s",
+                         backend_numerics(o->device),
+                         o->activations == BACKEND_ACTIVATIONS_F32 ? "f32" : "int8",
+                         o->kv_type == BACKEND_KV_F32 ? "f32" : "f16");
+    CHECK_LT(bytes, (int)sizeof(m->info.numerics));
+    return STATUS_OK;
+}
+
+status model_open(const model_options *options, model **out, diag *d) {
+    CHECK(options->path && options->device);
+    CHECK(options->rows_max > 0 && options->rows_max <= OPS_ROWS_MAX);
+    CHECK(options->logit_rows_max > 0 && options->logit_rows_max <= options->rows_max);
+    gguf *file = NULL;
+    TRY(gguf_open(options->path, &file, d));
+    model *m = mem_calloc(1, sizeof(*m));
+    status s = STATUS_NOMEM;
+    if (m) {
+        m->device = options->device;
+        m->rows_max = options->rows_max;
+        m->logit_rows_max = options->logit_rows_max;
+        s = model_load(file, options, m, d);
+    } else {
+        s = status_fail(d, s, "no memory for the model");
+    }
+    gguf_close(file);
+    if (s != STATUS_OK) {
+        model_close(m);
+        return s;
+    }
+    *out = m;
+    return STATUS_OK;
+}
+
+void model_close(model *m) {
+    if (!m) {
+        return;
+    }
+    if (m->kv) {
+        backend_kv_close(m->device, m->kv);
+    }
+    if (m->self) {
+        m->family->close(m->self);
+    }
+    mem_free(m);
+}
+
+const model_info *model_get_info(const model *m) {
+    return &m->info;
+}
+
+/* Rows are covered once, in order, by sequences inside the context; what else could be wrong
+ * (tokens, pages) the backend checks. */
+static bool model_batch_fits(const model *m, const model_batch *b) {
+    if (!m->kv || b->rows < 0 || b->rows > m->rows_max || b->logit_rows_count < 0 ||
+        b->logit_rows_count > m->logit_rows_max || b->seqs_count < 0) {
+        return false;
+    }
+    int32_t row = 0;
+    for (int32_t i = 0; i < b->seqs_count; i++) {
+        const model_seq *s = &b->seqs[i];
+        if (s->row_first != row || s->rows < 1 || s->rows > b->rows - row ||
+            s->position_first < 0 || s->position_first > m->info.context_tokens - s->rows) {
+            return false;
+        }
+        row += s->rows;
+    }
+    for (int32_t i = 0; i < b->logit_rows_count; i++) {
+        int32_t after = i > 0 ? b->logit_rows[i - 1] : -1;
+        if (b->logit_rows[i] <= after || b->logit_rows[i] >= b->rows) {
+            return false;
+        }
+    }
+    return row == b->rows;
+}
+
+status model_forward(model *m, const model_batch *batch) {
+    if (!model_batch_fits(m, batch)) {
+        return STATUS_INVALID;
+    }
+    return batch->rows > 0 ? m->family->forward(m->self, m->kv, batch) : STATUS_OK;
+}
+
+void *model_kv_page(model *m, int32_t layer, uint32_t page) {
+    CHECK(m->kv != NULL);
+    return backend_kv_page(m->kv, layer, page);
+}
+
+void model_kv_copy(model *m, uint32_t from, uint32_t to) {
+    CHECK(m->kv != NULL);
+    CHECK(backend_kv_copy(m->device, m->kv, from, to) == STATUS_OK);
+}
