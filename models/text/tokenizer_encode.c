@@ -1,0 +1,172 @@
+/* tokenizer_encode.c -- text to token ids.
+ *
+ * Encoding is four cuts, each inside the pieces of the one before: broken bytes become U+FFFD;
+ * control and user-defined tokens are taken out; the pre-tokenizer splits what is left into words;
+ * each word's bytes are merged.
+ */
+#include "engine/base/mem.h"
+#include "models/text/bytelevel.h"
+#include "models/text/detok.h"
+#include "models/text/tokenizer_parts.h"
+
+enum { WORD_BYTES = 256 }; /* words up to this long need no heap */
+
+/* One call's state: where ids go, and memory that words share. */
+typedef struct {
+    const tokenizer *t;
+    int32_t *ids; /* [ids_max] */
+    size_t ids_max;
+    size_t count; /* may pass ids_max: counting goes on */
+    pretok_run run;
+    bpe_scratch scratch;
+    int32_t word[WORD_BYTES];
+    int32_t *long_word; /* [long_word_max] for words that do not fit `word`, or NULL */
+    size_t long_word_max;
+} encoder;
+
+static void put_ids(encoder *e, const int32_t *ids, size_t count) {
+    for (size_t i = 0; i < count; i++, e->count++) {
+        if (e->count < e->ids_max) {
+            e->ids[e->count] = ids[i];
+        }
+    }
+}
+
+/* A word that is itself a token, in families where that comes before merging; -1 otherwise. */
+static int32_t whole_word(const tokenizer *t, str word) {
+    char text[2 * WORD_BYTES];
+    if (!pretok_whole_words(t->pre) || word.bytes > WORD_BYTES) {
+        return -1;
+    }
+    size_t bytes = 0;
+    for (size_t i = 0; i < word.bytes; i++) {
+        bytes += bytelevel_put((uint8_t)word.data[i], text + bytes);
+    }
+    int32_t id = vocab_find(&t->words, str_of(text, bytes));
+    return id >= 0 && t->words.types[id] == VOCAB_NORMAL ? id : -1;
+}
+
+static status symbols_for(encoder *e, size_t bytes, int32_t **out) {
+    *out = e->word;
+    if (bytes <= WORD_BYTES) {
+        return STATUS_OK;
+    }
+    if (bytes > e->long_word_max) {
+        mem_free(e->long_word);
+        e->long_word_max = 0;
+        e->long_word = mem_alloc(bytes, sizeof *e->long_word);
+        if (e->long_word == NULL) {
+            return STATUS_NOMEM;
+        }
+        e->long_word_max = bytes;
+    }
+    *out = e->long_word;
+    return STATUS_OK;
+}
+
+static status encode_word(encoder *e, str word) {
+    int32_t id = whole_word(e->t, word);
+    if (id >= 0) {
+        put_ids(e, &id, 1);
+        return STATUS_OK;
+    }
+    int32_t *symbols;
+    TRY(symbols_for(e, word.bytes, &symbols));
+    size_t count = 0;
+    for (size_t i = 0; i < word.bytes; i++) {
+        int32_t byte_id = e->t->words.byte_ids[(uint8_t)word.data[i]];
+        /* Some vocabularies lack bytes their training text never had; the `tokenizers` package
+         * drops those, and so the ids stay equal. */
+        if (byte_id >= 0) {
+            symbols[count++] = byte_id;
+        }
+    }
+    TRY(bpe_merge(e->t->merges, &e->scratch, symbols, &count));
+    put_ids(e, symbols, count);
+    return STATUS_OK;
+}
+
+static status encode_plain(encoder *e, str text, diag *d) {
+    pretok_text(&e->run, text);
+    for (;;) {
+        str word;
+        pretok_result r = pretok_next(&e->run, &word);
+        if (r == PRETOK_END) {
+            return STATUS_OK;
+        }
+        if (r == PRETOK_FAILED) {
+            return status_fail(d, STATUS_LIMIT, "the pre-tokenizer gave up on the text");
+        }
+        if (encode_word(e, word) != STATUS_OK) {
+            return status_fail(d, STATUS_NOMEM, "no memory to merge a word of %zu bytes",
+                               word.bytes);
+        }
+    }
+}
+
+static status encode_text(encoder *e, str text, bool parse_special, diag *d) {
+    size_t from = 0;
+    while (from < text.bytes) {
+        size_t at = text.bytes;
+        size_t bytes = 0;
+        int32_t id = special_find(&e->t->specials, text, from, parse_special, &at, &bytes);
+        TRY(encode_plain(e, str_of(text.data + from, at - from), d));
+        if (id >= 0) {
+            put_ids(e, &id, 1);
+        }
+        from = at + bytes;
+    }
+    return STATUS_OK;
+}
+
+/* The text with broken bytes replaced: what decoding all of it at once gives. */
+static status replace_broken(str text, strbuf *out, diag *d) {
+    *out = strbuf_make(3 * text.bytes);
+    detok s = detok_make(false);
+    if (!detok_feed_bytes(&s, text, out) || !detok_flush(&s, out)) {
+        strbuf_close(out);
+        return status_fail(d, STATUS_NOMEM, "no memory for %zu bytes of text", text.bytes);
+    }
+    return STATUS_OK;
+}
+
+static status encode_all(encoder *e, str text, bool add_special, bool parse_special, diag *d) {
+    if (add_special && e->t->adds_bos) {
+        put_ids(e, &e->t->bos, 1);
+    }
+    if (str_utf8_valid(text)) {
+        TRY(encode_text(e, text, parse_special, d));
+    } else {
+        strbuf clean;
+        TRY(replace_broken(text, &clean, d));
+        status s = encode_text(e, strbuf_str(&clean), parse_special, d);
+        strbuf_close(&clean);
+        TRY(s);
+    }
+    if (add_special && e->t->adds_eos) {
+        put_ids(e, &e->t->eos, 1);
+    }
+    return STATUS_OK;
+}
+
+status tokenizer_encode(const tokenizer *t, str text, bool add_special, bool parse_special,
+                        int32_t *ids, size_t ids_max, size_t *count, diag *d) {
+    *count = 0;
+    if (text.bytes > TOKENIZER_LIMIT_TEXT_BYTES) {
+        return status_fail(d, STATUS_LIMIT, "the text has %zu bytes, at most %d are allowed",
+                           text.bytes, TOKENIZER_LIMIT_TEXT_BYTES);
+    }
+    encoder e = {.t = t, .ids = ids, .ids_max = ids_max};
+    TRY(pretok_start(t->pre, &e.run, d));
+    status s = encode_all(&e, text, add_special, parse_special, d);
+    pretok_stop(&e.run);
+    bpe_scratch_close(&e.scratch);
+    mem_free(e.long_word);
+    TRY(s);
+    *count = e.count;
+    if (e.count > ids_max) {
+        return status_fail(d, STATUS_LIMIT, "the text has %zu tokens, at most %zu are allowed",
+                           e.count, ids_max);
+    }
+    return STATUS_OK;
+}

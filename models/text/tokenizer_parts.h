@@ -1,0 +1,29 @@
+/* tokenizer_parts.h -- what a tokenizer is made of.
+ *
+ * Purpose    Shared by the files that open, ask and encode. Private to models/text: use
+ * tokenizer.h. Ownership  The tokenizer owns its parts. Threads    Never written after
+ * tokenizer_open. Limits     Those of tokenizer.h.
+ */
+#ifndef MODELS_TEXT_TOKENIZER_PARTS_H
+#define MODELS_TEXT_TOKENIZER_PARTS_H
+
+#include "models/text/bpe.h"
+#include "models/text/pretok.h"
+#include "models/text/special.h"
+#include "models/text/tokenizer.h"
+#include "models/text/vocab.h"
+
+struct tokenizer {
+    vocab words;
+    special specials;
+    bpe *merges;
+    pretok *pre;
+    bool *eog; /* [vocab count] */
+    int32_t bos;
+    int32_t eos;
+    int32_t pad;
+    bool adds_bos;
+    bool adds_eos;
+};
+
+#endif
