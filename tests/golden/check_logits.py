@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""check_logits.py -- holds weir's logits to the float32 reference, teacher-forced on English text.
+
+    check_logits.py WEIR_LOGITS MODEL.gguf             the first 9 windows: 4,599 tokens (commit tier)
+    check_logits.py --full WEIR_LOGITS MODEL.gguf      all windows, reference computed anew (needs
+                                                       numpy and gguf; full tier)
+    check_logits.py --tiny WEIR_LOGITS WEIR_TINYMODEL  random tiny models of every weight format
+                                                       against the reference (needs numpy and gguf)
+
+The reference log probabilities lie in logits_smollm2.logprobs, made by
+    reference_llama.py SmolLM2-135M-Instruct.Q4_1.gguf logits_smollm2.tokens > logits_smollm2.logprobs
+(the tokens by make_tokens.py). Perplexity of the second halves of the 14 whole windows under that
+reference is 18.300, which two other implementations gave for the same file and text.
+Without a model file (MODEL empty or missing) the check is skipped by name, exit status 77.
+"""
+import math
+import os
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+TOKENS = os.path.join(HERE, "logits_smollm2.tokens")
+LOGPROBS = os.path.join(HERE, "logits_smollm2.logprobs")
+
+# mode: mean |difference| of log probabilities, relative difference of perplexity
+BOUNDS = {"f32": (0.002, 0.0002), "int8": (0.08, 0.005)}
+TINY_TYPES = "f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k".split()
+# A random model is no text model: its int8 path is held to the size of the error alone.
+TINY_BOUNDS = {"f32": 0.002, "int8": 0.08}
+
+
+def parse(text):
+    return [[float(word) for word in line.split()] for line in text.splitlines()]
+
+
+def weir(tool, model, tokens, *flags):
+    return parse(subprocess.run([tool, model, tokens, *flags], check=True, stdout=subprocess.PIPE,
+                                text=True).stdout)
+
+
+def perplexity(values):
+    return math.exp(-sum(values) / len(values))
+
+
+def compare(name, got, want):
+    """Mean |difference| and relative difference of perplexity."""
+    if [len(line) for line in got] != [len(line) for line in want]:
+        raise SystemExit(f"{name}: not the tokens that were asked for")
+    got = [p for line in got for p in line]
+    want = [p for line in want for p in line]
+    distance = [abs(a - b) for a, b in zip(got, want)]
+    mean = sum(distance) / len(distance)
+    ratio = perplexity(got) / perplexity(want) - 1
+    print(f"{name}: {len(got)} tokens, mean |d logprob| {mean:.6f}, largest {max(distance):.4f}, "
+          f"perplexity {perplexity(got):.4f} against {perplexity(want):.4f} ({100 * ratio:+.4f} %)",
+          flush=True)
+    return mean, abs(ratio)
+
+
+def check_text(tool, model, windows, want):
+    good = True
+    for mode, (mean_max, ratio_max) in BOUNDS.items():
+        got = weir(tool, model, TOKENS, "--activations", mode, "--windows", str(windows))
+        mean, ratio = compare(f"activations {mode}", got, want[:windows])
+        if mean > mean_max or ratio > ratio_max:
+            print(f"FAIL: {mode}: allowed are {mean_max} and {100 * ratio_max} %")
+            good = False
+    return good
+
+
+def reference(model, tokens):
+    script = os.path.join(HERE, "reference_llama.py")
+    return parse(subprocess.run([sys.executable, script, model, tokens], check=True,
+                                stdout=subprocess.PIPE, text=True).stdout)
+
+
+def check_tiny(tool, maker):
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        tokens = os.path.join(folder, "tokens")
+        with open(tokens, "w", encoding="ascii") as f:
+            for window in range(3):
+                f.write(" ".join(str((7 + i * i * 31 + window * 101) % 320) for i in range(200)) + "\n")
+        for kind in TINY_TYPES:
+            model = os.path.join(folder, kind + ".gguf")
+            subprocess.run([maker, model, kind], check=True)
+            want = reference(model, tokens)
+            for mode, mean_max in TINY_BOUNDS.items():
+                got = weir(tool, model, tokens, "--activations", mode)
+                mean, _ = compare(f"tiny {kind}, activations {mode}", got, want)
+                if mean > mean_max:
+                    print(f"FAIL: tiny {kind}, {mode}: allowed is {mean_max}")
+                    good = False
+    return good
+
+
+def main():
+    args = [a for a in sys.argv[1:] if not a.startswith("--")]
+    full, tiny = "--full" in sys.argv, "--tiny" in sys.argv
+    if len(args) != 2:
+        raise SystemExit(__doc__)
+    if tiny:
+        sys.exit(0 if check_tiny(*args) else 1)
+    tool, model = args
+    if not os.path.exists(model):
+        print("skipped: no model file")
+        sys.exit(77)
+    with open(LOGPROBS, encoding="ascii") as f:
+        golden = parse(f.read())
+    good = True
+    if full:
+        want = reference(model, TOKENS)
+        mean, ratio = compare("reference against its golden file", want, golden)
+        good = mean < 1e-4 and ratio < 1e-5
+    good = check_text(tool, model, len(golden) if full else 9, golden) and good
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
