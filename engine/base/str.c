@@ -58,11 +58,15 @@ bool str_to_i64(str s, int64_t min, int64_t max, int64_t *out) {
 
 bool str_to_f64(str s, double *out) {
     char text[64];
-    if (s.bytes == 0 || s.bytes >= sizeof text || strchr("0123456789.+-", s.data[0]) == NULL) {
+    if (s.bytes == 0 || s.bytes >= sizeof text) {
         return false;
     }
     memcpy(text, s.data, s.bytes);
     text[s.bytes] = '\0';
+    /* strtod also reads blanks, hexadecimal, "inf" and "nan". */
+    if (strspn(text, "0123456789.+-eE") != s.bytes) {
+        return false;
+    }
     char *end;
     double value = strtod(text, &end);
     if (end != text + s.bytes || !isfinite(value)) {
