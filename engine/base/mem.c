@@ -21,7 +21,11 @@ void *mem_alloc(size_t count, size_t bytes) {
 }
 
 void *mem_calloc(size_t count, size_t bytes) {
-    return calloc(count ? count : 1, bytes ? bytes : 1);
+    size_t total;
+    if (__builtin_mul_overflow(count, bytes, &total)) {
+        return NULL;
+    }
+    return calloc(total ? total : 1, 1);
 }
 
 void *mem_realloc(void *p, size_t count, size_t bytes) {
