@@ -1,7 +1,8 @@
 /* pretok.c -- splits text into the pieces that BPE merges never cross.
  *
- * The expressions are those of the model families, with two of their parts spelled out. White space
- * is Unicode's White_Space property: PCRE2's own \s also takes U+180E. And smollm, which puts every
+ * The expressions are those of the model families, with three of their parts spelled out. White
+ * space is Unicode's White_Space property: PCRE2's own \s also takes U+180E. Letters and numbers
+ * are PCRE2's and those of pretok_unicode.h. And smollm, which puts every
  * digit apart *before* it applies GPT-2's expression, is written as one expression: a digit ends
  * the text for the look-ahead, so white space before a digit is not left a character short.
  */
@@ -12,6 +13,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "models/text/pretok_unicode.h"
 
 struct pretok {
     pcre2_code *code;
@@ -19,25 +21,28 @@ struct pretok {
     bool adds_bos;
 };
 
-/* For use inside a character class. */
+/* For use inside a character class: white space, letters, numbers. */
 #define WS                                                                                  \
     "\\x09-\\x0d\\x20\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}" \
     "\\x{205f}\\x{3000}"
+#define L "\\p{L}" PRETOK_UNICODE_LETTERS
+#define N "\\p{N}" PRETOK_UNICODE_NUMBERS
+#define DIGIT "\\p{N}" PRETOK_UNICODE_DIGITS
+
 #define CONTRACTIONS "'s|'t|'re|'ve|'m|'ll|'d"
 #define SPACES "[" WS "]+(?![^" WS "])|[" WS "]+"
 
-#define EXPRESSION_GPT2 CONTRACTIONS "| ?\\p{L}+| ?\\p{N}+| ?[^" WS "\\p{L}\\p{N}]+|" SPACES
+#define EXPRESSION_GPT2 CONTRACTIONS "| ?[" L "]+| ?[" N "]+| ?[^" WS L N "]+|" SPACES
 
-#define EXPRESSION_SMOLLM                       \
-    "\\p{N}|" CONTRACTIONS "| ?\\p{L}+| ?[^" WS \
-    "\\p{L}\\p{N}]+|"                           \
-    "[" WS "]+(?![^" WS "\\p{N}])|[" WS "]+"
+#define EXPRESSION_SMOLLM                                                                  \
+    "[" DIGIT "]|" CONTRACTIONS "| ?[" L "]+| ?[^" WS L DIGIT "]+|[" WS "]+(?![^" WS DIGIT \
+    "])|[" WS "]+"
 
 /* digits: how many stay together. */
-#define EXPRESSION_TIKTOKEN(digits)                                        \
-    "(?i:" CONTRACTIONS ")|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1," digits \
-    "}"                                                                    \
-    "| ?[^" WS "\\p{L}\\p{N}]+[\\r\\n]*|[" WS "]*[\\r\\n]+|" SPACES
+#define EXPRESSION_TIKTOKEN(digits)                                     \
+    "(?i:" CONTRACTIONS ")|[^\\r\\n" L N "]?[" L "]+|[" N "]{1," digits \
+    "}"                                                                 \
+    "| ?[^" WS L N "]+[\\r\\n]*|[" WS "]*[\\r\\n]+|" SPACES
 
 typedef struct {
     const char *name; /* as in tokenizer.ggml.pre */
