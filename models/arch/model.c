@@ -54,17 +54,32 @@ static status model_identify(const gguf *file, model *m, diag *d) {
     return STATUS_OK;
 }
 
+/* Pages that fit into `bytes`; one whole context at least. */
+static uint32_t model_pages_within(const model_info *i, uint64_t bytes) {
+    uint64_t least = ((uint64_t)i->context_tokens + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS + 1;
+    uint64_t pages = bytes / ((uint64_t)i->layers * i->kv_layer_page_bytes);
+    if (pages > UINT32_MAX / 2) {
+        pages = UINT32_MAX / 2;
+    }
+    return (uint32_t)(pages < least ? least : pages);
+}
+
 static status model_pool(model *m, const model_options *o, diag *d) {
     const model_info *i = &m->info;
     uint64_t element = o->kv_type == BACKEND_KV_F32 ? 4 : 2;
     m->info.kv_layer_page_bytes =
         2 * LIMIT_PAGE_TOKENS * element * (uint64_t)i->head_dim * (uint64_t)i->kv_heads;
-    if (o->kv_pages == 0) {
+    if (o->context_tokens > 0 && o->context_tokens < i->context_tokens) {
+        m->info.context_tokens = o->context_tokens;
+    }
+    if (o->kv_pages == 0 && o->kv_bytes == 0) {
         return STATUS_OK;
     }
-    backend_kv_options kv = {i->layers, i->kv_heads, i->head_dim, o->kv_pages, o->kv_type};
+    m->info.kv_pages = o->kv_pages ? o->kv_pages : model_pages_within(i, o->kv_bytes);
+    backend_kv_options kv = {i->layers, i->kv_heads, i->head_dim, i->kv_pages, o->kv_type};
     TRY(backend_kv_open(m->device, &kv, &m->kv, d));
     CHECK_EQ(m->kv->layer_page_bytes, i->kv_layer_page_bytes);
+    model_copy_text(m->info.kv_layout, sizeof m->info.kv_layout, str_from(m->kv->layout));
     return STATUS_OK;
 }
 

@@ -28,7 +28,10 @@ typedef struct model model;
 typedef struct {
     const char *path;                /* a GGUF file */
     backend *device;                 /* not owned; must outlive the model */
-    uint32_t kv_pages;               /* pages of the KV pool; 0: no pool */
+    uint32_t kv_pages;               /* pages of the KV pool; 0: as kv_bytes says */
+    uint64_t kv_bytes;               /* of the pool when kv_pages is 0, but at least one whole
+                                      * context; both 0: no pool */
+    int32_t context_tokens;          /* serve no longer sequences than this; 0: as trained */
     backend_kv_type kv_type;         /* dtype of the cache */
     backend_activations activations; /* int8 groups (default) or f32 */
     int32_t rows_max;                /* most rows in one forward */
@@ -42,8 +45,10 @@ typedef struct {
     uint64_t parameters;
     uint64_t weight_bytes; /* as kept in memory */
     int32_t layers, width, heads, kv_heads, head_dim, vocab;
-    int32_t context_tokens;       /* trained context */
+    int32_t context_tokens;       /* longest sequence: trained, or less if the options say so */
     uint64_t kv_layer_page_bytes; /* bytes of one (layer, page) */
+    uint32_t kv_pages;            /* pages of the pool */
+    char kv_layout[64];           /* arrangement and dtype of a page: peers compare it */
     char numerics[96];            /* numerics class: what must be equal for bit-equal results */
 } model_info;
 

@@ -1,0 +1,40 @@
+/* worker.h -- one model replica as a process: the loop around the pure engine.
+ *
+ * Purpose    Joins the core (decisions), the model (compute, on the step thread), the wires
+ *            (messages) and the KV channels (pages). Reads what has come, moves pages, plans the
+ *            next step, commits the last one, writes what goes out.
+ * Ownership  worker_run holds everything until it returns.
+ * Threads    The calling thread is the owner of all engine state; the step thread computes.
+ * Limits     worker_options; all memory for serving is taken before the worker says HELLO.
+ */
+#ifndef ENGINE_WORKER_WORKER_H
+#define ENGINE_WORKER_WORKER_H
+
+#include "engine/core/core.h"
+#include "kernels/backend.h"
+
+typedef struct {
+    const char *model_path;
+    const char *backend; /* "cpu" */
+    uint32_t roles;      /* MESSAGE_ROLE_* bits */
+    uint32_t worker;     /* its number */
+    uint64_t epoch;
+    int gateway_fd; /* a connected socket; taken over */
+    int32_t threads;
+    backend_kv_type kv_type;
+    backend_activations activations;
+    uint64_t kv_bytes;      /* of the page pool; at least one whole context is taken */
+    int32_t context_tokens; /* 0: what the model was trained for */
+    int32_t seqs_max;
+    int32_t prefill_chunk_tokens;
+    uint64_t ring_bytes;  /* of the shm ring to each decode peer */
+    uint64_t group_bytes; /* of KV in one transfer group */
+    const int32_t *eog;   /* [eog_count] */
+    int32_t eog_count;
+} worker_options;
+
+/* Serves until the gateway's link ends, or a drain has finished. STATUS_OK on either; else `d`
+ * says what failed. */
+MUST_USE status worker_run(const worker_options *options, diag *d);
+
+#endif

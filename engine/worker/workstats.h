@@ -1,0 +1,38 @@
+/* workstats.h -- a worker's numbers as metrics.
+ *
+ * Purpose    Registers the worker's series, copies the core's counters into them, and times each
+ *            KV transfer from both ends.
+ * Ownership  The arena's.
+ * Threads    The owner thread.
+ * Limits     WORKSTATS_TRANSFERS_MAX transfers timed at once; more are not timed.
+ */
+#ifndef ENGINE_WORKER_WORKSTATS_H
+#define ENGINE_WORKER_WORKSTATS_H
+
+#include "engine/base/arena.h"
+#include "engine/base/metrics.h"
+#include "engine/core/core.h"
+
+enum { WORKSTATS_TRANSFERS_MAX = 4096 };
+
+typedef struct workstats workstats;
+
+MUST_USE status workstats_open(arena *a, uint64_t cell_bytes, int64_t now_us, workstats **out);
+
+/* Copies the core's numbers. */
+void workstats_refresh(workstats *w, const core *c, int64_t now_us);
+
+/* A step took `busy_us`. */
+void workstats_step(workstats *w, int32_t rows, int64_t busy_us);
+
+/* P: the last group of a request is on its way; D has adopted it. The time between is what the
+ * transfer cost beyond the computing. */
+void workstats_handed(workstats *w, request_id request, uint32_t attempt, int64_t now_us);
+void workstats_adopted(workstats *w, request_id request, uint32_t attempt, int64_t now_us);
+
+/* D: one group was copied in and checked. */
+void workstats_copied(workstats *w, uint64_t bytes, int64_t copy_us);
+
+void workstats_snapshot(const workstats *w, strbuf *out);
+
+#endif
