@@ -34,7 +34,7 @@ SCALARS = {
     7: "?",
     10: "Q",
     11: "q",
-    12: "d",
+    12: "d"
 }
 FAILED = []
 
@@ -105,25 +105,29 @@ def build_reference(gguf):
     bare = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tiktoken = (
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*"
-        r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-    )
+        r"|\s*[\r\n]+|\s+(?!\S)|\s+")
     splits = {
-        "default": level,
-        "gpt-2": level,
-        "gpt2": level,
-        "smollm": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level]),
-        "llama-bpe": pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(tiktoken % "{1,3}"), "isolated"), bare]
-        ),
-        "qwen2": pre_tokenizers.Sequence(
-            [pre_tokenizers.Split(Regex(tiktoken % ""), "isolated"), bare]
-        ),
+        "default":
+            level,
+        "gpt-2":
+            level,
+        "gpt2":
+            level,
+        "smollm":
+            pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level]),
+        "llama-bpe":
+            pre_tokenizers.Sequence(
+                [pre_tokenizers.Split(Regex(tiktoken % "{1,3}"), "isolated"), bare]),
+        "qwen2":
+            pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(tiktoken % ""), "isolated"), bare])
     }
     tokens = gguf.get("tokens")
     merges = [tuple(m.split(" ", 1)) for m in gguf.get("merges")]
-    bpe = models.BPE(
-        vocab={t: i for i, t in enumerate(tokens)}, merges=merges, ignore_merges=pre == "llama-bpe"
-    )
+    bpe = models.BPE(vocab={
+        t: i for i, t in enumerate(tokens)
+    },
+                     merges=merges,
+                     ignore_merges=pre == "llama-bpe")
     tokenizer = Tokenizer(bpe)
     tokenizer.pre_tokenizer = splits[pre]
     types = gguf.get("token_type")
@@ -150,24 +154,8 @@ def pieces_of(gguf):
 # -- strings ---------------------------------------------------------------------------------------
 
 SPACES = [
-    chr(c)
-    for c in (
-        9,
-        10,
-        11,
-        12,
-        13,
-        0x20,
-        0x85,
-        0xA0,
-        0x1680,
-        *range(0x2000, 0x200B),
-        0x2028,
-        0x2029,
-        0x202F,
-        0x205F,
-        0x3000,
-    )
+    chr(c) for c in (9, 10, 11, 12, 13, 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028,
+                     0x2029, 0x202F, 0x205F, 0x3000)
 ] + ["\r\n", "\u180e", "\u200b", "\ufeff"]
 WORDS = """the of and to in is that it was for on are as with his they at be this from have or by one had
 not but what all were when we there can an your which their said if do will each about how up out them
@@ -177,80 +165,21 @@ called just where most know unbelievable internationalisation antidisestablishme
 большой язык γειά σου κόσμε שלום עולם مرحبا بالعالم नमस्ते दुनिया こんにちは世界 你好世界 안녕하세요 สวัสดีชาวโลก
 Ünïcödé naïve façade Straße İstanbul ﬁne ǅ ʼn œuvre ĳ""".split()
 CONTRACTIONS = [
-    "'s",
-    "'t",
-    "'re",
-    "'ve",
-    "'m",
-    "'ll",
-    "'d",
-    "'S",
-    "'T",
-    "'RE",
-    "'Ve",
-    "'M",
-    "'lL",
-    "'D",
-    "'\u017f",
-    "'\u017fa",
-    "\u2019s",
-    "`s",
-    "''s",
-    "'r",
-    "'l",
-    "'v",
-    "' s",
-    "'n't",
-    "'da",
-    "'1",
+    "'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'T", "'RE", "'Ve", "'M", "'lL", "'D",
+    "'\u017f", "'\u017fa", "\u2019s", "`s", "''s", "'r", "'l", "'v", "' s", "'n't", "'da", "'1"
 ]
 EMOJI = [
-    "\U0001f600",
-    "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466",
-    "\u2764\ufe0f",
-    "\U0001f44d\U0001f3fd",
-    "\U0001f1e9\U0001f1ea",
-    "1\ufe0f\u20e3",
-    "\U0001f3f4\u200d\u2620\ufe0f",
-    "\U0001f469\U0001f3ff\u200d\U0001f680",
-    "\U0001fae0",
-    "\u203c\ufe0f",
-    "\U0001f3f4\U000e0067\U000e0062",
+    "\U0001f600", "\U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466", "\u2764\ufe0f",
+    "\U0001f44d\U0001f3fd", "\U0001f1e9\U0001f1ea", "1\ufe0f\u20e3", "\U0001f3f4\u200d\u2620\ufe0f",
+    "\U0001f469\U0001f3ff\u200d\U0001f680", "\U0001fae0", "\u203c\ufe0f",
+    "\U0001f3f4\U000e0067\U000e0062"
 ]
 CODE = [
-    "def f(x):\n",
-    "    return x + 1\n",
-    "\tif (a != b) {\n",
-    "}\n\n",
-    "for (int i = 0; i < n; i++)",
-    "#include <stdio.h>\r\n",
-    "// comment",
-    "/* x */",
-    "x->y[3].z",
-    "0xDEADBEEF",
-    "1e-9",
-    "SELECT *",
-    "</div>",
-    '<a href="x">',
-    "&amp;",
-    "\\n",
-    "$(ls)",
-    "foo_bar",
-    "fooBar",
-    "::",
-    "===",
-    "=>",
-    "#!/bin/sh",
-    "\t\t\t",
-    "        ",
-    "\n\n\n",
-    "{{ x }}",
-    "{% if %}",
-    "@decorator",
-    "a,b;c",
-    "...",
-    "!?",
-    '"\'"',
+    "def f(x):\n", "    return x + 1\n", "\tif (a != b) {\n", "}\n\n",
+    "for (int i = 0; i < n; i++)", "#include <stdio.h>\r\n", "// comment", "/* x */", "x->y[3].z",
+    "0xDEADBEEF", "1e-9", "SELECT *", "</div>", '<a href="x">', "&amp;", "\\n", "$(ls)", "foo_bar",
+    "fooBar", "::", "===", "=>", "#!/bin/sh", "\t\t\t", "        ", "\n\n\n", "{{ x }}", "{% if %}",
+    "@decorator", "a,b;c", "...", "!?", '"\'"'
 ]
 
 
@@ -258,29 +187,16 @@ def sweep():
     """Every code point of the planes that have any, with what stands beside it changing."""
     beside = ["", " ", "a", "1", "'", "\n", "  ", "-"]
     points = [
-        c
-        for c in (
-            *range(0x323C0),
-            *range(0xE0000, 0xE0200),
-            *range(0xF0000, 0xF0100),
-            *range(0x10FF00, 0x110000),
-        )
-        if not 0xD800 <= c <= 0xDFFF
+        c for c in (*range(0x323C0), *range(0xE0000, 0xE0200), *range(0xF0000, 0xF0100),
+                    *range(0x10FF00, 0x110000)) if not 0xD800 <= c <= 0xDFFF
     ]
     for at in range(0, len(points), 48):
-        yield "".join(beside[(c * 7 + c // 48) % 8] + chr(c) for c in points[at : at + 48])
+        yield "".join(beside[(c * 7 + c // 48) % 8] + chr(c) for c in points[at:at + 48])
 
 
 def any_char(r):
-    c = r.choice(
-        (
-            r.randrange(0x80),
-            r.randrange(0x800),
-            r.randrange(0x10000),
-            r.randrange(0x32400),
-            r.randrange(0x110000),
-        )
-    )
+    c = r.choice((r.randrange(0x80), r.randrange(0x800), r.randrange(0x10000), r.randrange(0x32400),
+                  r.randrange(0x110000)))
     return chr(c) if not 0xD800 <= c <= 0xDFFF else "?"
 
 
@@ -289,42 +205,28 @@ def scripts(r):
     block = [chr(start + i) for i in range(96) if not 0xD800 <= start + i <= 0xDFFF]
     return "".join(
         r.choice(block) if r.random() < 0.8 else r.choice((" ", "  ", "1", "a", "'", any_char(r)))
-        for _ in range(r.randrange(1, 60))
-    )
+        for _ in range(r.randrange(1, 60)))
 
 
 def emoji(r):
     return "".join(
-        r.choice(
-            (
-                r.choice(EMOJI),
-                r.choice(EMOJI),
-                r.choice(WORDS),
-                " ",
-                "\u200d",
-                "\ufe0f",
-                chr(r.randrange(0x1F300, 0x1FB00)),
-            )
-        )
-        for _ in range(r.randrange(1, 20))
-    )
+        r.choice((r.choice(EMOJI), r.choice(EMOJI), r.choice(WORDS), " ", "\u200d", "\ufe0f",
+                  chr(r.randrange(0x1F300, 0x1FB00)))) for _ in range(r.randrange(1, 20)))
 
 
 def spaces(r):
     out = []
     for _ in range(r.randrange(1, 12)):
-        out.append(
-            r.choice(SPACES) * r.choice((1, 1, 2, 3, 7, 40))
-            if r.random() < 0.7
-            else r.choice(WORDS + ["1", "42", ".", "'s"])
-        )
+        if r.random() < 0.7:
+            out.append(r.choice(SPACES) * r.choice((1, 1, 2, 3, 7, 40)))
+        else:
+            out.append(r.choice(WORDS + ["1", "42", ".", "'s"]))
     return "".join(out)
 
 
 def code(r):
     return "".join(
-        r.choice(CODE) if r.random() < 0.8 else r.choice(WORDS) for _ in range(r.randrange(1, 25))
-    )
+        r.choice(CODE) if r.random() < 0.8 else r.choice(WORDS) for _ in range(r.randrange(1, 25)))
 
 
 def digits(r):
@@ -341,8 +243,7 @@ def digits(r):
 def contractions(r):
     return "".join(
         r.choice((r.choice(WORDS), " ", "", r.choice(SPACES), "7")) + r.choice(CONTRACTIONS)
-        for _ in range(r.randrange(1, 12))
-    )
+        for _ in range(r.randrange(1, 12)))
 
 
 def specials(r, texts):
@@ -353,34 +254,15 @@ def specials(r, texts):
         change = list(t)
         change[r.randrange(len(t))] = r.choice("<|>_ xé")
         out.append(
-            r.choice(
-                (
-                    t,
-                    t,
-                    t + t,
-                    t[:cut],
-                    t[cut:],
-                    t[:cut] + t,
-                    t.upper(),
-                    " " + t + " ",
-                    "".join(change),
-                    r.choice(WORDS),
-                    "\n",
-                    "<",
-                    "|>",
-                )
-            )
-        )
+            r.choice((t, t, t + t, t[:cut], t[cut:], t[:cut] + t, t.upper(), " " + t + " ",
+                      "".join(change), r.choice(WORDS), "\n", "<", "|>")))
     return "".join(out)
 
 
 def words(r):
     return "".join(
-        r.choice(("", " ", " ", " ", "  ", "\n"))
-        + r.choice(WORDS)
-        + r.choice(("", "", "", ".", ", "))
-        for _ in range(r.randrange(1, 60))
-    )
+        r.choice(("", " ", " ", " ", "  ", "\n")) + r.choice(WORDS) +
+        r.choice(("", "", "", ".", ", ")) for _ in range(r.randrange(1, 60)))
 
 
 def runs(r):
@@ -398,53 +280,29 @@ def runs(r):
 def broken(r):
     """Bytes, valid text with damage."""
     bad = [
-        b"\x80",
-        b"\xbf",
-        b"\xc0\xaf",
-        b"\xc1",
-        b"\xe0\x80\x80",
-        b"\xe2\x82",
-        b"\xed\xa0\x80",
-        b"\xed\xbf\xbf",
-        b"\xf0\x9f",
-        b"\xf0\x9f\x98",
-        b"\xf0\x80\x80\x80",
-        b"\xf4\x90\x80\x80",
-        b"\xf5",
-        b"\xff",
-        b"\xfe",
-        b"\xf1\x80\x80",
-        b"\xe1\x80",
-        b"\xc3",
-        bytes((r.randrange(256),)),
-        r.randbytes(r.randrange(1, 9)),
+        b"\x80", b"\xbf", b"\xc0\xaf", b"\xc1", b"\xe0\x80\x80", b"\xe2\x82", b"\xed\xa0\x80",
+        b"\xed\xbf\xbf", b"\xf0\x9f", b"\xf0\x9f\x98", b"\xf0\x80\x80\x80", b"\xf4\x90\x80\x80",
+        b"\xf5", b"\xff", b"\xfe", b"\xf1\x80\x80", b"\xe1\x80", b"\xc3",
+        bytes((r.randrange(256))),
+        r.randbytes(r.randrange(1, 9))
     ]
     out = b""
     for _ in range(r.randrange(1, 10)):
         text = r.choice((words, emoji, scripts))(r).encode()
-        out += text[: r.randrange(len(text) + 1)] + r.choice(bad)
+        out += text[:r.randrange(len(text) + 1)] + r.choice(bad)
     return out
 
 
 def make_strings(gguf):
     """Lists of byte strings by category."""
     r = random.Random(SEED)
-    texts = [t for t, kind in zip(gguf.get("tokens"), gguf.get("token_type")) if kind in (3, 4)][
-        :400
-    ]
-    plan = [
-        ("scripts", scripts, 3000),
-        ("emoji", emoji, 1500),
-        ("spaces", spaces, 3000),
-        ("code", code, 2000),
-        ("digits", digits, 2000),
-        ("contractions", contractions, 2000),
-        ("specials", lambda q: specials(q, texts), 2000),
-        ("words", words, 2000),
-        ("runs", runs, 300),
-        ("broken", broken, 2500),
-        ("mixed", lambda q: "".join(any_char(q) for _ in range(q.randrange(40))), 1500),
-    ]
+    texts = [t for t, kind in zip(gguf.get("tokens"), gguf.get("token_type")) if kind in (3, 4)
+            ][:400]
+    plan = [("scripts", scripts, 3000), ("emoji", emoji, 1500), ("spaces", spaces, 3000),
+            ("code", code, 2000), ("digits", digits, 2000), ("contractions", contractions, 2000),
+            ("specials", lambda q: specials(q, texts), 2000), ("words", words, 2000),
+            ("runs", runs, 300), ("broken", broken, 2500),
+            ("mixed", lambda q: "".join(any_char(q) for _ in range(q.randrange(40))), 1500)]
     out = {"sweep": [s.encode() for s in sweep()]}
     for name, make, count in plan:
         made = (make(r) for _ in range(count))
@@ -460,27 +318,17 @@ def weir_tokenize(model, pieces, separator, *flags):
     with tempfile.NamedTemporaryFile() as f:
         f.write(separator.join(pieces))
         f.flush()
-        run = subprocess.run(
-            [
-                binary,
-                "tokenize",
-                "--model",
-                model,
-                "--file",
-                f.name,
-                "--separator",
-                separator.decode(),
-                *flags,
-            ],
-            capture_output=True,
-            timeout=600,
-            check=False,
-        )
+        run = subprocess.run([
+            binary, "tokenize", "--model", model, "--file", f.name, "--separator",
+            separator.decode(), *flags
+        ],
+                             capture_output=True,
+                             timeout=600,
+                             check=False)
     if run.returncode != 0:
         raise RuntimeError(
-            run.stderr.decode("utf-8", "replace").strip()[:300] or "exit %d" % run.returncode
-        )
-    lines = run.stdout.decode().split("\n")[: len(pieces)]
+            run.stderr.decode("utf-8", "replace").strip()[:300] or "exit %d" % run.returncode)
+    lines = run.stdout.decode().split("\n")[:len(pieces)]
     return [[int(x) for x in line.split()] for line in lines]
 
 
@@ -492,12 +340,7 @@ def first_difference(pieces, got, want):
         return None
     i = min(wrong, key=lambda k: len(pieces[k]))
     return "%d of %d differ, shortest %r: %s, the package says %s" % (
-        len(wrong),
-        len(want),
-        pieces[i][:120],
-        got[i][:40],
-        want[i][:40],
-    )
+        len(wrong), len(want), pieces[i][:120], got[i][:40], want[i][:40])
 
 
 def check_round_trip(name, gguf, groups, ids):
@@ -510,9 +353,8 @@ def check_round_trip(name, gguf, groups, ids):
             if group != "broken" and not lacking.intersection(text):
                 total += 1
                 wrong += b"".join(pieces[i] for i in one) != text
-    report(
-        "%s round trip (%d strings)" % (name, total), None if wrong == 0 else "%d differ" % wrong
-    )
+    report("%s round trip (%d strings)" % (name, total),
+           None if wrong == 0 else "%d differ" % wrong)
 
 
 def check_model(name, path):
@@ -523,19 +365,12 @@ def check_model(name, path):
     gguf = Gguf(path)
     reference = build_reference(gguf)
     groups = make_strings(gguf)
-    bos = (
-        [gguf.get("bos_token_id")]
-        if gguf.get("add_bos_token", gguf.get("pre") == "llama-bpe")
-        else []
-    )
+    bos = ([gguf.get("bos_token_id")] if gguf.get("add_bos_token",
+                                                  gguf.get("pre") == "llama-bpe") else [])
     ids, total = {}, 0
     for group, strings in groups.items():
-        label = "%s %s (%d strings, tokenizers %s)" % (
-            name,
-            group,
-            len(strings),
-            tokenizers.__version__,
-        )
+        label = "%s %s (%d strings, tokenizers %s)" % (name, group, len(strings),
+                                                       tokenizers.__version__)
         texts = [s.decode("utf-8", "replace") for s in strings]
         total += len(strings)
         try:
@@ -544,7 +379,7 @@ def check_model(name, path):
             return report(label, e)
         want = [bos + e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
         report(label, first_difference(strings, got, want))
-        ids[group] = [one[len(bos) :] for one in got]
+        ids[group] = [one[len(bos):] for one in got]
     check_round_trip(name, gguf, groups, ids)
     reference.encode_special_tokens = True
     strings = groups["specials"]
@@ -553,13 +388,10 @@ def check_model(name, path):
         for e in reference.encode_batch([s.decode() for s in strings], add_special_tokens=False)
     ]
     got = weir_tokenize(path, strings, SEPARATOR.encode(), "--no-special")
-    report(
-        "%s special tokens as plain text (%d strings)" % (name, len(strings)),
-        first_difference(strings, got, want),
-    )
-    return report(
-        "%s at least 20000 strings (%d)" % (name, total), None if total >= 20000 else "too few"
-    )
+    report("%s special tokens as plain text (%d strings)" % (name, len(strings)),
+           first_difference(strings, got, want))
+    return report("%s at least 20000 strings (%d)" % (name, total),
+                  None if total >= 20000 else "too few")
 
 
 def check_published(name, path):
@@ -567,13 +399,11 @@ def check_published(name, path):
     with open(path + ".inp", "rb") as f:
         pieces = f.read().split(b"\n__ggml_vocab_test__\n")[:-1]
     with open(path + ".out", "rb") as f:
-        want = [[int(x) for x in line.split()] for line in f.read().decode().split("\n")][
-            : len(pieces)
-        ]
+        want = [[int(x) for x in line.split()] for line in f.read().decode().split("\n")
+               ][:len(pieces)]
     got = weir_tokenize(path, pieces, b"\n__ggml_vocab_test__\n", "--no-special")
-    report(
-        "%s published ids (%d strings)" % (name, len(pieces)), first_difference(pieces, got, want)
-    )
+    report("%s published ids (%d strings)" % (name, len(pieces)),
+           first_difference(pieces, got, want))
 
 
 def main():

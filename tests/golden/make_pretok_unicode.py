@@ -3,7 +3,8 @@
 
 PCRE2 as Debian 12 ships it (10.42) knows Unicode 14; the `tokenizers` package knows later versions.
 This asks the package, code point by code point, what it takes for a letter or a number, and lists
-what Unicode 14 (Python 3.11's unicodedata) does not. Needs Python 3.11 and `pip install tokenizers`.
+what Unicode 14 (Python 3.11's unicodedata) does not. Needs Python 3.11
+and `pip install tokenizers`.
 
     python3 tests/golden/make_pretok_unicode.py > models/text/pretok_unicode.h
 """
@@ -65,7 +66,8 @@ def main():
     print("/* pretok_unicode.h -- letters and numbers younger than Unicode 14.")
     print(" *")
     print(
-        " * Purpose    Members of character classes for PCRE2, whose own tables may be older than those"
+        " * Purpose    Members of character classes for PCRE2, whose own tables may be older than "
+        "those"
     )
     print(
         " *            of the `tokenizers` package (%s), which the ids must equal."
