@@ -116,8 +116,9 @@ void gate_destroy(gate *g);
 MUST_USE gate_open_result gate_open(gate *g, const gate_request *r, int64_t now_us,
                                     request_id *out);
 
-/* Walks what waits, the longest waiting first: set *cursor to 0, call until false. Dispatching the
- * run just returned is fine. */
+/* Walks what waits, the oldest request first: set *cursor to 0, call until false. Dispatching the
+ * run just returned is fine. Runs that failed several times in a row are left out for some ms, so
+ * while gate_pending_count is not 0 walk every 10 ms or so, beside after every event. */
 bool gate_pending_next(gate *g, uint64_t *cursor, int64_t now_us, gate_pending *out);
 uint32_t gate_pending_count(const gate *g);
 
