@@ -178,3 +178,7 @@ status prepare_text(const prepare_model *m, const openai_request *r, strbuf *out
     }
     return detok_flush(&state, out) ? STATUS_OK : STATUS_LIMIT;
 }
+
+str prepare_piece(const void *tokenizer_, int32_t token) {
+    return tokenizer_piece(tokenizer_, token);
+}

@@ -41,4 +41,7 @@ void prepare_free(prepare_result *p);
 /* DETOKENIZE: appends the text of the request's tokens. */
 MUST_USE status prepare_text(const prepare_model *m, const openai_request *r, strbuf *out);
 
+/* reply_pieces.piece of a tokenizer. */
+str prepare_piece(const void *tokenizer, int32_t token);
+
 #endif

@@ -53,10 +53,6 @@ struct session {
     session_times times;
 };
 
-static str piece_of(const void *self, int32_t token) {
-    return tokenizer_piece(self, token);
-}
-
 static void setup_run(session *s, run_state *run, const prepare_prompt *prompt, uint64_t seed) {
     const openai_request *r = s->request;
     run->prompt = *prompt;
@@ -103,8 +99,10 @@ status session_open(exchange *x, openai_request *r, prepare_result *prompts, con
     mem_free(prompts->prompts);
     *prompts = (prepare_result){0};
     reply_id(r->kind, rng_mix(seed_drawn ^ 0x5bd1e995u), rng_mix(seed_drawn + 1), s->id);
-    s->reply = (reply){
-        .request = r, .id = s->id, .created_s = clock_wall_us() / 1000000, .pieces = {t, piece_of}};
+    s->reply = (reply){.request = r,
+                       .id = s->id,
+                       .created_s = clock_wall_us() / 1000000,
+                       .pieces = {t, prepare_piece}};
     *out = s;
     return STATUS_OK;
 }

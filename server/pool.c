@@ -1,0 +1,209 @@
+/* pool.c -- worker slots at the gateway. */
+#define _GNU_SOURCE
+#include "server/pool.h"
+
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "engine/base/check.h"
+#include "engine/base/log.h"
+
+enum { METRICS_BYTES_MAX = 1 << 20, BOTH = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE };
+
+const char *pool_role_name(uint32_t roles) {
+    return roles == BOTH ? "both" : roles == MESSAGE_ROLE_PREFILL ? "prefill" : "decode";
+}
+
+status pool_open(pool *p, diag *d) {
+    *p = (pool){.epoll_fd = epoll_create1(EPOLL_CLOEXEC),
+                .encoded = strbuf_make(LIMIT_MESSAGE_BYTES)};
+    return p->epoll_fd < 0 ? status_fail_errno(d, STATUS_IO, "epoll") : STATUS_OK;
+}
+
+void pool_close(pool *p) {
+    for (uint32_t i = 0; i < p->count; i++) {
+        if (p->workers[i].used) {
+            pool_drop(p, i);
+        }
+    }
+    strbuf_close(&p->encoded);
+    if (p->epoll_fd >= 0) {
+        (void)close(p->epoll_fd);
+    }
+}
+
+status pool_add(pool *p, uint32_t worker, int fd, int64_t now_us) {
+    CHECK_LT(worker, LIMIT_WORKERS);
+    pool_worker *w = &p->workers[worker];
+    CHECK(!w->used);
+    *w = (pool_worker){.used = true,
+                       .heard_us = now_us,
+                       .since_us = now_us,
+                       .metrics = strbuf_make(METRICS_BYTES_MAX)};
+    p->views[worker] = (router_view){0};
+    status s = wire_open(fd, POOL_OUT_BYTES_MAX, &w->wire);
+    if (s != STATUS_OK) {
+        (void)close(fd);
+        *w = (pool_worker){0};
+        return s;
+    }
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = worker};
+    if (epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) {
+        pool_drop(p, worker);
+        return STATUS_IO;
+    }
+    if (worker >= p->count) {
+        p->count = worker + 1;
+    }
+    return STATUS_OK;
+}
+
+void pool_drop(pool *p, uint32_t worker) {
+    pool_worker *w = &p->workers[worker];
+    CHECK(w->used);
+    (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_DEL, wire_fd(w->wire), NULL);
+    wire_close(w->wire);
+    strbuf_close(&w->metrics);
+    *w = (pool_worker){0};
+    p->views[worker] = (router_view){0};
+}
+
+static bool send_with(pool *p, uint32_t worker, const message *m, int fd) {
+    pool_worker *w = &p->workers[worker];
+    strbuf_clear(&p->encoded);
+    return w->used && message_encode(m, &p->encoded) == STATUS_OK &&
+           wire_send(w->wire, strbuf_str(&p->encoded), fd) == STATUS_OK;
+}
+
+bool pool_send(pool *p, uint32_t worker, const message *m) {
+    return send_with(p, worker, m, -1);
+}
+
+void pool_flush(pool *p) {
+    for (uint32_t i = 0; i < p->count; i++) {
+        pool_worker *w = &p->workers[i];
+        if (!w->used || !wire_flush(w->wire)) {
+            continue; /* a broken wire is noticed by the read, after what it still has to say */
+        }
+        bool want = wire_wants_write(w->wire);
+        if (want != w->writing) {
+            struct epoll_event e = {.events = EPOLLIN | (want ? (uint32_t)EPOLLOUT : 0u),
+                                    .data.u64 = i};
+            (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_MOD, wire_fd(w->wire), &e);
+            w->writing = want;
+        }
+    }
+}
+
+/* One socket for the pair, an end to each. */
+static void introduce(pool *p, uint32_t prefill, uint32_t decode) {
+    int fds[2];
+    if (wire_pair(fds) != STATUS_OK) {
+        LOG(ERROR, "pool", "no socket for a pair", "prefill=%u decode=%u", prefill, decode);
+        return;
+    }
+    const uint32_t pair[2] = {prefill, decode};
+    for (int i = 0; i < 2; i++) {
+        const message_hello *other = &p->workers[pair[1 - i]].hello;
+        message m = {.type = MESSAGE_PEER};
+        m.peer = (message_peer){other->worker, other->epoch, other->roles};
+        if (!send_with(p, pair[i], &m, fds[i])) {
+            LOG(WARN, "pool", "cannot introduce a pair", "prefill=%u decode=%u", prefill, decode);
+        }
+        (void)close(fds[i]); /* the wire has a copy of its own */
+    }
+}
+
+status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) {
+    pool_worker *w = &p->workers[worker];
+    if (hello->version != MESSAGE_VERSION) {
+        return status_fail(d, STATUS_MISMATCH, "it speaks protocol %u, not %u", hello->version,
+                           MESSAGE_VERSION);
+    }
+    if (hello->worker != worker || w->joined || !(hello->roles & BOTH)) {
+        return status_fail(d, STATUS_MISMATCH, "it says it is worker %u with roles %u",
+                           hello->worker, hello->roles);
+    }
+    if (p->model_hash && hello->model_hash != p->model_hash) {
+        return status_fail(d, STATUS_MISMATCH, "it serves another model");
+    }
+    p->model_hash = hello->model_hash;
+    w->hello = *hello;
+    w->hello.numerics = w->hello.kv_layout = str_of(NULL, 0);
+    w->joined = true;
+    (void)snprintf(w->label, sizeof w->label, "role=\"%s\",worker=\"%u\"",
+                   pool_role_name(hello->roles), worker);
+    p->views[worker] = (router_view){.up = true,
+                                     .roles = hello->roles,
+                                     .pages_total = hello->pages,
+                                     .pages_free = hello->pages,
+                                     .context_tokens = hello->context_tokens};
+    for (uint32_t i = 0; i < p->count; i++) {
+        const pool_worker *other = &p->workers[i];
+        if (i == worker || !other->joined) {
+            continue;
+        }
+        if ((hello->roles & MESSAGE_ROLE_PREFILL) && (other->hello.roles & MESSAGE_ROLE_DECODE)) {
+            introduce(p, worker, i);
+        } else if ((hello->roles & MESSAGE_ROLE_DECODE) &&
+                   (other->hello.roles & MESSAGE_ROLE_PREFILL)) {
+            introduce(p, i, worker);
+        }
+    }
+    return STATUS_OK;
+}
+
+void pool_heartbeat(pool *p, uint32_t worker, const message_heartbeat *h) {
+    p->workers[worker].heartbeat = *h;
+    router_view *v = &p->views[worker];
+    v->pages_free = h->pages_free;
+    v->pages_total = h->pages_total;
+    v->running = h->running;
+    v->waiting = h->waiting;
+    v->queued_tokens = h->queued_tokens;
+    v->tokens_per_second = h->tokens_per_second;
+    v->step_us = h->step_us;
+}
+
+void pool_metrics(pool *p, uint32_t worker, str snapshot) {
+    strbuf *kept = &p->workers[worker].metrics;
+    strbuf_clear(kept);
+    strbuf_append_str(kept, snapshot);
+}
+
+void pool_charge(pool *p, const router_choice *choice, const router_request *request) {
+    uint64_t tokens = (uint64_t)(request->prompt_count + request->delivered);
+    if (choice->prefill != MESSAGE_NO_WORKER) {
+        p->views[choice->prefill].queued_tokens += tokens;
+        p->views[choice->prefill].waiting++;
+    }
+    if (choice->decode != MESSAGE_NO_WORKER) {
+        router_view *v = &p->views[choice->decode];
+        uint64_t pages = (tokens + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS + 1;
+        v->pages_free -= pages < v->pages_free ? (uint32_t)pages : v->pages_free;
+        v->running++;
+        v->queued_tokens += choice->prefill == MESSAGE_NO_WORKER ? tokens : 0;
+    }
+}
+
+uint32_t pool_silent(const pool *p, int64_t now_us, int64_t silence_us, int64_t join_us) {
+    for (uint32_t i = 0; i < p->count; i++) {
+        const pool_worker *w = &p->workers[i];
+        if (w->used &&
+            (w->joined ? now_us - w->heard_us > silence_us : now_us - w->since_us > join_us)) {
+            return i;
+        }
+    }
+    return LIMIT_WORKERS;
+}
+
+bool pool_ready(const pool *p) {
+    uint32_t roles = 0;
+    for (uint32_t i = 0; i < p->count; i++) {
+        if (p->workers[i].joined && !p->views[i].draining) {
+            roles |= p->workers[i].hello.roles;
+        }
+    }
+    return roles && (roles & p->roles_wanted) == p->roles_wanted;
+}
