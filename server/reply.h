@@ -91,6 +91,9 @@ void reply_write_event_error(strbuf *out, int http_code, const diag *d);
 /* {"error":{"message","type","param","code"}} */
 void reply_write_error(strbuf *out, int http_code, const diag *d);
 
+/* "Bad Request" for 400, ... */
+const char *reply_phrase(int http_code);
+
 /* The HTTP code a status stands for: INVALID 400, NOTFOUND 404, LIMIT 429, TIMEOUT 504, ... */
 int reply_code(status s);
 

@@ -1,0 +1,169 @@
+/* reply.c -- errors, lists and small answers of the OpenAI API. reply_parts.c has the choices. */
+#include "server/reply.h"
+
+#include <stdio.h>
+
+#include "server/jsonout.h"
+
+/* vLLM's names of the types (ErrorResponse), so that its clients' handling works here. */
+static const struct {
+    int code;
+    const char *type;
+    const char *phrase;
+} reply_codes[] = {
+    {200, "", "OK"},
+    {400, "BadRequestError", "Bad Request"},
+    {401, "AuthenticationError", "Unauthorized"},
+    {403, "PermissionDeniedError", "Forbidden"},
+    {404, "NotFoundError", "Not Found"},
+    {405, "MethodNotAllowedError", "Method Not Allowed"},
+    {408, "RequestTimeoutError", "Request Timeout"},
+    {413, "RequestTooLargeError", "Content Too Large"},
+    {414, "BadRequestError", "URI Too Long"},
+    {415, "UnsupportedMediaTypeError", "Unsupported Media Type"},
+    {417, "BadRequestError", "Expectation Failed"},
+    {422, "UnprocessableEntityError", "Unprocessable Content"},
+    {429, "RateLimitError", "Too Many Requests"},
+    {431, "BadRequestError", "Request Header Fields Too Large"},
+    {500, "InternalServerError", "Internal Server Error"},
+    {501, "NotImplementedError", "Not Implemented"},
+    {503, "ServiceUnavailableError", "Service Unavailable"},
+    {504, "TimeoutError", "Gateway Timeout"},
+    {505, "BadRequestError", "HTTP Version Not Supported"},
+};
+
+const char *reply_phrase(int http_code) {
+    for (size_t i = 0; i < sizeof reply_codes / sizeof reply_codes[0]; i++) {
+        if (reply_codes[i].code == http_code) {
+            return reply_codes[i].phrase;
+        }
+    }
+    return "Unknown";
+}
+
+static const char *reply_type(int http_code) {
+    for (size_t i = 0; i < sizeof reply_codes / sizeof reply_codes[0]; i++) {
+        if (reply_codes[i].code == http_code) {
+            return reply_codes[i].type;
+        }
+    }
+    return "InternalServerError";
+}
+
+int reply_code(status s) {
+    switch (s) {
+        case STATUS_OK:
+            return 200;
+        case STATUS_INVALID:
+        case STATUS_CORRUPT:
+        case STATUS_UNSUPPORTED:
+            /* Not 501: clients repeat what fails with a 5xx, and this will never succeed. */
+            return 400;
+        case STATUS_NOTFOUND:
+            return 404;
+        case STATUS_LIMIT:
+            return 429;
+        case STATUS_NOMEM:
+        case STATUS_CLOSED:
+            return 503;
+        case STATUS_TIMEOUT:
+            return 504;
+        case STATUS_IO:
+        case STATUS_DEVICE:
+        case STATUS_MISMATCH:
+            break;
+    }
+    return 500;
+}
+
+void reply_write_error(strbuf *out, int http_code, const diag *d) {
+    strbuf_append_z(out, "{\"error\":{");
+    jsonout_key(out, "message");
+    jsonout_string_z(out, d->text);
+    jsonout_key(out, "type");
+    jsonout_string_z(out, reply_type(http_code));
+    jsonout_key(out, "param");
+    if (d->param[0] != 0) {
+        jsonout_string_z(out, d->param);
+    } else {
+        strbuf_append_z(out, "null");
+    }
+    jsonout_key(out, "code");
+    jsonout_int(out, http_code);
+    strbuf_append_z(out, "}}");
+}
+
+void reply_write_event_error(strbuf *out, int http_code, const diag *d) {
+    strbuf_append_z(out, "data: ");
+    reply_write_error(out, http_code, d);
+    strbuf_append_z(out, "\n\n");
+}
+
+void reply_id(openai_kind kind, uint64_t high, uint64_t low, char out[48]) {
+    snprintf(out, 48, "%s-%016llx%016llx", kind == OPENAI_CHAT ? "chatcmpl" : "cmpl",
+             (unsigned long long)high, (unsigned long long)low);
+}
+
+void reply_write_model(strbuf *out, const char *name, const openai_limits *limits,
+                       int64_t created_s) {
+    strbuf_append_char(out, '{');
+    jsonout_key(out, "id");
+    jsonout_string_z(out, name);
+    strbuf_append_z(out, ",\"object\":\"model\"");
+    jsonout_key(out, "created");
+    jsonout_int(out, created_s);
+    strbuf_append_z(out, ",\"owned_by\":\"weir\"");
+    jsonout_key(out, "root");
+    jsonout_string_z(out, limits->models[0]);
+    strbuf_append_z(out, ",\"parent\":null");
+    jsonout_key(out, "max_model_len");
+    jsonout_int(out, limits->context_tokens);
+    strbuf_append_char(out, '}');
+}
+
+void reply_write_models(strbuf *out, const openai_limits *limits, int64_t created_s) {
+    strbuf_append_z(out, "{\"object\":\"list\",\"data\":[");
+    for (int32_t i = 0; i < limits->models_count; i++) {
+        jsonout_comma(out);
+        reply_write_model(out, limits->models[i], limits, created_s);
+    }
+    strbuf_append_z(out, "]}");
+}
+
+void reply_write_tokens(strbuf *out, const int32_t *tokens, int32_t count, int32_t context_tokens,
+                        const reply_pieces *pieces) {
+    strbuf_append_char(out, '{');
+    jsonout_key(out, "count");
+    jsonout_int(out, count);
+    jsonout_key(out, "max_model_len");
+    jsonout_int(out, context_tokens);
+    jsonout_key(out, "tokens");
+    strbuf_append_char(out, '[');
+    for (int32_t i = 0; i < count; i++) {
+        jsonout_comma(out);
+        jsonout_int(out, tokens[i]);
+    }
+    strbuf_append_char(out, ']');
+    if (pieces != NULL) {
+        jsonout_key(out, "token_strs");
+        strbuf_append_char(out, '[');
+        for (int32_t i = 0; i < count; i++) {
+            jsonout_comma(out);
+            jsonout_string(out, pieces->piece(pieces->self, tokens[i]));
+        }
+        strbuf_append_char(out, ']');
+    }
+    strbuf_append_char(out, '}');
+}
+
+void reply_write_text(strbuf *out, str text) {
+    strbuf_append_z(out, "{\"prompt\":");
+    jsonout_string(out, text);
+    strbuf_append_char(out, '}');
+}
+
+void reply_write_version(strbuf *out, const char *version) {
+    strbuf_append_z(out, "{\"version\":");
+    jsonout_string_z(out, version);
+    strbuf_append_char(out, '}');
+}
