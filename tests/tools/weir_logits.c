@@ -165,8 +165,13 @@ int main(int argc, char **argv) {
     backend_options options = {(int32_t)s.threads, NULL};
     status result = backend_open("cpu", &options, &device, &d);
     if (result == STATUS_OK) {
-        model_options o = {s.model,          device,          1024, s.kv, s.activations,
-                           (int32_t)s.chunk, (int32_t)s.chunk};
+        model_options o = {.path = s.model,
+                           .device = device,
+                           .kv_pages = WINDOW_TOKENS_MAX / 16,
+                           .kv_type = s.kv,
+                           .activations = s.activations,
+                           .rows_max = (int32_t)s.chunk,
+                           .logit_rows_max = (int32_t)s.chunk};
         result = model_open(&o, &m, &d);
     }
     if (result == STATUS_OK) {
