@@ -5,7 +5,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
-#include "engine/core/record.h"
+#include "engine/core/ledger.h"
 
 typedef enum { CAUSE_FREE, CAUSE_SPEND, CAUSE_PREEMPTED } retry_cause;
 
@@ -13,7 +13,7 @@ typedef enum { CAUSE_FREE, CAUSE_SPEND, CAUSE_PREEMPTED } retry_cause;
  * lost link or a drain has time to be noticed by those who repair it. */
 enum { BACKOFF_US = 10000, BACKOFF_DOUBLINGS_MAX = 6 };
 
-static void attempt_new(gate *g, record_run *r, retry_cause cause, int64_t now_us);
+static void attempt_new(gate *g, ledger_run *r, retry_cause cause, int64_t now_us);
 
 status gate_create(const gate_options *options, gate **out) {
     CHECK(options->requests_max >= 1);
@@ -26,7 +26,7 @@ status gate_create(const gate_options *options, gate **out) {
         return STATUS_NOMEM;
     }
     g->options = *options;
-    status s = record_memory(g);
+    status s = ledger_memory(g);
     if (s != STATUS_OK) {
         gate_destroy(g);
         return s;
@@ -71,7 +71,7 @@ gate_open_result gate_open(gate *g, const gate_request *request, int64_t now_us,
     memcpy(prompt, request->tokens, (size_t)request->tokens_count * sizeof(*prompt));
     *params = *request->params;
     g->unused_count--;
-    record *rec = &g->records[g->unused[g->unused_count]];
+    ledger_record *rec = &g->records[g->unused[g->unused_count]];
     CHECK(!rec->live);
     rec->live = true;
     rec->id = g->id_next;
@@ -83,10 +83,10 @@ gate_open_result gate_open(gate *g, const gate_request *request, int64_t now_us,
     journal_open(&rec->tokens, params->choices, params->max_tokens);
     CHECK(hash_put(&g->by_request, rec->id, (uint64_t)(uintptr_t)rec));
     g->id_next++;
-    record_run *r = record_run_start(g, rec, 0, rec->id);
+    ledger_run *r = ledger_run_start(g, rec, 0, rec->id);
     r->choices = params->choices;
     r->scores = params->prompt_logprobs;
-    record_wait(g, r, now_us);
+    ledger_wait(g, r, now_us);
     g->counts.opened++;
     uint64_t most = 100 * (uint64_t)g->options.retry_burst;
     g->retry_credit += g->options.retry_percent;
@@ -96,50 +96,50 @@ gate_open_result gate_open(gate *g, const gate_request *request, int64_t now_us,
 }
 
 /* Ends the run, and with the last run the record, when nothing more is due. */
-static void settle(gate *g, record_run *r, int64_t now_us) {
-    record *rec = r->owner;
+static void settle(gate *g, ledger_run *r, int64_t now_us) {
+    ledger_record *rec = r->owner;
     if (!journal_ended(&rec->tokens, r->choice_first, r->choices)) {
         return;
     }
-    if (record_run_scores_due(r)) {
+    if (ledger_run_scores_due(r)) {
         /* P sent them before its first token, but over its own link: they may still come. */
-        if (r->state == RECORD_RUN_ADOPTED && r->prefill == MESSAGE_NO_WORKER) {
+        if (r->state == LEDGER_RUN_ADOPTED && r->prefill == MESSAGE_NO_WORKER) {
             attempt_new(g, r, CAUSE_FREE, now_us);
-        } else if (r->state != RECORD_RUN_PENDING && !r->scores_awaited) {
+        } else if (r->state != LEDGER_RUN_PENDING && !r->scores_awaited) {
             r->scores_awaited = true;
             r->since_us = now_us;
         }
         return;
     }
-    record_run_stop(g, r);
+    ledger_run_stop(g, r);
     for (uint32_t i = 0; i < LIMIT_CHOICES; i++) {
-        if (rec->runs[i].state != RECORD_RUN_NONE) {
+        if (rec->runs[i].state != LEDGER_RUN_NONE) {
             return;
         }
     }
     rec->ended = true;
     g->counts.done++;
-    record_push(g, GATE_DONE)->request = rec->id;
+    ledger_push(g, GATE_DONE)->request = rec->id;
 }
 
 /* ---- attempts ------------------------------------------------------------------------------- */
 
 /* A request of several choices cannot say how far each has come, so the unfinished ones go on as
  * requests of one choice. They keep their numbers, and so their random streams. */
-static void split(gate *g, record_run *r, int64_t now_us) {
-    record *rec = r->owner;
-    record_run old = *r;
+static void split(gate *g, ledger_run *r, int64_t now_us) {
+    ledger_record *rec = r->owner;
+    ledger_run old = *r;
     CHECK(!rec->split);
     rec->split = true;
     g->counts.splits++;
-    record_run_stop(g, r);
-    bool scores = record_run_scores_due(&old);
+    ledger_run_stop(g, r);
+    bool scores = ledger_run_scores_due(&old);
     for (int32_t c = 0; c < old.choices; c++) {
         bool ended = journal_ended(&rec->tokens, c, 1);
         if (ended && !(scores && journal_ended(&rec->tokens, c, old.choices - c))) {
             continue;
         }
-        record_run *one = record_run_start(g, rec, (uint32_t)c, g->id_next);
+        ledger_run *one = ledger_run_start(g, rec, (uint32_t)c, g->id_next);
         g->id_next++;
         one->choice_first = c;
         one->choices = 1;
@@ -147,15 +147,15 @@ static void split(gate *g, record_run *r, int64_t now_us) {
         one->failures = old.failures;
         one->decode_avoid = old.decode_avoid;
         scores = false; /* the first brings them */
-        record_wait(g, one, now_us);
+        ledger_wait(g, one, now_us);
     }
 }
 
 /* False when the retry is not to be had; the record has failed then. */
-static bool pay(gate *g, record_run *r, retry_cause cause, bool progress) {
+static bool pay(gate *g, ledger_run *r, retry_cause cause, bool progress) {
     r->failures = progress ? 0 : r->failures + 1;
     if (r->failures >= g->options.attempts_max) {
-        record_fail(g, r->owner, GATE_FAILED_ATTEMPTS, "every attempt at this request failed");
+        ledger_fail(g, r->owner, GATE_FAILED_ATTEMPTS, "every attempt at this request failed");
         return false;
     }
     /* Preemption after progress is scheduling, not failure: it ends by itself, each round being
@@ -165,7 +165,7 @@ static bool pay(gate *g, record_run *r, retry_cause cause, bool progress) {
         return true;
     }
     if (g->retry_credit < 100) {
-        record_fail(g, r->owner, GATE_FAILED_OVERLOADED,
+        ledger_fail(g, r->owner, GATE_FAILED_OVERLOADED,
                     "the workers refused this request and too many others were retried lately");
         return false;
     }
@@ -174,8 +174,8 @@ static bool pay(gate *g, record_run *r, retry_cause cause, bool progress) {
     return true;
 }
 
-static bool run_progress(const record_run *r) {
-    const record *rec = r->owner;
+static bool run_progress(const ledger_run *r) {
+    const ledger_record *rec = r->owner;
     if (r->choices == 1) {
         return !journal_ended(&rec->tokens, r->choice_first, 1) &&
                rec->tokens.choices[r->choice_first].count > r->delivered;
@@ -192,9 +192,9 @@ static int64_t backoff_us(uint32_t failures) {
     return (int64_t)BACKOFF_US << doublings;
 }
 
-static void attempt_new(gate *g, record_run *r, retry_cause cause, int64_t now_us) {
-    CHECK(r->state == RECORD_RUN_RUNNING || r->state == RECORD_RUN_ADOPTED);
-    record *rec = r->owner;
+static void attempt_new(gate *g, ledger_run *r, retry_cause cause, int64_t now_us) {
+    CHECK(r->state == LEDGER_RUN_RUNNING || r->state == LEDGER_RUN_ADOPTED);
+    ledger_record *rec = r->owner;
     if (!pay(g, r, cause, run_progress(r))) {
         return;
     }
@@ -208,12 +208,12 @@ static void attempt_new(gate *g, record_run *r, retry_cause cause, int64_t now_u
     r->prefill_left = r->prefill;
     r->decode_left = r->decode;
     r->prefill = r->decode = MESSAGE_NO_WORKER;
-    record_wait(g, r, now_us);
+    ledger_wait(g, r, now_us);
     r->not_before_us = now_us + backoff_us(r->failures);
 }
 
 bool gate_pending_next(gate *g, uint64_t *cursor, int64_t now_us, gate_pending *out) {
-    record_run *r = g->walk;
+    ledger_run *r = g->walk;
     if (*cursor == 0) {
         r = g->pending_first;
     } else if (*cursor != g->walk_order) {
@@ -226,18 +226,18 @@ bool gate_pending_next(gate *g, uint64_t *cursor, int64_t now_us, gate_pending *
     if (r == NULL) {
         return false;
     }
-    const record *rec = r->owner;
-    record_run_params(r, &g->params);
+    const ledger_record *rec = r->owner;
+    ledger_run_params(r, &g->params);
     *out = (gate_pending){
         .run = r->id,
         .request = rec->id,
         .attempt = r->attempt,
         .prompt = rec->prompt,
         .prompt_count = rec->prompt_count,
-        .delivered = record_run_delivered(r),
+        .delivered = ledger_run_delivered(r),
         .salt = rec->salt,
         .params = &g->params,
-        .prefill_only = record_run_prefill_only(r),
+        .prefill_only = ledger_run_prefill_only(r),
         .prefill_last = r->prefill_left,
         .decode_avoid = r->decode_avoid,
         .waiting_us = now_us - r->since_us,
@@ -253,31 +253,31 @@ uint32_t gate_pending_count(const gate *g) {
 
 void gate_dispatch(gate *g, request_id id, gate_choice choice, int64_t now_us) {
     (void)now_us;
-    record_run *r = record_find_run(g, id);
+    ledger_run *r = ledger_find_run(g, id);
     CHECK(r != NULL);
-    CHECK_EQ(r->state, RECORD_RUN_PENDING);
+    CHECK_EQ(r->state, LEDGER_RUN_PENDING);
     CHECK(choice.prefill != choice.decode);
-    CHECK(choice.prefill == MESSAGE_NO_WORKER || record_usable(g, choice.prefill));
-    CHECK(choice.decode == MESSAGE_NO_WORKER || record_usable(g, choice.decode));
-    CHECK(choice.decode != MESSAGE_NO_WORKER || record_run_prefill_only(r));
-    record_wait_over(g, r);
+    CHECK(choice.prefill == MESSAGE_NO_WORKER || ledger_usable(g, choice.prefill));
+    CHECK(choice.decode == MESSAGE_NO_WORKER || ledger_usable(g, choice.decode));
+    CHECK(choice.decode != MESSAGE_NO_WORKER || ledger_run_prefill_only(r));
+    ledger_wait_over(g, r);
     if (r->prefill_left != choice.prefill) {
-        record_cancel_at(g, r->prefill_left, r->id, r->attempt - 1);
+        ledger_cancel_at(g, r->prefill_left, r->id, r->attempt - 1);
     }
     if (r->decode_left != choice.decode) {
-        record_cancel_at(g, r->decode_left, r->id, r->attempt - 1);
+        ledger_cancel_at(g, r->decode_left, r->id, r->attempt - 1);
     }
     r->prefill_left = r->decode_left = MESSAGE_NO_WORKER;
     r->prefill = choice.prefill;
     r->decode = choice.decode;
-    r->delivered = record_run_delivered(r);
+    r->delivered = ledger_run_delivered(r);
     r->scores_awaited = false;
-    r->state = RECORD_RUN_RUNNING;
+    r->state = LEDGER_RUN_RUNNING;
     if (choice.prefill != MESSAGE_NO_WORKER) {
-        record_send(g, choice.prefill, MESSAGE_SUBMIT, r->id, r->attempt);
+        ledger_send(g, choice.prefill, MESSAGE_SUBMIT, r->id, r->attempt);
     }
     if (choice.decode != MESSAGE_NO_WORKER) {
-        record_send(g, choice.decode, MESSAGE_RESERVE, r->id, r->attempt);
+        ledger_send(g, choice.decode, MESSAGE_RESERVE, r->id, r->attempt);
     }
 }
 
@@ -285,7 +285,7 @@ void gate_dispatch(gate *g, request_id id, gate_choice choice, int64_t now_us) {
 
 static void send_reject(gate *g, uint32_t worker, const message *m) {
     g->counts.rejected++;
-    record_action *a = record_push(g, GATE_SEND);
+    ledger_action *a = ledger_push(g, GATE_SEND);
     a->worker = worker;
     a->send = MESSAGE_REJECT;
     a->about = m->type;
@@ -296,21 +296,22 @@ static void send_reject(gate *g, uint32_t worker, const message *m) {
 /* What no correct worker sends. */
 static void broken(gate *g, uint32_t worker, const message *m, const char *text) {
     send_reject(g, worker, m);
-    record_action *a = record_push(g, GATE_CLOSE);
+    ledger_action *a = ledger_push(g, GATE_CLOSE);
     a->worker = worker;
     a->text = text;
 }
 
-static void emit_token(gate *g, const record *rec, gate_action_type type, const request_token *t) {
-    record_action *q = record_push(g, type);
+static void emit_token(gate *g, const ledger_record *rec, gate_action_type type,
+                       const request_token *t) {
+    ledger_action *q = ledger_push(g, type);
     q->request = rec->id;
     q->token = *t;
 }
 
 /* False when the run is not what it was: the rest of the message no longer concerns it. */
-static bool take_token(gate *g, record_run *r, uint32_t worker, const message *m,
+static bool take_token(gate *g, ledger_run *r, uint32_t worker, const message *m,
                        const request_token *t, int64_t now_us) {
-    record *rec = r->owner;
+    ledger_record *rec = r->owner;
     bool of_run = t->choice >= r->choice_first && t->choice < r->choice_first + r->choices;
     journal_result result = of_run ? journal_add(&rec->tokens, t) : JOURNAL_BAD;
     if (result == JOURNAL_NEXT) {
@@ -333,7 +334,7 @@ static bool take_token(gate *g, record_run *r, uint32_t worker, const message *m
             attempt_new(g, r, CAUSE_SPEND, now_us);
             return false;
         case JOURNAL_NOMEM:
-            record_fail(g, rec, GATE_FAILED_NOMEM, "the gateway is out of memory");
+            ledger_fail(g, rec, GATE_FAILED_NOMEM, "the gateway is out of memory");
             return false;
         case JOURNAL_NEXT:
         case JOURNAL_EARLY:
@@ -343,8 +344,8 @@ static bool take_token(gate *g, record_run *r, uint32_t worker, const message *m
     return true;
 }
 
-static void on_tokens(gate *g, record_run *r, uint32_t worker, const message *m, int64_t now_us) {
-    record *rec = r->owner;
+static void on_tokens(gate *g, ledger_run *r, uint32_t worker, const message *m, int64_t now_us) {
+    ledger_record *rec = r->owner;
     const message_tokens *t = &m->tokens;
     if (r->delivered == 0 && !rec->split && t->cached_tokens > rec->cached_tokens) {
         rec->cached_tokens =
@@ -372,8 +373,8 @@ static void on_tokens(gate *g, record_run *r, uint32_t worker, const message *m,
     settle(g, r, now_us);
 }
 
-static void on_scores(gate *g, record_run *r, uint32_t worker, const message *m, int64_t now_us) {
-    record *rec = r->owner;
+static void on_scores(gate *g, ledger_run *r, uint32_t worker, const message *m, int64_t now_us) {
+    ledger_record *rec = r->owner;
     for (int32_t i = 0; i < m->scores.scores_count; i++) {
         int32_t position = m->scores.position_first + i;
         if (!r->scores || position < rec->scores_next) {
@@ -394,25 +395,25 @@ static void on_scores(gate *g, record_run *r, uint32_t worker, const message *m,
     settle(g, r, now_us);
 }
 
-static void on_adopted(gate *g, record_run *r, uint32_t worker, const message *m, int64_t now_us) {
+static void on_adopted(gate *g, ledger_run *r, uint32_t worker, const message *m, int64_t now_us) {
     if (worker != r->decode) {
         broken(g, worker, m, "adopted a request that it was not to decode");
-    } else if (r->state == RECORD_RUN_ADOPTED) {
+    } else if (r->state == LEDGER_RUN_ADOPTED) {
         send_reject(g, worker, m);
     } else {
-        r->state = RECORD_RUN_ADOPTED;
+        r->state = LEDGER_RUN_ADOPTED;
         if (m->type == MESSAGE_ALREADY_ADOPTED) {
-            record_cancel_at(g, r->prefill, r->id, r->attempt);
+            ledger_cancel_at(g, r->prefill, r->id, r->attempt);
             r->prefill = MESSAGE_NO_WORKER;
             settle(g, r, now_us);
         }
     }
 }
 
-static void on_refused(gate *g, record_run *r, uint32_t worker, const message *m, int64_t now_us) {
+static void on_refused(gate *g, ledger_run *r, uint32_t worker, const message *m, int64_t now_us) {
     if (worker != r->decode) {
         broken(g, worker, m, "refused a reservation that it was not asked for");
-    } else if (r->state == RECORD_RUN_ADOPTED) {
+    } else if (r->state == LEDGER_RUN_ADOPTED) {
         send_reject(g, worker, m);
     } else {
         r->decode_avoid = worker;
@@ -421,8 +422,8 @@ static void on_refused(gate *g, record_run *r, uint32_t worker, const message *m
     }
 }
 
-static void on_reject(gate *g, record_run *r, uint32_t worker, const message *m, int64_t now_us) {
-    if (r->state == RECORD_RUN_RUNNING || worker == r->decode) {
+static void on_reject(gate *g, ledger_run *r, uint32_t worker, const message *m, int64_t now_us) {
+    if (r->state == LEDGER_RUN_RUNNING || worker == r->decode) {
         bool free = m->reason == MESSAGE_REASON_DRAINING;
         attempt_new(g, r, free ? CAUSE_FREE : CAUSE_SPEND, now_us);
     } else {
@@ -430,19 +431,19 @@ static void on_reject(gate *g, record_run *r, uint32_t worker, const message *m,
     }
 }
 
-static void on_link_lost(gate *g, record_run *r, uint32_t worker, int64_t now_us) {
-    if (r->state == RECORD_RUN_RUNNING) {
+static void on_link_lost(gate *g, ledger_run *r, uint32_t worker, int64_t now_us) {
+    if (r->state == LEDGER_RUN_RUNNING) {
         /* P keeps its pages: another D costs less than another P. */
         r->decode_avoid = r->decode;
         attempt_new(g, r, CAUSE_FREE, now_us);
     } else if (worker == r->prefill) {
-        record_cancel_at(g, worker, r->id, r->attempt);
+        ledger_cancel_at(g, worker, r->id, r->attempt);
     } else {
         g->counts.stale_dropped++;
     }
 }
 
-static void on_preempted(gate *g, record_run *r, uint32_t worker, const message *m,
+static void on_preempted(gate *g, ledger_run *r, uint32_t worker, const message *m,
                          int64_t now_us) {
     if (worker != r->decode) {
         broken(g, worker, m, "preempted a request that it was not to decode");
@@ -452,13 +453,13 @@ static void on_preempted(gate *g, record_run *r, uint32_t worker, const message 
 }
 
 void gate_message(gate *g, uint32_t worker, const message *m, int64_t now_us) {
-    CHECK(record_usable(g, worker));
+    CHECK(ledger_usable(g, worker));
     if (m->type < MESSAGE_SUBMIT) {
         broken(g, worker, m, "sent a message that only a gateway sends");
         return;
     }
-    record_run *r = record_find_run(g, m->request);
-    if (r == NULL || r->state == RECORD_RUN_PENDING || m->attempt != r->attempt ||
+    ledger_run *r = ledger_find_run(g, m->request);
+    if (r == NULL || r->state == LEDGER_RUN_PENDING || m->attempt != r->attempt ||
         (worker != r->prefill && worker != r->decode)) {
         g->counts.stale_dropped++;
         return;
@@ -498,20 +499,20 @@ void gate_link_up(gate *g, uint32_t worker, uint64_t epoch, int64_t now_us) {
     (void)now_us;
     CHECK_LT(worker, LIMIT_WORKERS);
     CHECK(!g->peers[worker].up);
-    g->peers[worker] = (record_peer){true, epoch};
+    g->peers[worker] = (ledger_peer){true, epoch};
 }
 
-static void run_link_down(gate *g, record_run *r, uint32_t worker, int64_t now_us) {
+static void run_link_down(gate *g, ledger_run *r, uint32_t worker, int64_t now_us) {
     bool was_prefill = r->prefill == worker;
     bool was_decode = r->decode == worker;
-    if (r->state == RECORD_RUN_PENDING) {
+    if (r->state == LEDGER_RUN_PENDING) {
         r->prefill_left = r->prefill_left == worker ? MESSAGE_NO_WORKER : r->prefill_left;
         r->decode_left = r->decode_left == worker ? MESSAGE_NO_WORKER : r->decode_left;
         return;
     }
     r->prefill = was_prefill ? MESSAGE_NO_WORKER : r->prefill;
     r->decode = was_decode ? MESSAGE_NO_WORKER : r->decode;
-    if (was_decode || (was_prefill && r->state == RECORD_RUN_RUNNING)) {
+    if (was_decode || (was_prefill && r->state == LEDGER_RUN_RUNNING)) {
         attempt_new(g, r, CAUSE_FREE, now_us);
     } else if (was_prefill) {
         settle(g, r, now_us);
@@ -519,12 +520,12 @@ static void run_link_down(gate *g, record_run *r, uint32_t worker, int64_t now_u
 }
 
 void gate_link_down(gate *g, uint32_t worker, int64_t now_us) {
-    CHECK(record_usable(g, worker));
+    CHECK(ledger_usable(g, worker));
     g->peers[worker].up = false;
     for (uint32_t i = 0; i < g->options.requests_max; i++) {
-        record *rec = &g->records[i];
+        ledger_record *rec = &g->records[i];
         for (uint32_t k = 0; rec->live && k < LIMIT_CHOICES; k++) {
-            if (rec->runs[k].state != RECORD_RUN_NONE) {
+            if (rec->runs[k].state != LEDGER_RUN_NONE) {
                 run_link_down(g, &rec->runs[k], worker, now_us);
             }
         }
@@ -533,24 +534,24 @@ void gate_link_down(gate *g, uint32_t worker, int64_t now_us) {
 
 void gate_cancel(gate *g, request_id request, int64_t now_us) {
     (void)now_us;
-    record *rec = record_find(g, request);
+    ledger_record *rec = ledger_find(g, request);
     if (rec == NULL) {
         return;
     }
-    record_stop(g, rec);
+    ledger_stop(g, rec);
     g->counts.cancelled += !rec->ended;
-    record_free(g, rec);
+    ledger_free(g, rec);
 }
 
 void gate_end_choice(gate *g, request_id request, int32_t choice, int64_t now_us) {
-    record *rec = record_find(g, request);
+    ledger_record *rec = ledger_find(g, request);
     if (rec == NULL || rec->ended || choice < 0 || choice >= rec->params->choices) {
         return;
     }
     journal_end(&rec->tokens, choice, JOURNAL_ENDED_BY_CALLER);
     for (uint32_t i = 0; i < LIMIT_CHOICES; i++) {
-        record_run *r = &rec->runs[i];
-        if (r->state != RECORD_RUN_NONE && choice >= r->choice_first &&
+        ledger_run *r = &rec->runs[i];
+        if (r->state != LEDGER_RUN_NONE && choice >= r->choice_first &&
             choice < r->choice_first + r->choices) {
             settle(g, r, now_us);
             return;
@@ -558,16 +559,16 @@ void gate_end_choice(gate *g, request_id request, int32_t choice, int64_t now_us
     }
 }
 
-static void tick_run(gate *g, record_run *r, int64_t now_us) {
-    record *rec = r->owner;
-    if (r->state == RECORD_RUN_PENDING) {
+static void tick_run(gate *g, ledger_run *r, int64_t now_us) {
+    ledger_record *rec = r->owner;
+    if (r->state == LEDGER_RUN_PENDING) {
         if (now_us - r->since_us >= g->options.pending_deadline_us) {
-            record_fail(g, rec, GATE_FAILED_UNAVAILABLE, "no worker could take this request");
+            ledger_fail(g, rec, GATE_FAILED_UNAVAILABLE, "no worker could take this request");
         }
         return;
     }
     if (r->scores_awaited && now_us - r->since_us >= g->options.lease_us) {
-        CHECK(record_run_scores_due(r));
+        CHECK(ledger_run_scores_due(r));
         attempt_new(g, r, CAUSE_SPEND, now_us); /* the logprobs it lacks did not come */
     }
 }
@@ -581,13 +582,13 @@ static void hold(bool held[LIMIT_WORKERS], uint32_t worker) {
 void gate_tick(gate *g, int64_t now_us) {
     bool held[LIMIT_WORKERS] = {false};
     for (uint32_t i = 0; i < g->options.requests_max; i++) {
-        record *rec = &g->records[i];
+        ledger_record *rec = &g->records[i];
         for (uint32_t k = 0; rec->live && k < LIMIT_CHOICES; k++) {
-            record_run *r = &rec->runs[k];
-            if (r->state != RECORD_RUN_NONE) {
+            ledger_run *r = &rec->runs[k];
+            if (r->state != LEDGER_RUN_NONE) {
                 tick_run(g, r, now_us);
             }
-            if (r->state == RECORD_RUN_RUNNING) {
+            if (r->state == LEDGER_RUN_RUNNING) {
                 hold(held, r->prefill);
                 hold(held, r->decode);
             }
@@ -599,21 +600,21 @@ void gate_tick(gate *g, int64_t now_us) {
     g->lease_next_us = now_us + g->options.lease_us / 3;
     for (uint32_t w = 0; w < LIMIT_WORKERS; w++) {
         if (held[w]) {
-            record_send(g, w, MESSAGE_LEASES, 0, 0);
+            ledger_send(g, w, MESSAGE_LEASES, 0, 0);
         }
     }
 }
 
 /* Fills the action; false when what it was about is gone meanwhile. */
-static bool build(gate *g, const record_action *q, gate_action *out) {
+static bool build(gate *g, const ledger_action *q, gate_action *out) {
     *out = (gate_action){.type = q->type, .worker = q->worker, .text = q->text};
     if (q->type == GATE_SEND) {
-        return record_message(g, q, &out->message);
+        return ledger_message(g, q, &out->message);
     }
     if (q->type == GATE_CLOSE) {
-        return record_usable(g, q->worker);
+        return ledger_usable(g, q->worker);
     }
-    record *rec = record_find(g, q->request);
+    ledger_record *rec = ledger_find(g, q->request);
     if (rec == NULL) {
         return false;
     }
@@ -623,14 +624,14 @@ static bool build(gate *g, const record_action *q, gate_action *out) {
     out->cached_tokens = rec->cached_tokens;
     if (q->type == GATE_DONE || q->type == GATE_FAILED) {
         CHECK(rec->ended);
-        record_free(g, rec);
+        ledger_free(g, rec);
     }
     return true;
 }
 
 bool gate_next(gate *g, gate_action *out) {
     while (g->queue_head != g->queue_tail) {
-        record_action q = g->queue[g->queue_head & (g->queue_slots - 1)];
+        ledger_action q = g->queue[g->queue_head & (g->queue_slots - 1)];
         g->queue_head++;
         if (build(g, &q, out)) {
             return true;

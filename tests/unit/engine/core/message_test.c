@@ -1,0 +1,752 @@
+/* message_test.c -- encode and decode: round trips of random messages, damage of every kind.
+ *
+ * The oracle for a round trip is a field-by-field comparison written here; for damaged bytes it is
+ * the list of ranges in `within_limits`, written from the header, not from the codec.
+ */
+#include "engine/core/message.h"
+
+#include <criterion/criterion.h>
+#include <math.h>
+#include <string.h>
+
+#include "engine/base/rng.h"
+
+enum { TOKENS_MOST = 40 };
+
+typedef struct {
+    message m;
+    request_params params;
+    int32_t ids[TOKENS_MOST];
+    request_token tokens[TOKENS_MOST];
+    message_lease leases[TOKENS_MOST];
+    char text[MESSAGE_NUMERICS_BYTES];
+} sample;
+
+static uint64_t state;
+
+static uint32_t below(uint32_t bound) {
+    return (uint32_t)rng_below(&state, bound);
+}
+
+static float random_real(float min, float max) {
+    return min + (max - min) * (float)rng_unit(rng_next(&state));
+}
+
+static void random_params(request_params *p) {
+    *p = (request_params){
+        .temperature = random_real(0, 2),
+        .top_k = (int32_t)below(100),
+        .top_p = random_real(0.1f, 1),
+        .min_p = random_real(0, 1),
+        .repetition_penalty = random_real(0.5f, 2),
+        .presence_penalty = random_real(-2, 2),
+        .frequency_penalty = random_real(-2, 2),
+        .seed = rng_next(&state),
+        .max_tokens = (int32_t)below(5000),
+        .min_tokens = (int32_t)below(50),
+        .ignore_eos = below(2),
+        .top_logprobs = (int32_t)below(LIMIT_TOP_LOGPROBS + 2) - 1,
+        .prompt_logprobs = below(2),
+        .choices = (int32_t)below(LIMIT_CHOICES) + 1,
+        .stop_ids_count = (int32_t)below(LIMIT_STOP_IDS + 1),
+        .biases_count = (int32_t)below(8),
+    };
+    p->choice_first = (int32_t)below((uint32_t)(LIMIT_CHOICES - p->choices + 1));
+    for (int i = 0; i < p->stop_ids_count; i++) {
+        p->stop_ids[i] = (int32_t)below(100000);
+    }
+    for (int i = 0; i < p->biases_count; i++) {
+        p->biases[i] = (request_bias){(int32_t)below(100000), random_real(-100, 100)};
+    }
+}
+
+static int32_t random_tokens(sample *s, uint32_t most) {
+    int32_t count = (int32_t)below(most + 1);
+    for (int i = 0; i < count; i++) {
+        request_token *t = &s->tokens[i];
+        *t = (request_token){
+            .choice = (int32_t)below(LIMIT_CHOICES),
+            .index = (int32_t)below(100000),
+            .token = (int32_t)below(200000),
+            .end = (request_end)below(REQUEST_FAILED + 1),
+            .logprob = -random_real(0, 20),
+            .top_count = (int32_t)below(LIMIT_TOP_LOGPROBS + 1),
+        };
+        for (int k = 0; k < t->top_count; k++) {
+            t->top[k] = (request_logprob){(int32_t)below(1000), -random_real(0, 9)};
+        }
+    }
+    return count;
+}
+
+static str random_text(sample *s, uint32_t most) {
+    uint32_t bytes = below(most + 1);
+    for (uint32_t i = 0; i < bytes; i++) {
+        s->text[i] = (char)(' ' + below(95));
+    }
+    return str_of(s->text, bytes);
+}
+
+static uint32_t random_worker(void) {
+    return below(4) == 0 ? MESSAGE_NO_WORKER : below(LIMIT_WORKERS);
+}
+
+static void random_link_body(sample *s) {
+    message *m = &s->m;
+    switch (m->type) {
+        case MESSAGE_HELLO:
+            m->hello = (message_hello){below(9),
+                                       random_worker(),
+                                       rng_next(&state),
+                                       below(4),
+                                       below(99999),
+                                       rng_next(&state),
+                                       below(LIMIT_LAYERS + 1),
+                                       below(LIMIT_PAGE_TOKENS + 1),
+                                       rng_next(&state),
+                                       below(1 << 20),
+                                       below(LIMIT_CONTEXT_TOKENS + 1),
+                                       below(1 << 20),
+                                       random_text(s, MESSAGE_NUMERICS_BYTES),
+                                       {0}};
+            m->hello.kv_layout = str_of(s->text, m->hello.numerics.bytes / 2);
+            break;
+        case MESSAGE_PEER:
+            m->peer = (message_peer){below(LIMIT_WORKERS), rng_next(&state), below(4)};
+            break;
+        case MESSAGE_HEARTBEAT:
+            m->heartbeat = (message_heartbeat){.steps = rng_next(&state),
+                                               .pages_total = 1000 + below(1000),
+                                               .pages_free = below(1000),
+                                               .running = below(99),
+                                               .waiting = below(99),
+                                               .queued_tokens = below(1 << 30),
+                                               .step_us = below(1 << 20),
+                                               .tokens_per_second = below(1 << 20)};
+            break;
+        case MESSAGE_LEASES:
+            m->leases.count = below(TOKENS_MOST + 1);
+            m->leases.list = s->leases;
+            for (uint32_t i = 0; i < m->leases.count; i++) {
+                s->leases[i] = (message_lease){1 + rng_next(&state) / 2, 1 + below(1000)};
+            }
+            break;
+        case MESSAGE_METRICS:
+            m->metrics = random_text(s, sizeof(s->text));
+            break;
+        default:
+            break;
+    }
+}
+
+static message_announce random_announce(void) {
+    message_announce a = {.sequence = below(UINT32_MAX), .group = below(INT32_MAX)};
+    a.layer_first = below(LIMIT_LAYERS);
+    a.layers = 1 + below(LIMIT_LAYERS - a.layer_first);
+    a.page_first = below(LIMIT_SEQ_PAGES);
+    a.pages = 1 + below(LIMIT_SEQ_PAGES - a.page_first);
+    return a;
+}
+
+static void random_submit(sample *s) {
+    message_submit *b = &s->m.submit;
+    random_params(&s->params);
+    *b = (message_submit){.peer_worker = random_worker(),
+                          .peer_epoch = rng_next(&state),
+                          .salt = rng_next(&state),
+                          .tokens_count = 1 + (int32_t)below(TOKENS_MOST),
+                          .tokens = s->ids,
+                          .params = &s->params};
+    b->prompt_count = 1 + (int32_t)below((uint32_t)b->tokens_count);
+    b->local = s->m.type == MESSAGE_RESERVE && b->peer_worker == MESSAGE_NO_WORKER;
+    for (int i = 0; i < b->tokens_count; i++) {
+        s->ids[i] = (int32_t)below(INT32_MAX);
+    }
+}
+
+static void random_body(sample *s) {
+    message *m = &s->m;
+    switch (m->type) {
+        case MESSAGE_SUBMIT:
+        case MESSAGE_RESERVE:
+            random_submit(s);
+            break;
+        case MESSAGE_GRANT:
+            m->pages = below(LIMIT_SEQ_PAGES + 1);
+            m->prefix_pages = below(m->pages + 1);
+            break;
+        case MESSAGE_QUEUED:
+            m->deadline_ms = below(100000);
+            break;
+        case MESSAGE_ANNOUNCE:
+            m->announce = random_announce();
+            break;
+        case MESSAGE_POSTED:
+            m->posted = (message_posted){below(UINT32_MAX), below(INT32_MAX)};
+            break;
+        case MESSAGE_HANDOFF:
+            m->handoff.groups = below(INT32_MAX);
+            m->handoff.tokens_count = random_tokens(s, LIMIT_CHOICES);
+            m->handoff.tokens = s->tokens;
+            break;
+        case MESSAGE_TOKENS:
+            m->tokens = (message_tokens){(int32_t)below(1000), below(2),
+                                         random_tokens(s, TOKENS_MOST), s->tokens};
+            break;
+        case MESSAGE_SCORES:
+            m->scores = (message_scores){1 + (int32_t)below(1000), random_tokens(s, TOKENS_MOST),
+                                         s->tokens};
+            break;
+        case MESSAGE_LINK_LOST:
+            m->worker = below(LIMIT_WORKERS);
+            break;
+        case MESSAGE_REJECT:
+            m->about = MESSAGE_HELLO + below(MESSAGE_REJECT);
+            if (m->about == MESSAGE_ANNOUNCE) {
+                m->announce = random_announce();
+            }
+            /* fall through */
+        case MESSAGE_REFUSED:
+        case MESSAGE_PREEMPTED:
+            m->reason = (message_reason)below(MESSAGE_REASON_DRAINING + 1);
+            break;
+        default:
+            break;
+    }
+}
+
+static void random_message(sample *s, message_type type) {
+    memset(s, 0, sizeof(*s));
+    s->m.type = type;
+    if (type < MESSAGE_SUBMIT) {
+        random_link_body(s);
+        return;
+    }
+    s->m.request = 1 + rng_next(&state) / 2;
+    s->m.attempt = 1 + below(1000);
+    random_body(s);
+}
+
+/* ---- comparison ----------------------------------------------------------------------------- */
+
+static void same_params(const request_params *a, const request_params *b) {
+    cr_assert_eq(a->temperature, b->temperature);
+    cr_assert_eq(a->top_k, b->top_k);
+    cr_assert_eq(a->top_p, b->top_p);
+    cr_assert_eq(a->min_p, b->min_p);
+    cr_assert_eq(a->repetition_penalty, b->repetition_penalty);
+    cr_assert_eq(a->presence_penalty, b->presence_penalty);
+    cr_assert_eq(a->frequency_penalty, b->frequency_penalty);
+    cr_assert_eq(a->seed, b->seed);
+    cr_assert_eq(a->max_tokens, b->max_tokens);
+    cr_assert_eq(a->min_tokens, b->min_tokens);
+    cr_assert_eq(a->ignore_eos, b->ignore_eos);
+    cr_assert_eq(a->top_logprobs, b->top_logprobs);
+    cr_assert_eq(a->prompt_logprobs, b->prompt_logprobs);
+    cr_assert_eq(a->choices, b->choices);
+    cr_assert_eq(a->choice_first, b->choice_first);
+    cr_assert_eq(a->stop_ids_count, b->stop_ids_count);
+    cr_assert_eq(a->biases_count, b->biases_count);
+    for (int i = 0; i < a->stop_ids_count; i++) {
+        cr_assert_eq(a->stop_ids[i], b->stop_ids[i]);
+    }
+    for (int i = 0; i < a->biases_count; i++) {
+        cr_assert_eq(a->biases[i].token, b->biases[i].token);
+        cr_assert_eq(a->biases[i].bias, b->biases[i].bias);
+    }
+}
+
+static void same_tokens(const request_token *a, int32_t a_count, const request_token *b,
+                        int32_t b_count) {
+    cr_assert_eq(a_count, b_count);
+    for (int i = 0; i < a_count; i++) {
+        cr_assert_eq(a[i].choice, b[i].choice);
+        cr_assert_eq(a[i].index, b[i].index);
+        cr_assert_eq(a[i].token, b[i].token);
+        cr_assert_eq(a[i].end, b[i].end);
+        cr_assert_eq(a[i].logprob, b[i].logprob);
+        cr_assert_eq(a[i].top_count, b[i].top_count);
+        for (int k = 0; k < a[i].top_count; k++) {
+            cr_assert_eq(a[i].top[k].token, b[i].top[k].token);
+            cr_assert_eq(a[i].top[k].logprob, b[i].top[k].logprob);
+        }
+    }
+}
+
+static void same_announce(const message_announce *a, const message_announce *b) {
+    cr_assert_eq(a->sequence, b->sequence);
+    cr_assert_eq(a->group, b->group);
+    cr_assert_eq(a->layer_first, b->layer_first);
+    cr_assert_eq(a->layers, b->layers);
+    cr_assert_eq(a->page_first, b->page_first);
+    cr_assert_eq(a->pages, b->pages);
+}
+
+static void same_link_body(const message *a, const message *b) {
+    const message_heartbeat *x = &a->heartbeat, *y = &b->heartbeat;
+    switch (a->type) {
+        case MESSAGE_HELLO:
+            cr_assert_eq(a->hello.version, b->hello.version);
+            cr_assert_eq(a->hello.worker, b->hello.worker);
+            cr_assert_eq(a->hello.epoch, b->hello.epoch);
+            cr_assert_eq(a->hello.roles, b->hello.roles);
+            cr_assert_eq(a->hello.pid, b->hello.pid);
+            cr_assert_eq(a->hello.model_hash, b->hello.model_hash);
+            cr_assert_eq(a->hello.layers, b->hello.layers);
+            cr_assert_eq(a->hello.page_tokens, b->hello.page_tokens);
+            cr_assert_eq(a->hello.kv_layer_page_bytes, b->hello.kv_layer_page_bytes);
+            cr_assert_eq(a->hello.pages, b->hello.pages);
+            cr_assert_eq(a->hello.context_tokens, b->hello.context_tokens);
+            cr_assert_eq(a->hello.vocab, b->hello.vocab);
+            cr_assert(str_equal(a->hello.numerics, b->hello.numerics));
+            cr_assert(str_equal(a->hello.kv_layout, b->hello.kv_layout));
+            break;
+        case MESSAGE_PEER:
+            cr_assert_eq(a->peer.worker, b->peer.worker);
+            cr_assert_eq(a->peer.epoch, b->peer.epoch);
+            cr_assert_eq(a->peer.roles, b->peer.roles);
+            break;
+        case MESSAGE_HEARTBEAT:
+            cr_assert(x->steps == y->steps && x->pages_free == y->pages_free &&
+                      x->pages_total == y->pages_total && x->running == y->running &&
+                      x->waiting == y->waiting && x->queued_tokens == y->queued_tokens &&
+                      x->step_us == y->step_us && x->tokens_per_second == y->tokens_per_second);
+            break;
+        case MESSAGE_LEASES:
+            cr_assert_eq(a->leases.count, b->leases.count);
+            for (uint32_t i = 0; i < a->leases.count; i++) {
+                cr_assert_eq(a->leases.list[i].request, b->leases.list[i].request);
+                cr_assert_eq(a->leases.list[i].attempt, b->leases.list[i].attempt);
+            }
+            break;
+        case MESSAGE_METRICS:
+            cr_assert(str_equal(a->metrics, b->metrics));
+            break;
+        default:
+            break;
+    }
+}
+
+static void same_submit(const message_submit *a, const message_submit *b) {
+    cr_assert_eq(a->peer_worker, b->peer_worker);
+    cr_assert_eq(a->peer_epoch, b->peer_epoch);
+    cr_assert_eq(a->local, b->local);
+    cr_assert_eq(a->salt, b->salt);
+    cr_assert_eq(a->prompt_count, b->prompt_count);
+    cr_assert_eq(a->tokens_count, b->tokens_count);
+    cr_assert_arr_eq(a->tokens, b->tokens, (size_t)a->tokens_count * 4);
+    same_params(a->params, b->params);
+}
+
+static void same_message(const message *a, const message *b) {
+    cr_assert_eq(a->type, b->type);
+    cr_assert_eq(a->request, b->request);
+    cr_assert_eq(a->attempt, b->attempt);
+    cr_assert_eq(a->reason, b->reason);
+    cr_assert_eq(a->about, b->about);
+    cr_assert_eq(a->worker, b->worker);
+    cr_assert_eq(a->prefix_pages, b->prefix_pages);
+    cr_assert_eq(a->pages, b->pages);
+    cr_assert_eq(a->deadline_ms, b->deadline_ms);
+    same_link_body(a, b);
+    if (a->type == MESSAGE_SUBMIT || a->type == MESSAGE_RESERVE) {
+        same_submit(&a->submit, &b->submit);
+    } else if (a->type == MESSAGE_ANNOUNCE || a->about == MESSAGE_ANNOUNCE) {
+        same_announce(&a->announce, &b->announce);
+    } else if (a->type == MESSAGE_POSTED) {
+        cr_assert_eq(a->posted.sequence, b->posted.sequence);
+        cr_assert_eq(a->posted.group, b->posted.group);
+    } else if (a->type == MESSAGE_HANDOFF) {
+        cr_assert_eq(a->handoff.groups, b->handoff.groups);
+        same_tokens(a->handoff.tokens, a->handoff.tokens_count, b->handoff.tokens,
+                    b->handoff.tokens_count);
+    } else if (a->type == MESSAGE_TOKENS) {
+        cr_assert_eq(a->tokens.cached_tokens, b->tokens.cached_tokens);
+        cr_assert_eq(a->tokens.done, b->tokens.done);
+        same_tokens(a->tokens.tokens, a->tokens.tokens_count, b->tokens.tokens,
+                    b->tokens.tokens_count);
+    } else if (a->type == MESSAGE_SCORES) {
+        cr_assert_eq(a->scores.position_first, b->scores.position_first);
+        same_tokens(a->scores.scores, a->scores.scores_count, b->scores.scores,
+                    b->scores.scores_count);
+    }
+}
+
+/* ---- limits, from the header ---------------------------------------------------------------- */
+
+static void tokens_within(const request_token *t, int32_t count, int32_t most) {
+    cr_assert(count >= 0 && count <= most);
+    for (int i = 0; i < count; i++) {
+        cr_assert(t[i].choice >= 0 && t[i].choice < LIMIT_CHOICES);
+        cr_assert(t[i].index >= 0 && t[i].token >= 0);
+        cr_assert(t[i].end >= REQUEST_RUNNING && t[i].end <= REQUEST_FAILED);
+        cr_assert(isfinite(t[i].logprob));
+        cr_assert(t[i].top_count >= 0 && t[i].top_count <= LIMIT_TOP_LOGPROBS);
+        for (int k = 0; k < t[i].top_count; k++) {
+            cr_assert(isfinite(t[i].top[k].logprob) && t[i].top[k].token >= 0);
+        }
+    }
+}
+
+static void submit_within(const message_submit *s) {
+    cr_assert(s->peer_worker < LIMIT_WORKERS || s->peer_worker == MESSAGE_NO_WORKER);
+    cr_assert(s->prompt_count >= 1 && s->prompt_count <= s->tokens_count);
+    cr_assert(s->tokens_count <= LIMIT_CONTEXT_TOKENS);
+    for (int i = 0; i < s->tokens_count; i++) {
+        cr_assert_geq(s->tokens[i], 0);
+    }
+    const request_params *p = s->params;
+    cr_assert(isfinite(p->temperature) && p->temperature >= 0);
+    cr_assert(p->top_k >= 0 && p->top_p > 0 && p->top_p <= 1 && p->min_p >= 0 && p->min_p <= 1);
+    cr_assert(p->repetition_penalty > 0 && isfinite(p->repetition_penalty));
+    cr_assert(fabsf(p->presence_penalty) <= 2 && fabsf(p->frequency_penalty) <= 2);
+    cr_assert(p->max_tokens >= 0 && p->max_tokens <= LIMIT_CONTEXT_TOKENS);
+    cr_assert(p->top_logprobs >= -1 && p->top_logprobs <= LIMIT_TOP_LOGPROBS);
+    cr_assert(p->choices >= 1 && p->choice_first >= 0);
+    cr_assert(p->choice_first + p->choices <= LIMIT_CHOICES);
+    cr_assert(p->stop_ids_count >= 0 && p->stop_ids_count <= LIMIT_STOP_IDS);
+    cr_assert(p->biases_count >= 0 && p->biases_count <= LIMIT_LOGIT_BIAS);
+    for (int i = 0; i < p->biases_count; i++) {
+        cr_assert(p->biases[i].token >= 0 && isfinite(p->biases[i].bias));
+    }
+}
+
+static void within_limits(const message *m) {
+    cr_assert(m->type >= MESSAGE_HELLO && m->type <= MESSAGE_REJECT);
+    cr_assert(m->reason <= MESSAGE_REASON_DRAINING);
+    switch (m->type) {
+        case MESSAGE_HELLO:
+            cr_assert(m->hello.worker < LIMIT_WORKERS || m->hello.worker == MESSAGE_NO_WORKER);
+            cr_assert(m->hello.numerics.bytes <= 128 && m->hello.kv_layout.bytes <= 64);
+            cr_assert(m->hello.layers <= LIMIT_LAYERS && m->hello.roles <= 3);
+            break;
+        case MESSAGE_HEARTBEAT:
+            cr_assert_leq(m->heartbeat.pages_free, m->heartbeat.pages_total);
+            break;
+        case MESSAGE_LEASES:
+            cr_assert_leq(m->leases.count, MESSAGE_LEASES_MAX);
+            break;
+        case MESSAGE_SUBMIT:
+        case MESSAGE_RESERVE:
+            submit_within(&m->submit);
+            break;
+        case MESSAGE_GRANT:
+            cr_assert(m->prefix_pages <= m->pages && m->pages <= LIMIT_SEQ_PAGES);
+            break;
+        case MESSAGE_ANNOUNCE:
+            cr_assert(m->announce.layers >= 1 && m->announce.pages >= 1);
+            cr_assert_leq(m->announce.layer_first + m->announce.layers, LIMIT_LAYERS);
+            cr_assert_leq(m->announce.page_first + m->announce.pages, LIMIT_SEQ_PAGES);
+            break;
+        case MESSAGE_HANDOFF:
+            tokens_within(m->handoff.tokens, m->handoff.tokens_count, LIMIT_CHOICES);
+            break;
+        case MESSAGE_TOKENS:
+            tokens_within(m->tokens.tokens, m->tokens.tokens_count, MESSAGE_TOKENS_MAX);
+            break;
+        case MESSAGE_SCORES:
+            tokens_within(m->scores.scores, m->scores.scores_count, MESSAGE_TOKENS_MAX);
+            break;
+        case MESSAGE_LINK_LOST:
+            cr_assert_lt(m->worker, LIMIT_WORKERS);
+            break;
+        default:
+            break;
+    }
+}
+
+/* ---- tests ---------------------------------------------------------------------------------- */
+
+/* Into memory of exactly that size, so that a sanitizer sees a read past the end. */
+static status decode_exact(const char *data, size_t bytes, message_scratch *scratch, message *out,
+                           diag *d) {
+    char *copy = malloc(bytes ? bytes : 1);
+    memcpy(copy, data, bytes);
+    status s = message_decode(str_of(copy, bytes), scratch, out, d);
+    if (s == STATUS_OK) {
+        within_limits(out);
+    }
+    free(copy);
+    return s;
+}
+
+static void encode(const sample *s, strbuf *out) {
+    strbuf_clear(out);
+    cr_assert_eq(message_encode(&s->m, out), STATUS_OK, "%s", message_type_name(s->m.type));
+}
+
+Test(message, every_type_survives_the_round_trip) {
+    strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    static sample s;
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+        for (int round = 0; round < 200; round++) {
+            state = (uint64_t)(type * 1000 + round);
+            random_message(&s, (message_type)type);
+            encode(&s, &bytes);
+            message back;
+            diag d = {0};
+            cr_assert_eq(message_decode(strbuf_str(&bytes), scratch, &back, &d), STATUS_OK, "%s",
+                         d.text);
+            same_message(&s.m, &back);
+        }
+    }
+    message_scratch_close(scratch);
+    strbuf_close(&bytes);
+}
+
+Test(message, a_cut_message_is_refused_at_every_byte) {
+    strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    static sample s;
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+        for (int round = 0; round < 5; round++) {
+            state = (uint64_t)(type * 1000 + round);
+            random_message(&s, (message_type)type);
+            encode(&s, &bytes);
+            for (size_t cut = 0; cut < bytes.bytes; cut++) {
+                message back;
+                diag d = {0};
+                cr_assert_neq(decode_exact(bytes.data, cut, scratch, &back, &d), STATUS_OK);
+                cr_assert_neq(d.text[0], '\0');
+            }
+        }
+    }
+    message_scratch_close(scratch);
+    strbuf_close(&bytes);
+}
+
+Test(message, bytes_after_the_end_are_refused) {
+    strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    static sample s;
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+        state = (uint64_t)type;
+        random_message(&s, (message_type)type);
+        encode(&s, &bytes);
+        cr_assert(strbuf_append_char(&bytes, 0));
+        message back;
+        cr_assert_eq(message_decode(strbuf_str(&bytes), scratch, &back, NULL), STATUS_CORRUPT);
+    }
+    message_scratch_close(scratch);
+    strbuf_close(&bytes);
+}
+
+Test(message, a_changed_byte_is_refused_or_stays_within_the_limits) {
+    strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    static sample s;
+    static const uint8_t flips[] = {0x01, 0x80, 0xff, 0x7f, 0x10};
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+        for (int round = 0; round < 4; round++) {
+            state = (uint64_t)(type * 77 + round);
+            random_message(&s, (message_type)type);
+            encode(&s, &bytes);
+            for (size_t at = 0; at < bytes.bytes; at++) {
+                for (size_t f = 0; f < sizeof(flips); f++) {
+                    bytes.data[at] = (char)(bytes.data[at] ^ flips[f]);
+                    message back;
+                    (void)decode_exact(bytes.data, bytes.bytes, scratch, &back, NULL);
+                    bytes.data[at] = (char)(bytes.data[at] ^ flips[f]);
+                }
+            }
+        }
+    }
+    message_scratch_close(scratch);
+    strbuf_close(&bytes);
+}
+
+Test(message, random_bytes_never_decode_out_of_limits) {
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    state = 5;
+    for (int round = 0; round < 100000; round++) {
+        char bytes[96];
+        size_t count = below(sizeof(bytes));
+        for (size_t i = 0; i < count; i++) {
+            bytes[i] = (char)below(below(3) == 0 ? 256 : 4);
+        }
+        if (count > 0) {
+            bytes[0] = (char)(1 + below(MESSAGE_REJECT));
+        }
+        message back;
+        (void)decode_exact(bytes, count, scratch, &back, NULL);
+    }
+    message_scratch_close(scratch);
+}
+
+Test(message, a_huge_count_in_a_short_message_takes_no_memory) {
+    /* LEASES that say 65,536 entries, and then end: the scratch must not grow for them. */
+    const char bytes[] = {MESSAGE_LEASES, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0};
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    message back;
+    diag d = {0};
+    cr_assert_eq(message_decode(str_of(bytes, sizeof(bytes)), scratch, &back, &d), STATUS_CORRUPT);
+    cr_assert_str_eq(d.param, "leases");
+    cr_assert(strstr(d.text, "counts more than the message holds"));
+    message_scratch_close(scratch);
+}
+
+static void no_attempt(sample *s) {
+    s->m.attempt = 0;
+}
+static void no_request(sample *s) {
+    s->m.request = 0;
+}
+static void worker_too_high(sample *s) {
+    s->m.submit.peer_worker = LIMIT_WORKERS;
+}
+static void local_with_peer(sample *s) {
+    s->m.submit.local = true;
+    s->m.submit.peer_worker = 1;
+}
+static void submit_local(sample *s) {
+    s->m.submit.local = true;
+}
+static void hot(sample *s) {
+    s->params.temperature = NAN;
+}
+static void no_choices(sample *s) {
+    s->params.choices = 0;
+}
+static void choice_too_far(sample *s) {
+    s->params.choices = 2;
+    s->params.choice_first = LIMIT_CHOICES - 1;
+}
+static void top_p_zero(sample *s) {
+    s->params.top_p = 0;
+}
+static void bias_infinite(sample *s) {
+    s->params.biases_count = 1;
+    s->params.biases[0].bias = INFINITY;
+}
+static void token_negative(sample *s) {
+    s->ids[0] = -1;
+}
+static void prompt_longer_than_tokens(sample *s) {
+    s->m.submit.prompt_count = s->m.submit.tokens_count + 1;
+}
+static void prefix_above_pages(sample *s) {
+    s->m.prefix_pages = s->m.pages + 1;
+}
+static void layers_past_the_end(sample *s) {
+    s->m.announce.layer_first = LIMIT_LAYERS - 1;
+    s->m.announce.layers = 2;
+}
+static void free_above_total(sample *s) {
+    s->m.heartbeat.pages_free = s->m.heartbeat.pages_total + 1;
+}
+static void control_byte(sample *s) {
+    s->m.hello.numerics = str_from("a\033[2J");
+}
+static void too_many_first_tokens(sample *s) {
+    s->m.handoff.tokens_count = LIMIT_CHOICES + 1;
+}
+static void type_zero(sample *s) {
+    s->m.type = 0;
+}
+
+static const struct {
+    const char *name;
+    void (*spoil)(sample *s);
+    message_type type;
+} spoiled[] = {
+    {"attempt", no_attempt, MESSAGE_CANCEL},
+    {"request", no_request, MESSAGE_TOKENS},
+    {"peer_worker", worker_too_high, MESSAGE_SUBMIT},
+    {"local", local_with_peer, MESSAGE_RESERVE},
+    {"local", submit_local, MESSAGE_SUBMIT},
+    {"temperature", hot, MESSAGE_SUBMIT},
+    {"choices", no_choices, MESSAGE_SUBMIT},
+    {"choice_first", choice_too_far, MESSAGE_RESERVE},
+    {"top_p", top_p_zero, MESSAGE_RESERVE},
+    {"bias", bias_infinite, MESSAGE_SUBMIT},
+    {"token", token_negative, MESSAGE_SUBMIT},
+    {"prompt", prompt_longer_than_tokens, MESSAGE_SUBMIT},
+    {"prefix_pages", prefix_above_pages, MESSAGE_GRANT},
+    {"layers", layers_past_the_end, MESSAGE_ANNOUNCE},
+    {"pages_free", free_above_total, MESSAGE_HEARTBEAT},
+    {"numerics", control_byte, MESSAGE_HELLO},
+    {"tokens", too_many_first_tokens, MESSAGE_HANDOFF},
+    {"type", type_zero, MESSAGE_CANCEL},
+};
+
+Test(message, a_value_out_of_range_is_not_sent) {
+    static sample s;
+    for (size_t i = 0; i < sizeof(spoiled) / sizeof(spoiled[0]); i++) {
+        state = i;
+        random_message(&s, spoiled[i].type);
+        spoiled[i].spoil(&s);
+        strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+        cr_assert_eq(message_encode(&s.m, &bytes), STATUS_INVALID, "case %zu %s", i,
+                     spoiled[i].name);
+        strbuf_close(&bytes);
+    }
+}
+
+Test(message, a_refusal_names_the_field) {
+    static sample s;
+    state = 9;
+    random_message(&s, MESSAGE_GRANT);
+    s.m.pages = 7;
+    s.m.prefix_pages = 3;
+    strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+    encode(&s, &bytes);
+    bytes.data[bytes.bytes - 4] = 8; /* prefix_pages */
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    message back;
+    diag d = {0};
+    cr_assert_eq(message_decode(strbuf_str(&bytes), scratch, &back, &d), STATUS_CORRUPT);
+    cr_assert_str_eq(d.param, "prefix_pages");
+    message_scratch_close(scratch);
+    strbuf_close(&bytes);
+}
+
+Test(message, a_full_buffer_fails_the_encoding) {
+    static sample s;
+    state = 4;
+    random_message(&s, MESSAGE_SUBMIT);
+    for (size_t room = 0; room < 40; room++) {
+        strbuf bytes = strbuf_make(room);
+        cr_assert_eq(message_encode(&s.m, &bytes), STATUS_LIMIT);
+        strbuf_close(&bytes);
+    }
+}
+
+Test(message, the_largest_submit_fits_a_message) {
+    static sample s;
+    state = 1;
+    random_message(&s, MESSAGE_SUBMIT);
+    int32_t *ids = calloc(LIMIT_CONTEXT_TOKENS, sizeof(*ids));
+    s.m.submit.tokens = ids;
+    s.m.submit.tokens_count = LIMIT_CONTEXT_TOKENS;
+    s.m.submit.prompt_count = LIMIT_CONTEXT_TOKENS;
+    s.params.biases_count = LIMIT_LOGIT_BIAS;
+    strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+    encode(&s, &bytes);
+    message_scratch *scratch;
+    cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
+    message back;
+    cr_assert_eq(message_decode(strbuf_str(&bytes), scratch, &back, NULL), STATUS_OK);
+    cr_assert_eq(back.submit.tokens_count, LIMIT_CONTEXT_TOKENS);
+    message_scratch_close(scratch);
+    strbuf_close(&bytes);
+    free(ids);
+}
+
+Test(message, names_are_known_for_every_type_and_reason) {
+    for (int t = MESSAGE_HELLO; t <= MESSAGE_REJECT; t++) {
+        cr_assert_str_neq(message_type_name((message_type)t), "?");
+    }
+    for (int r = 0; r <= MESSAGE_REASON_DRAINING; r++) {
+        cr_assert_str_neq(message_reason_name((message_reason)r), "?");
+    }
+    cr_assert_str_eq(message_type_name((message_type)(MESSAGE_REJECT + 1)), "?");
+    cr_assert_str_eq(message_type_name((message_type)0), "?");
+}
