@@ -124,7 +124,7 @@ status backend_weight_load(backend *b, backend_type type, const void *data, uint
     const bool plain = type == BACKEND_F32 || type == BACKEND_F16 || type == BACKEND_BF16;
     const backend_weight shape = {type, plain ? BACKEND_ACTIVATIONS_F32 : activations, outputs,
                                   inputs, 0};
-    return b->table->weight_load(b, &shape, data, out, d);
+    return b->table->weight_load(b, &shape, data, bytes, out, d);
 }
 
 status backend_kv_open(backend *b, const backend_kv_options *options, backend_kv **out, diag *d) {
@@ -336,7 +336,7 @@ static status seqs_check(const backend_kv *kv, const ops_seq *seqs, int32_t seqs
 }
 
 static bool heads_fine(const backend_kv *kv, int32_t layer, int32_t heads) {
-    return layer >= 0 && layer < kv->shape.layers && heads >= 1 && heads <= 65536 &&
+    return layer >= 0 && layer < kv->shape.layers && heads >= 1 && heads <= 1024 &&
            heads % kv->shape.kv_heads == 0;
 }
 

@@ -152,7 +152,7 @@ struct backend_table {
     void (*free)(backend *b, void *device);
     status (*upload)(backend *b, void *device, const void *host, uint64_t bytes);
     status (*download)(backend *b, void *host, const void *device, uint64_t bytes);
-    status (*weight_load)(backend *b, const backend_weight *shape, const void *data,
+    status (*weight_load)(backend *b, const backend_weight *shape, const void *data, uint64_t bytes,
                           const backend_weight **out, diag *d);
     status (*kv_open)(backend *b, backend_kv *kv, diag *d);
     void (*kv_close)(backend *b, backend_kv *kv);

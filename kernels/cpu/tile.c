@@ -7,19 +7,6 @@
 #include "kernels/cpu/quant.h"
 #include "kernels/kmath.h"
 
-const tile_shape tile_shapes[TILE_FORMATS] = {
-    {TILE_ZERO8, true, false, false, 4 * 64 + 32},         /* TILE_Q4_0 */
-    {TILE_MINIMUM, true, false, false, 4 * 64 + 64},       /* TILE_Q4_1 */
-    {TILE_MINIMUM, true, true, false, 4 * 64 + 128},       /* TILE_Q4_K */
-    {TILE_MINIMUM, false, false, false, 8 * 64 + 64},      /* TILE_Q5_1 */
-    {TILE_MINIMUM, false, true, false, 8 * 64 + 128},      /* TILE_Q5_K */
-    {TILE_ZERO128, false, false, false, 8 * 64 + 32},      /* TILE_Q8_0 */
-    {TILE_ZERO128_HALF, false, true, false, 8 * 64 + 128}, /* TILE_Q6_K */
-    {TILE_MINIMUM, false, false, true, 32 * 16 * 4},       /* TILE_F32 */
-    {TILE_MINIMUM, false, false, true, 32 * 16 * 2},       /* TILE_F16 */
-    {TILE_MINIMUM, false, false, true, 32 * 16 * 2},       /* TILE_BF16 */
-};
-
 tile_format tile_format_of(backend_type type) {
     switch (type) {
         case BACKEND_F32:
@@ -48,11 +35,11 @@ tile_format tile_format_of(backend_type type) {
 }
 
 uint64_t tile_bytes(tile_format format, int32_t inputs) {
-    const tile_shape *s = &tile_shapes[format];
-    if (s->plain) { /* any number of inputs */
-        return (uint64_t)inputs * (uint64_t)(s->group_bytes / TILE_GROUP);
+    const tile_shape s = tile_shape_of(format);
+    if (s.plain) { /* any number of inputs */
+        return (uint64_t)inputs * (uint64_t)(s.group_bytes / TILE_GROUP);
     }
-    return (uint64_t)(inputs / TILE_GROUP) * (uint64_t)s->group_bytes;
+    return (uint64_t)(inputs / TILE_GROUP) * (uint64_t)s.group_bytes;
 }
 
 uint64_t tile_weight_bytes(tile_format format, int32_t outputs, int32_t inputs) {
@@ -116,26 +103,25 @@ static void plain_pack(size_t element, const uint8_t *data, int32_t columns, int
     }
 }
 
-void tile_pack(backend_type type, const uint8_t *data, int32_t outputs, int32_t inputs,
-               int32_t index, uint8_t *to) {
+void tile_pack(backend_type type, const uint8_t *data, uint64_t row_bytes, int32_t outputs,
+               int32_t inputs, int32_t index, uint8_t *to) {
     const tile_format format = tile_format_of(type);
-    const tile_shape *s = &tile_shapes[format];
+    const tile_shape s = tile_shape_of(format);
     const int32_t first = index * TILE_OUTPUTS, left = outputs - first;
     const int32_t columns = left < TILE_OUTPUTS ? left : TILE_OUTPUTS;
-    const size_t row_bytes = (size_t)backend_type_bytes(type, 1, inputs);
     const uint8_t *rows = data + (size_t)first * row_bytes;
     if (columns < TILE_OUTPUTS) {
         memset(to, 0, tile_bytes(format, inputs));
     }
-    if (s->plain) {
-        plain_pack((size_t)s->group_bytes / (TILE_GROUP * TILE_OUTPUTS), rows, columns, inputs, to);
+    if (s.plain) {
+        plain_pack((size_t)s.group_bytes / (TILE_GROUP * TILE_OUTPUTS), rows, columns, inputs, to);
         return;
     }
     for (int32_t c = 0; c < columns; c++) {
         for (int32_t g = 0; g < inputs / TILE_GROUP; g++) {
             quant_group q;
             quant_get(type, rows + (size_t)c * row_bytes, g, &q);
-            group_put(s, &q, c, to + (size_t)g * (size_t)s->group_bytes);
+            group_put(&s, &q, c, to + (size_t)g * (size_t)s.group_bytes);
         }
     }
 }
@@ -156,28 +142,28 @@ static void plain_unpack(tile_format format, const uint8_t *tile, int32_t inputs
 
 void tile_unpack_row(tile_format format, const uint8_t *tiles, int32_t inputs, int32_t output,
                      float *row) {
-    const tile_shape *s = &tile_shapes[format];
+    const tile_shape s = tile_shape_of(format);
     const int32_t c = output % TILE_OUTPUTS;
     const uint8_t *tile = tiles + (uint64_t)(output / TILE_OUTPUTS) * tile_bytes(format, inputs);
-    if (s->plain) {
+    if (s.plain) {
         plain_unpack(format, tile, inputs, c, row);
         return;
     }
-    const int32_t blocks = s->nibbles ? 4 : 8;
-    const int32_t zero = s->mode == TILE_MINIMUM ? 0 : s->mode == TILE_ZERO8 ? 8 : 128;
-    for (int32_t g = 0; g < inputs / TILE_GROUP; g++, tile += s->group_bytes) {
+    const int32_t blocks = s.nibbles ? 4 : 8;
+    const int32_t zero = s.mode == TILE_MINIMUM ? 0 : s.mode == TILE_ZERO8 ? 8 : 128;
+    for (int32_t g = 0; g < inputs / TILE_GROUP; g++, tile += s.group_bytes) {
         const uint8_t *scales = tile + TILE_BLOCK_BYTES * blocks;
-        const uint8_t *second = scales + TILE_OUTPUTS * scale_bytes(s);
-        const float scale = scale_get(s, scales, c);
-        const float upper = s->mode == TILE_ZERO128_HALF ? scale_get(s, second, c) : scale;
-        const float minimum = s->mode == TILE_MINIMUM ? scale_get(s, second, c) : 0;
+        const uint8_t *second = scales + TILE_OUTPUTS * scale_bytes(&s);
+        const float scale = scale_get(&s, scales, c);
+        const float upper = s.mode == TILE_ZERO128_HALF ? scale_get(&s, second, c) : scale;
+        const float minimum = s.mode == TILE_MINIMUM ? scale_get(&s, second, c) : 0;
         for (int32_t k = 0; k < TILE_GROUP; k++) {
-            const int32_t shift = s->nibbles && k >= 16 ? 4 : 0;
-            const int32_t t = s->nibbles ? (k % 16) / 4 : k / 4;
+            const int32_t shift = s.nibbles && k >= 16 ? 4 : 0;
+            const int32_t t = s.nibbles ? (k % 16) / 4 : k / 4;
             const int32_t byte = tile[TILE_BLOCK_BYTES * t + 4 * c + k % 4];
-            const int32_t quant = s->nibbles ? (byte >> shift) & 15 : byte;
+            const int32_t quant = s.nibbles ? (byte >> shift) & 15 : byte;
             const float product = (k < 16 ? scale : upper) * (float)(quant - zero); /* exact */
-            row[TILE_GROUP * g + k] = s->mode == TILE_MINIMUM ? product + minimum : product;
+            row[TILE_GROUP * g + k] = s.mode == TILE_MINIMUM ? product + minimum : product;
         }
     }
 }

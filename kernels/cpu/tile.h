@@ -61,7 +61,22 @@ typedef struct {
     int32_t group_bytes; /* of 32 inputs x 16 outputs */
 } tile_shape;
 
-extern const tile_shape tile_shapes[TILE_FORMATS];
+/* Inline, so that kernels compiled for one format see constants. */
+static inline tile_shape tile_shape_of(tile_format format) {
+    static const tile_shape shapes[TILE_FORMATS] = {
+        {TILE_ZERO8, true, false, false, 4 * 64 + 32},         /* TILE_Q4_0 */
+        {TILE_MINIMUM, true, false, false, 4 * 64 + 64},       /* TILE_Q4_1 */
+        {TILE_MINIMUM, true, true, false, 4 * 64 + 128},       /* TILE_Q4_K */
+        {TILE_MINIMUM, false, false, false, 8 * 64 + 64},      /* TILE_Q5_1 */
+        {TILE_MINIMUM, false, true, false, 8 * 64 + 128},      /* TILE_Q5_K */
+        {TILE_ZERO128, false, false, false, 8 * 64 + 32},      /* TILE_Q8_0 */
+        {TILE_ZERO128_HALF, false, true, false, 8 * 64 + 128}, /* TILE_Q6_K */
+        {TILE_MINIMUM, false, false, true, 32 * 16 * 4},       /* TILE_F32 */
+        {TILE_MINIMUM, false, false, true, 32 * 16 * 2},       /* TILE_F16 */
+        {TILE_MINIMUM, false, false, true, 32 * 16 * 2},       /* TILE_BF16 */
+    };
+    return shapes[format];
+}
 
 /* The tile format for a storage type. */
 tile_format tile_format_of(backend_type type);
@@ -70,9 +85,10 @@ tile_format tile_format_of(backend_type type);
 uint64_t tile_bytes(tile_format format, int32_t inputs);
 uint64_t tile_weight_bytes(tile_format format, int32_t outputs, int32_t inputs);
 
-/* Fills tile `index` at `to` [tile_bytes] from the file's matrix `data` [outputs, inputs]. */
-void tile_pack(backend_type type, const uint8_t *data, int32_t outputs, int32_t inputs,
-               int32_t index, uint8_t *to);
+/* Fills tile `index` at `to` [tile_bytes] from the file's matrix `data` [outputs, inputs], whose
+ * rows are `row_bytes` apart. */
+void tile_pack(backend_type type, const uint8_t *data, uint64_t row_bytes, int32_t outputs,
+               int32_t inputs, int32_t index, uint8_t *to);
 
 /* Row `output` as f32 [inputs], exactly as the format defines it. `tiles` is the whole weight. */
 void tile_unpack_row(tile_format format, const uint8_t *tiles, int32_t inputs, int32_t output,

@@ -1,0 +1,227 @@
+/* cpu.c -- the CPU backend: instruction set, threads, memory, KV pools. */
+#define _GNU_SOURCE
+#include "kernels/cpu/cpu.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/base/limits.h"
+#include "engine/base/mem.h"
+#include "kernels/cpu/cpustate.h"
+
+/* Every instruction set gives the same bits, so one class names them all. The number goes up when
+ * the arithmetic of any operator changes. */
+#define CPU_NUMERICS "cpu-1"
+
+enum { CPU_ALIGN = 64 };
+
+void *cpu_map(uint64_t bytes, bool huge) {
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) {
+        return NULL;
+    }
+    if (huge) {
+        (void)madvise(p, bytes, MADV_HUGEPAGE); /* only speed depends on it */
+    }
+    return p;
+}
+
+void cpu_unmap(void *p, uint64_t bytes) {
+    if (p != NULL) {
+        (void)munmap(p, bytes);
+    }
+}
+
+static uint64_t scratch_bytes(const cpu *c) {
+    return (uint64_t)c->shared.threads * ISA_SCRATCH_BYTES;
+}
+
+static void cpu_close(backend *b) {
+    cpu *c = cpu_of(b);
+    cpupool_close(c->pool);
+    cpuweights_close(c);
+    cpu_unmap(c->scratch, scratch_bytes(c));
+    cpu_unmap(c->parts, CPU_PARTS_BYTES);
+    mem_free(c);
+}
+
+/* The allocation's own start is kept just before the aligned address. */
+static status cpu_alloc(backend *b, uint64_t bytes, void **out) {
+    (void)b;
+    *out = NULL;
+    uint64_t total;
+    if (!mem_add(bytes, CPU_ALIGN + sizeof(void *), &total)) {
+        return STATUS_NOMEM;
+    }
+    uint8_t *start = mem_calloc(1, total);
+    if (start == NULL) {
+        return STATUS_NOMEM;
+    }
+    const uintptr_t after = (uintptr_t)start + sizeof(void *);
+    uint8_t *aligned = start + ((after + CPU_ALIGN - 1) / CPU_ALIGN * CPU_ALIGN - (uintptr_t)start);
+    memcpy(aligned - sizeof(void *), &start, sizeof(void *));
+    *out = aligned;
+    return STATUS_OK;
+}
+
+static void cpu_free(backend *b, void *device) {
+    (void)b;
+    void *start;
+    memcpy(&start, (uint8_t *)device - sizeof(void *), sizeof(void *));
+    mem_free(start);
+}
+
+static status cpu_upload(backend *b, void *device, const void *host, uint64_t bytes) {
+    (void)b;
+    memcpy(device, host, bytes);
+    return STATUS_OK;
+}
+
+static status cpu_download(backend *b, void *host, const void *device, uint64_t bytes) {
+    (void)b;
+    memcpy(host, device, bytes);
+    return STATUS_OK;
+}
+
+static uint64_t kv_bytes(const backend_kv *kv) {
+    return (uint64_t)kv->shape.layers * kv->shape.pages * kv->layer_page_bytes;
+}
+
+/* Huge pages would not help: a token touches a little of every layer, and would touch them all. */
+static status cpu_kv_open(backend *b, backend_kv *kv, diag *d) {
+    (void)b;
+    kv->base = cpu_map(kv_bytes(kv), false);
+    if (kv->base == NULL) {
+        return status_fail_errno(d, STATUS_NOMEM, "no memory for a KV pool of %llu bytes",
+                                 (unsigned long long)kv_bytes(kv));
+    }
+    (void)snprintf(kv->layout, sizeof(kv->layout), "kt16-v16/%s/%d",
+                   kv->shape.type == BACKEND_KV_F16 ? "f16" : "f32", (int)kv->shape.head_dim);
+    return STATUS_OK;
+}
+
+static void cpu_kv_close(backend *b, backend_kv *kv) {
+    (void)b;
+    cpu_unmap(kv->base, kv_bytes(kv));
+}
+
+static status cpu_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to) {
+    (void)b;
+    for (int32_t layer = 0; layer < kv->shape.layers; layer++) {
+        memcpy(isa_kv_head(kv, layer, to, 0), isa_kv_head(kv, layer, from, 0),
+               kv->layer_page_bytes);
+    }
+    return STATUS_OK;
+}
+
+static status cpu_sync(backend *b) {
+    (void)b;
+    return STATUS_OK;
+}
+
+static const backend_table CPU_TABLE = {
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
+    .upload = cpu_upload,
+    .download = cpu_download,
+    .weight_load = cpuweights_load,
+    .kv_open = cpu_kv_open,
+    .kv_close = cpu_kv_close,
+    .kv_copy = cpu_kv_copy,
+    .embed = cpuops_embed,
+    .rmsnorm = cpuops_rmsnorm,
+    .silu_mul = cpuops_silu_mul,
+    .gather = cpuops_gather,
+    .linear = cpulinear_run,
+    .rope_table = cpuops_rope_table,
+    .rope_append = cpuops_rope_append,
+    .attention = cpuattention_run,
+    .sync = cpu_sync,
+};
+
+typedef struct {
+    const isa_kernels *kernels;
+    bool usable;
+} isa_choice;
+
+/* Best first. */
+static int isa_choices(isa_choice *choices) {
+    int count = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                      __builtin_cpu_supports("f16c");
+    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    choices[count++] = (isa_choice){&isa_avx512_kernels, avx512};
+    choices[count++] = (isa_choice){&isa_avx2_kernels, avx2};
+#endif
+    choices[count++] = (isa_choice){&isa_portable_kernels, true};
+    return count;
+}
+
+static status isa_choose(const char *wanted, const isa_kernels **out, diag *d) {
+    isa_choice choices[3];
+    const int count = isa_choices(choices);
+    const bool any = wanted == NULL || strcmp(wanted, "auto") == 0;
+    for (int i = 0; i < count; i++) {
+        if (any ? choices[i].usable : strcmp(wanted, choices[i].kernels->name) == 0) {
+            if (!choices[i].usable) {
+                return status_fail_param(d, STATUS_UNSUPPORTED, "isa", "this CPU does not have %s",
+                                         wanted);
+            }
+            *out = choices[i].kernels;
+            return STATUS_OK;
+        }
+    }
+    return status_fail_param(d, STATUS_INVALID, "isa",
+                             "instruction set \"%s\" is unknown (auto, avx512, avx2, portable)",
+                             wanted);
+}
+
+/* CPUs this process may run on. */
+static int32_t usable_cpus(void) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof(set), &set) != 0) {
+        return 1;
+    }
+    const int count = CPU_COUNT(&set);
+    return count < 1 ? 1 : count > LIMIT_THREADS ? LIMIT_THREADS : count;
+}
+
+status cpu_open(const backend_options *options, backend **out, diag *d) {
+    *out = NULL;
+    const isa_kernels *kernels = NULL;
+    TRY(isa_choose(options->isa, &kernels, d));
+    cpu *c = mem_calloc(1, sizeof(*c));
+    if (c == NULL) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the CPU backend");
+    }
+    c->shared.table = &CPU_TABLE;
+    c->shared.threads = options->threads > 0 ? options->threads : usable_cpus();
+    (void)snprintf(c->shared.name, sizeof(c->shared.name), "cpu");
+    (void)snprintf(c->shared.isa, sizeof(c->shared.isa), "%s", kernels->name);
+    (void)snprintf(c->shared.numerics, sizeof(c->shared.numerics), "%s", CPU_NUMERICS);
+    c->kernels = kernels;
+    c->scratch = cpu_map(scratch_bytes(c), false);
+    c->parts = cpu_map(CPU_PARTS_BYTES, false);
+    status s = STATUS_OK;
+    if (c->scratch == NULL || c->parts == NULL) {
+        s = status_fail_errno(d, STATUS_NOMEM, "no memory for %d compute threads",
+                              (int)c->shared.threads);
+    }
+    if (s == STATUS_OK) {
+        s = cpupool_open(c->shared.threads, &c->pool, d);
+    }
+    if (s != STATUS_OK) {
+        cpu_close(&c->shared);
+        return s;
+    }
+    *out = &c->shared;
+    return STATUS_OK;
+}

@@ -1,0 +1,147 @@
+/* cpuattention.c -- sharing out attention: by sequence, kv head and queries; and by positions when
+ * these are too few for the threads. */
+#include "engine/base/check.h"
+#include "kernels/cpu/cpustate.h"
+
+enum { ITEMS_PER_THREAD = 4 };
+
+typedef struct {
+    const cpu *c;
+    const ops_attention *op;
+    int32_t group;      /* heads of q on one kv head */
+    int32_t queries;    /* all sequences', all kv heads': the stride of parts */
+    isa_softmax *parts; /* [chunks, queries] when split over positions */
+    float *parts_out;   /* [chunks, queries, head_dim] */
+} attention_job;
+
+static int32_t divide_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
+
+static int32_t seq_end(const ops_seq *s) {
+    return s->position_first + s->rows;
+}
+
+static int32_t seq_blocks(const attention_job *j, const ops_seq *s) {
+    return divide_up(s->rows * j->group, ISA_QUERIES);
+}
+
+static int32_t seq_chunks(const ops_seq *s) {
+    return s->rows > 0 ? divide_up(seq_end(s), ISA_KV_CHUNK) : 0;
+}
+
+static void whole_item(void *context, int32_t item, int32_t thread) {
+    const attention_job *j = context;
+    const int32_t kv_heads = j->op->kv->shape.kv_heads;
+    const ops_seq *s = j->op->seqs;
+    while (item >= seq_blocks(j, s) * kv_heads) {
+        item -= seq_blocks(j, s) * kv_heads;
+        s++;
+    }
+    /* Later positions cost more, and the longest items should start first. */
+    const int32_t block = seq_blocks(j, s) - 1 - item / kv_heads;
+    const int32_t first = block * ISA_QUERIES, left = s->rows * j->group - first;
+    isa_attention a = {.op = j->op, .seq = s, .kv_head = item % kv_heads, .query_first = first};
+    a.queries = left < ISA_QUERIES ? left : ISA_QUERIES;
+    a.to = s->position_first + (first + a.queries - 1) / j->group + 1;
+    j->c->kernels->attention(&a, cpu_scratch(j->c, thread));
+}
+
+/* One kv head and chunk of positions of a sequence whose queries fit one unit. */
+static void part_item(void *context, int32_t item, int32_t thread) {
+    const attention_job *j = context;
+    const int32_t kv_heads = j->op->kv->shape.kv_heads;
+    const ops_seq *s = j->op->seqs;
+    int32_t query = 0;
+    while (item >= seq_chunks(s) * kv_heads) {
+        item -= seq_chunks(s) * kv_heads;
+        query += s->rows * j->group * kv_heads;
+        s++;
+    }
+    const int32_t chunk = item / kv_heads, head = item % kv_heads;
+    const int32_t from = chunk * ISA_KV_CHUNK, left = seq_end(s) - from;
+    query += head * s->rows * j->group;
+    const int64_t at = (int64_t)chunk * j->queries + query;
+    const isa_attention a = {
+        .op = j->op,
+        .seq = s,
+        .kv_head = head,
+        .queries = s->rows * j->group,
+        .from = from,
+        .to = left < ISA_KV_CHUNK ? seq_end(s) : from + ISA_KV_CHUNK,
+        .part = j->parts + at,
+        .part_out = j->parts_out + at * j->op->kv->shape.head_dim,
+    };
+    j->c->kernels->attention(&a, cpu_scratch(j->c, thread));
+}
+
+/* One query: its sequence, kv head, row and head in the order part_item laid them out. */
+static void merge_item(void *context, int32_t item, int32_t thread) {
+    const attention_job *j = context;
+    const int32_t kv_heads = j->op->kv->shape.kv_heads, head_dim = j->op->kv->shape.head_dim;
+    const ops_seq *s = j->op->seqs;
+    (void)thread;
+    int32_t query = item;
+    while (query >= s->rows * j->op->heads) {
+        query -= s->rows * j->op->heads;
+        s++;
+    }
+    const int32_t per_head = s->rows * j->group;
+    const int32_t kv_head = query / per_head, row = query % per_head / j->group;
+    const int32_t head = kv_head * j->group + query % j->group;
+    CHECK_LT(kv_head, kv_heads);
+    const isa_merge m = {
+        .parts = j->parts,
+        .parts_out = j->parts_out,
+        .parts_count = (s->position_first + row) / ISA_KV_CHUNK + 1,
+        .stride = j->queries,
+        .head_dim = head_dim,
+        .out = j->op->out + ((int64_t)(s->row_first + row) * j->op->heads + head) * head_dim,
+        .query = item,
+    };
+    j->c->kernels->merge(&m);
+}
+
+/* Splitting pays when threads would idle and somebody has positions to share; partial results must
+ * fit. It changes no bit. */
+static bool split_plan(attention_job *j, int32_t items, int32_t chunks_max) {
+    const ops_attention *op = j->op;
+    if (items >= j->c->shared.threads * ITEMS_PER_THREAD || chunks_max < 2 ||
+        j->c->shared.threads == 1) {
+        return false;
+    }
+    for (int32_t i = 0; i < op->seqs_count; i++) {
+        if (op->seqs[i].rows * j->group > ISA_QUERIES) {
+            return false;
+        }
+        j->queries += op->seqs[i].rows * op->heads;
+    }
+    const uint64_t parts = (uint64_t)chunks_max * (uint64_t)j->queries;
+    const uint64_t out_bytes = sizeof(float) * (uint64_t)op->kv->shape.head_dim;
+    if (parts * (sizeof(isa_softmax) + out_bytes) > CPU_PARTS_BYTES) {
+        return false;
+    }
+    j->parts_out = (float *)(void *)j->c->parts;
+    j->parts = (isa_softmax *)(void *)(j->c->parts + parts * out_bytes);
+    return true;
+}
+
+status cpuattention_run(backend *b, const ops_attention *op) {
+    const cpu *c = cpu_of(b);
+    const int32_t kv_heads = op->kv->shape.kv_heads;
+    attention_job j = {.c = c, .op = op, .group = op->heads / kv_heads};
+    int32_t items = 0, part_items = 0, chunks_max = 0;
+    for (int32_t i = 0; i < op->seqs_count; i++) {
+        const int32_t chunks = seq_chunks(&op->seqs[i]);
+        items += seq_blocks(&j, &op->seqs[i]) * kv_heads;
+        part_items += chunks * kv_heads;
+        chunks_max = chunks > chunks_max ? chunks : chunks_max;
+    }
+    if (split_plan(&j, items, chunks_max)) {
+        cpupool_run(c->pool, part_item, &j, part_items);
+        cpupool_run(c->pool, merge_item, &j, j.queries);
+    } else {
+        cpupool_run(c->pool, whole_item, &j, items);
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,143 @@
+/* cpulinear.c -- linear operators: inputs transformed once, tiles shared out to threads. */
+#include "kernels/cpu/cpustate.h"
+
+enum {
+    STREAM_ITEM_BYTES = 24 << 10, /* weights of one item of few rows: some microseconds */
+    ITEMS_PER_THREAD = 3,         /* at least, so that threads end together */
+    ROW_BLOCK_MIN = 16
+};
+
+/* One block of up to CPU_ROWS rows of an operator. */
+typedef struct {
+    const cpu *c;
+    const ops_linear *op;
+    int32_t inputs;
+    int32_t row_base, rows;
+    bool int8;
+    const float *x;                           /* f32 activations [rows, inputs] */
+    int32_t tiles_step, row_step, row_blocks; /* shape of an item */
+    int32_t part_items[OPS_LINEAR_PARTS_MAX];
+} linear_job;
+
+static const cpu_weight *part_weight(const ops_linear *op, int32_t part) {
+    return (const cpu_weight *)(const void *)op->parts[part].weight;
+}
+
+static int32_t part_tiles(const ops_linear *op, int32_t part) {
+    return (op->parts[part].weight->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
+}
+
+static int32_t divide_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
+
+static void input_run(const linear_job *j, int32_t row_first, int32_t rows) {
+    const isa_input in = {j->op, j->inputs, row_first, rows, j->row_base, j->c->panels, j->c->x};
+    if (j->int8) {
+        j->c->kernels->input_int8(&in);
+    } else {
+        j->c->kernels->input_f32(&in);
+    }
+}
+
+static void input_item(void *context, int32_t item, int32_t thread) {
+    const linear_job *j = context;
+    (void)thread;
+    const int32_t first = item * CPU_ROW_ITEM, left = j->rows - first;
+    input_run(j, first, left < CPU_ROW_ITEM ? left : CPU_ROW_ITEM);
+}
+
+static void tiles_item(void *context, int32_t item, int32_t thread) {
+    const linear_job *j = context;
+    int32_t part = 0;
+    while (item >= j->part_items[part]) {
+        item -= j->part_items[part++];
+    }
+    const ops_linear_part *p = &j->op->parts[part];
+    const cpu_weight *w = part_weight(j->op, part);
+    const int32_t tiles = part_tiles(j->op, part);
+    const int32_t columns = divide_up(tiles, j->tiles_step);
+    /* Row blocks outermost: their activations stay in cache while the tiles pass. */
+    const int32_t tile_first = item % columns * j->tiles_step;
+    const int32_t row_first = item / columns * j->row_step;
+    const int32_t tiles_left = tiles - tile_first, rows_left = j->rows - row_first;
+    const isa_linear l = {
+        .format = w->format,
+        .weights = w->tiles,
+        .panels = j->c->panels,
+        .x = j->x,
+        .out = p->out + (int64_t)j->row_base * w->shape.outputs,
+        .bias = p->bias,
+        .accumulate = p->accumulate,
+        .inputs = j->inputs,
+        .outputs = w->shape.outputs,
+        .tile_first = tile_first,
+        .tiles = tiles_left < j->tiles_step ? tiles_left : j->tiles_step,
+        .row_first = row_first,
+        .rows = rows_left < j->row_step ? rows_left : j->row_step,
+    };
+    if (j->int8) {
+        j->c->kernels->linear_int8(&l, cpu_scratch(j->c, thread));
+    } else {
+        j->c->kernels->linear_f32(&l, cpu_scratch(j->c, thread));
+    }
+}
+
+static int32_t items_count(linear_job *j) {
+    int32_t items = 0;
+    j->row_blocks = divide_up(j->rows, j->row_step);
+    for (int32_t i = 0; i < j->op->parts_count; i++) {
+        j->part_items[i] = divide_up(part_tiles(j->op, i), j->tiles_step) * j->row_blocks;
+        items += j->part_items[i];
+    }
+    return items;
+}
+
+/* The shape of an item moves work between threads, never an output's arithmetic. */
+static int32_t items_plan(linear_job *j) {
+    const int32_t wanted = j->c->shared.threads * ITEMS_PER_THREAD;
+    j->row_step = ISA_BLOCK_ROWS;
+    j->tiles_step = ISA_WIDE_TILES;
+    if (j->rows > ISA_NARROW_ROWS || !j->int8) {
+        int32_t items = items_count(j);
+        while (items < wanted && j->row_step > ROW_BLOCK_MIN && j->row_step / 2 < j->rows) {
+            j->row_step /= 2;
+            items = items_count(j);
+        }
+        return items;
+    }
+    int32_t tiles = 0;
+    for (int32_t i = 0; i < j->op->parts_count; i++) {
+        tiles += part_tiles(j->op, i);
+    }
+    const uint64_t bytes = tile_bytes(part_weight(j->op, 0)->format, j->inputs);
+    const int32_t by_bytes = bytes < STREAM_ITEM_BYTES ? (int32_t)(STREAM_ITEM_BYTES / bytes) : 1;
+    const int32_t by_threads = tiles / wanted;
+    j->tiles_step = by_bytes < by_threads ? by_bytes : by_threads;
+    if (j->tiles_step < 1) {
+        j->tiles_step = 1;
+    }
+    return items_count(j);
+}
+
+status cpulinear_run(backend *b, const ops_linear *op) {
+    const cpu *c = cpu_of(b);
+    const backend_weight *first = op->parts[0].weight;
+    for (int32_t base = 0; base < op->rows; base += CPU_ROWS) {
+        const int32_t left = op->rows - base;
+        linear_job j = {.c = c,
+                        .op = op,
+                        .inputs = first->inputs,
+                        .row_base = base,
+                        .rows = left < CPU_ROWS ? left : CPU_ROWS,
+                        .int8 = first->activations == BACKEND_ACTIVATIONS_INT8,
+                        .x = c->x};
+        if (!j.int8 && op->input == OPS_INPUT_PLAIN) {
+            j.x = op->x + (int64_t)base * first->inputs;
+        } else {
+            cpupool_run(c->pool, input_item, &j, divide_up(j.rows, CPU_ROW_ITEM));
+        }
+        cpupool_run(c->pool, tiles_item, &j, items_plan(&j));
+    }
+    return STATUS_OK;
+}

@@ -1,0 +1,130 @@
+/* cpuops.c -- row operators: shared out in blocks of rows. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/cpustate.h"
+#include "kernels/kmath.h"
+
+typedef struct {
+    const cpu *c;
+    const void *op;
+} row_job;
+
+static void rows_run(const cpu *c, cpupool_fn fn, const void *op, int32_t rows) {
+    row_job job = {c, op};
+    cpupool_run(c->pool, fn, &job, (rows + CPU_ROW_ITEM - 1) / CPU_ROW_ITEM);
+}
+
+static int32_t item_rows(int32_t item, int32_t rows) {
+    const int32_t left = rows - item * CPU_ROW_ITEM;
+    return left < CPU_ROW_ITEM ? left : CPU_ROW_ITEM;
+}
+
+static void embed_item(void *context, int32_t item, int32_t thread) {
+    const row_job *j = context;
+    const ops_embed *op = j->op;
+    const cpu_weight *w = (const cpu_weight *)(const void *)op->table;
+    (void)thread;
+    const int32_t first = item * CPU_ROW_ITEM, inputs = w->shape.inputs;
+    for (int32_t r = first; r < first + item_rows(item, op->rows); r++) {
+        tile_unpack_row(w->format, w->tiles, inputs, op->tokens[r], op->out + (int64_t)r * inputs);
+    }
+}
+
+status cpuops_embed(backend *b, const ops_embed *op) {
+    rows_run(cpu_of(b), embed_item, op, op->rows);
+    return STATUS_OK;
+}
+
+static void rmsnorm_item(void *context, int32_t item, int32_t thread) {
+    const row_job *j = context;
+    const ops_rmsnorm *op = j->op;
+    (void)thread;
+    j->c->kernels->rmsnorm(op, item * CPU_ROW_ITEM, item_rows(item, op->rows));
+}
+
+status cpuops_rmsnorm(backend *b, const ops_rmsnorm *op) {
+    rows_run(cpu_of(b), rmsnorm_item, op, op->rows);
+    return STATUS_OK;
+}
+
+static void silu_mul_item(void *context, int32_t item, int32_t thread) {
+    const row_job *j = context;
+    const ops_silu_mul *op = j->op;
+    (void)thread;
+    const int64_t at = (int64_t)item * CPU_ROW_ITEM * op->width;
+    j->c->kernels->silu_mul(op->gate + at, op->up + at, op->out + at,
+                            (int64_t)item_rows(item, op->rows) * op->width);
+}
+
+status cpuops_silu_mul(backend *b, const ops_silu_mul *op) {
+    rows_run(cpu_of(b), silu_mul_item, op, op->rows);
+    return STATUS_OK;
+}
+
+status cpuops_gather(backend *b, const ops_gather *op) {
+    (void)b;
+    const size_t bytes = (size_t)op->width * sizeof(float);
+    for (int32_t r = 0; r < op->rows; r++) {
+        memcpy(op->out + (int64_t)r * op->width, op->x + (int64_t)op->index[r] * op->width, bytes);
+    }
+    return STATUS_OK;
+}
+
+typedef struct {
+    const ops_rope_table *op;
+    float frequency[OPS_HEAD_DIM_MAX / 2];
+} rope_job;
+
+static void rope_table_item(void *context, int32_t item, int32_t thread) {
+    const rope_job *j = context;
+    const ops_rope_table *op = j->op;
+    (void)thread;
+    const int32_t first = item * CPU_ROW_ITEM, half = op->dim / 2;
+    for (int32_t r = first; r < first + item_rows(item, op->rows); r++) {
+        float *row = op->table + (int64_t)r * op->dim;
+        const double position = (double)op->positions[r] * op->position_scale;
+        for (int32_t i = 0; i < half; i++) {
+            double sine, cosine;
+            kmath_sincos(position * (double)j->frequency[i], &sine, &cosine);
+            row[i] = (float)cosine * op->magnitude;
+            row[half + i] = (float)sine * op->magnitude;
+        }
+    }
+}
+
+/* Frequencies are rounded to f32, which hides the last bits in which C libraries' pow differ;
+ * models are trained with f32 frequencies too. */
+status cpuops_rope_table(backend *b, const ops_rope_table *op) {
+    rope_job job = {.op = op};
+    for (int32_t i = 0; i < op->dim / 2; i++) {
+        const double frequency = pow(op->base, -2.0 * (double)i / (double)op->dim);
+        const double factor = op->freq_factors != NULL ? (double)op->freq_factors[i] : 1.0;
+        job.frequency[i] = (float)(frequency / factor);
+    }
+    cpupool_run(cpu_of(b)->pool, rope_table_item, &job,
+                (op->rows + CPU_ROW_ITEM - 1) / CPU_ROW_ITEM);
+    return STATUS_OK;
+}
+
+/* The part of each sequence that lies in this block of batch rows. */
+static void rope_append_item(void *context, int32_t item, int32_t thread) {
+    const row_job *j = context;
+    const ops_rope_append *op = j->op;
+    (void)thread;
+    const int32_t first = item * CPU_ROW_ITEM, end = first + item_rows(item, op->rows);
+    for (int32_t i = 0; i < op->seqs_count; i++) {
+        const ops_seq *s = &op->seqs[i];
+        const int32_t from = s->row_first > first ? s->row_first : first;
+        const int32_t last = s->row_first + s->rows;
+        const int32_t to = last < end ? last : end;
+        if (from < to) {
+            j->c->kernels->rope_append(op, s, from - s->row_first, to - from);
+        }
+    }
+}
+
+status cpuops_rope_append(backend *b, const ops_rope_append *op) {
+    rows_run(cpu_of(b), rope_append_item, op, op->rows);
+    return STATUS_OK;
+}

@@ -1,0 +1,75 @@
+/* cpustate.h -- the CPU backend's own state, shared by its files.
+ *
+ * Purpose    struct cpu, and the operators behind the backend table.
+ * Ownership  cpu_open holds everything here until the backend closes.
+ * Threads    As backend.h: one caller at a time; compute threads inside.
+ * Limits     CPU_ROWS rows are quantised at a time, whatever a call brings.
+ */
+#ifndef KERNELS_CPU_CPUSTATE_H
+#define KERNELS_CPU_CPUSTATE_H
+
+#include "kernels/backend.h"
+#include "kernels/cpu/cpupool.h"
+#include "kernels/cpu/isa.h"
+
+enum {
+    CPU_ROWS = 512,             /* rows whose activations are held at a time */
+    CPU_ROW_ITEM = 16,          /* rows of one item of a row operator */
+    CPU_CHUNK_BYTES = 32 << 20, /* weights are taken from chunks of this size, or larger ones */
+    CPU_HUGE_BYTES = 2 << 20,   /* a huge page */
+    CPU_PARTS_BYTES = 8 << 20   /* partial results of attention split over positions */
+};
+
+typedef struct cpu_weight {
+    backend_weight shape; /* first: backend.h hands out its address */
+    tile_format format;
+    uint8_t *tiles;
+    struct cpu_weight *next;
+} cpu_weight;
+
+/* A mapping weights are taken from; its header lies at its start. */
+typedef struct cpu_chunk {
+    struct cpu_chunk *next;
+    uint64_t bytes, used;
+} cpu_chunk;
+
+typedef struct {
+    backend shared; /* first: backend.h hands out its address */
+    const isa_kernels *kernels;
+    cpupool *pool;
+    uint8_t *scratch;   /* [threads, ISA_SCRATCH_BYTES] */
+    uint8_t *parts;     /* [CPU_PARTS_BYTES] */
+    isa_panel *panels;  /* [CPU_ROWS / 4, inputs_max / 32] */
+    float *x;           /* [CPU_ROWS, inputs_max_f32] */
+    int32_t inputs_max; /* of weights with int8 activations */
+    int32_t inputs_max_f32;
+    cpu_weight *weights;
+    cpu_chunk *chunks;
+} cpu;
+
+static inline cpu *cpu_of(backend *b) {
+    return (cpu *)(void *)b;
+}
+
+static inline uint8_t *cpu_scratch(const cpu *c, int32_t thread) {
+    return c->scratch + (int64_t)thread * ISA_SCRATCH_BYTES;
+}
+
+/* Zeroed pages from the system; NULL when refused. `huge` asks for huge pages. */
+void *cpu_map(uint64_t bytes, bool huge);
+void cpu_unmap(void *p, uint64_t bytes);
+
+status cpuweights_load(backend *b, const backend_weight *shape, const void *data, uint64_t bytes,
+                       const backend_weight **out, diag *d);
+void cpuweights_close(cpu *c);
+
+status cpuops_embed(backend *b, const ops_embed *op);
+status cpuops_rmsnorm(backend *b, const ops_rmsnorm *op);
+status cpuops_silu_mul(backend *b, const ops_silu_mul *op);
+status cpuops_gather(backend *b, const ops_gather *op);
+status cpuops_rope_table(backend *b, const ops_rope_table *op);
+status cpuops_rope_append(backend *b, const ops_rope_append *op);
+status cpulinear_run(backend *b, const ops_linear *op);
+status cpuattention_run(backend *b, const ops_attention *op);
+
+#endif

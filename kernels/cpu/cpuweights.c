@@ -1,0 +1,114 @@
+/* cpuweights.c -- repacking weights into tiles at load, by all threads. */
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "kernels/cpu/cpustate.h"
+
+/* Bytes from the current chunk, or from a new one. Weights are taken once and live as long as the
+ * backend; together they fill huge pages, which a stream through them all needs. */
+static uint8_t *chunk_take(cpu *c, uint64_t bytes) {
+    const uint64_t header = 64, rounded = (bytes + 63) / 64 * 64;
+    cpu_chunk *chunk = c->chunks;
+    if (chunk == NULL || chunk->bytes - chunk->used < rounded) {
+        uint64_t size = header + rounded;
+        size = size < CPU_CHUNK_BYTES ? CPU_CHUNK_BYTES : size;
+        size = (size + CPU_HUGE_BYTES - 1) / CPU_HUGE_BYTES * CPU_HUGE_BYTES;
+        chunk = cpu_map(size, true);
+        if (chunk == NULL) {
+            return NULL;
+        }
+        chunk->bytes = size;
+        chunk->used = header;
+        chunk->next = c->chunks;
+        c->chunks = chunk;
+    }
+    uint8_t *p = (uint8_t *)chunk + chunk->used;
+    chunk->used += rounded;
+    return p;
+}
+
+static uint64_t panel_bytes(int32_t inputs) {
+    return (uint64_t)CPU_ROWS / ISA_PANEL_ROWS * (uint64_t)(inputs / TILE_GROUP) *
+           sizeof(isa_panel);
+}
+
+static uint64_t x_bytes(int32_t inputs) {
+    return (uint64_t)CPU_ROWS * (uint64_t)inputs * sizeof(float);
+}
+
+/* Room for the activations of the widest weight: at load, so that serving takes no memory. */
+static bool activations_grow(cpu *c, const backend_weight *shape) {
+    if (shape->activations == BACKEND_ACTIVATIONS_INT8) {
+        if (shape->inputs > c->inputs_max) {
+            isa_panel *panels = cpu_map(panel_bytes(shape->inputs), true);
+            if (panels == NULL) {
+                return false;
+            }
+            cpu_unmap(c->panels, panel_bytes(c->inputs_max));
+            c->panels = panels;
+            c->inputs_max = shape->inputs;
+        }
+    } else if (shape->inputs > c->inputs_max_f32) {
+        float *x = cpu_map(x_bytes(shape->inputs), true);
+        if (x == NULL) {
+            return false;
+        }
+        cpu_unmap(c->x, x_bytes(c->inputs_max_f32));
+        c->x = x;
+        c->inputs_max_f32 = shape->inputs;
+    }
+    return true;
+}
+
+typedef struct {
+    const cpu_weight *w;
+    const uint8_t *data;
+    uint64_t row_bytes;
+} pack_job;
+
+static void pack_item(void *context, int32_t item, int32_t thread) {
+    const pack_job *j = context;
+    const cpu_weight *w = j->w;
+    (void)thread;
+    tile_pack(w->shape.type, j->data, j->row_bytes, w->shape.outputs, w->shape.inputs, item,
+              w->tiles + (uint64_t)item * tile_bytes(w->format, w->shape.inputs));
+}
+
+status cpuweights_load(backend *b, const backend_weight *shape, const void *data, uint64_t bytes,
+                       const backend_weight **out, diag *d) {
+    cpu *c = cpu_of(b);
+    const tile_format format = tile_format_of(shape->type);
+    const uint64_t total = tile_weight_bytes(format, shape->outputs, shape->inputs);
+    cpu_weight *w = mem_calloc(1, sizeof(*w));
+    uint8_t *tiles = w != NULL && activations_grow(c, shape) ? chunk_take(c, total) : NULL;
+    if (tiles == NULL) {
+        mem_free(w);
+        return status_fail(d, STATUS_NOMEM, "no memory for a weight of %llu bytes",
+                           (unsigned long long)total);
+    }
+    w->shape = *shape;
+    w->shape.bytes = total;
+    w->format = format;
+    w->tiles = tiles;
+    w->next = c->weights;
+    c->weights = w;
+    pack_job job = {w, data, bytes / (uint64_t)shape->outputs};
+    cpupool_run(c->pool, pack_item, &job, (shape->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS);
+    *out = &w->shape;
+    return STATUS_OK;
+}
+
+void cpuweights_close(cpu *c) {
+    while (c->weights != NULL) {
+        cpu_weight *next = c->weights->next;
+        mem_free(c->weights);
+        c->weights = next;
+    }
+    while (c->chunks != NULL) {
+        cpu_chunk *next = c->chunks->next;
+        cpu_unmap(c->chunks, c->chunks->bytes);
+        c->chunks = next;
+    }
+    cpu_unmap(c->panels, panel_bytes(c->inputs_max));
+    cpu_unmap(c->x, x_bytes(c->inputs_max_f32));
+}

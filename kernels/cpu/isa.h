@@ -1,0 +1,117 @@
+/* isa.h -- what one instruction set implements, and the work units it is handed.
+ *
+ * Purpose    A table of functions a set; cpu.c picks one table at start and shares out the units
+ *            to threads. All sets give the same bits: lanes are 16 wide and virtual everywhere, and
+ *            each operation is an IEEE one in a written order.
+ * Ownership  Borrowed for the call; `scratch` belongs to the calling thread.
+ * Threads    Units of one operator write disjoint memory.
+ * Limits     In the constants.
+ */
+#ifndef KERNELS_CPU_ISA_H
+#define KERNELS_CPU_ISA_H
+
+#include "kernels/cpu/tile.h"
+#include "kernels/ops.h"
+
+enum {
+    ISA_PANEL_ROWS = 4,     /* rows quantised side by side */
+    ISA_NARROW_ROWS = 8,    /* up to this many rows take the streaming kernel */
+    ISA_BLOCK_ROWS = 128,   /* rows of one unit: their panels stay in L2 */
+    ISA_WIDE_TILES = 3,     /* tiles of one unit of the blocked kernel */
+    ISA_BLOCK_GROUPS = 18,  /* groups unpacked at a time: three tiles of them fit L1 */
+    ISA_BLOCK_INPUTS = 128, /* inputs dequantised at a time for f32 activations */
+    ISA_KV_TILE = 64,       /* tokens between two rescalings of a softmax: absolute positions */
+    ISA_KV_CHUNK = 512,     /* tokens between two merges of partial results, likewise */
+    ISA_QUERIES = 48,       /* (row, head) pairs of one unit of attention */
+    ISA_SCRATCH_BYTES = 512 << 10
+};
+
+/* Four rows of one group of 32 inputs. */
+typedef struct {
+    int8_t quant[ISA_PANEL_ROWS][TILE_GROUP];
+    float scale[ISA_PANEL_ROWS];        /* max |x| / 127 */
+    float scaled_sum[ISA_PANEL_ROWS];   /* scale * sum of quants: meets the minimums */
+    int32_t offset[ISA_PANEL_ROWS];     /* -128 * sum of quants: meets bytes around 128 */
+    int32_t offset_low[ISA_PANEL_ROWS]; /* the same over inputs 0-15 alone */
+} isa_panel;
+
+/* Outputs [tile_first, tile_first + tiles) x 16 of rows [row_first, row_first + rows). */
+typedef struct {
+    tile_format format;
+    const uint8_t *weights;  /* the whole weight, tile by tile */
+    const isa_panel *panels; /* [rows of the input / 4 up, groups]: int8 activations */
+    const float *x;          /* [rows of the input, inputs]: f32 activations */
+    float *out;              /* [rows of the input, outputs] */
+    const float *bias;       /* [outputs] or NULL */
+    bool accumulate;
+    int32_t inputs, outputs;
+    int32_t tile_first, tiles;
+    int32_t row_first, rows; /* row_first is a multiple of 4 */
+} isa_linear;
+
+/* Rows of an input to transform, and quantise or copy. */
+typedef struct {
+    const ops_linear *op;
+    int32_t inputs;
+    int32_t row_first, rows; /* row_first is a multiple of 4 */
+    int32_t row_base;        /* row of `op` that is row 0 of the destination */
+    isa_panel *panels;       /* int8: [rows / 4 up, groups] */
+    float *x;                /* f32: [rows, inputs] */
+} isa_input;
+
+/* The state of a softmax-weighted sum over some positions. */
+typedef struct {
+    float maximum, sum;
+} isa_softmax;
+
+/* Queries [query_first, query_first + queries) of one sequence and kv head; query i is row
+ * i / group and head i % group of the kv head's group. Positions [from, to) are visited, from a
+ * multiple of ISA_KV_CHUNK. */
+typedef struct {
+    const ops_attention *op;
+    const ops_seq *seq;
+    int32_t kv_head;
+    int32_t query_first, queries;
+    int32_t from, to;
+    isa_softmax *part; /* [queries] or NULL: leave the partial state here instead of finishing */
+    float *part_out;   /* [queries, head_dim], with `part` */
+} isa_attention;
+
+/* Merges `parts` partial states of `queries` queries, in order, and finishes them. */
+typedef struct {
+    const isa_softmax *parts; /* [parts_count, stride] */
+    const float *parts_out;   /* [parts_count, stride, head_dim] */
+    int32_t parts_count, stride;
+    int32_t head_dim;
+    float *out; /* [head_dim] of query 0's head */
+    int32_t query;
+} isa_merge;
+
+/* The bytes of one kv head in one (layer, page). */
+static inline uint8_t *isa_kv_head(const backend_kv *kv, int32_t layer, uint32_t page,
+                                   int32_t head) {
+    return kv->base + ((uint64_t)layer * kv->shape.pages + page) * kv->layer_page_bytes +
+           (uint64_t)head * kv->head_bytes;
+}
+
+typedef struct {
+    const char *name;
+    void (*input_int8)(const isa_input *in);
+    void (*input_f32)(const isa_input *in);
+    void (*linear_int8)(const isa_linear *l, uint8_t *scratch);
+    void (*linear_f32)(const isa_linear *l, uint8_t *scratch);
+    void (*rmsnorm)(const ops_rmsnorm *op, int32_t row_first, int32_t rows);
+    void (*silu_mul)(const float *gate, const float *up, float *out, int64_t count);
+    void (*rope_append)(const ops_rope_append *op, const ops_seq *seq, int32_t row_first,
+                        int32_t rows);
+    void (*attention)(const isa_attention *a, uint8_t *scratch);
+    void (*merge)(const isa_merge *m);
+} isa_kernels;
+
+#if defined(__x86_64__)
+extern const isa_kernels isa_avx512_kernels;
+extern const isa_kernels isa_avx2_kernels;
+#endif
+extern const isa_kernels isa_portable_kernels;
+
+#endif
