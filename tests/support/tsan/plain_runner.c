@@ -115,7 +115,7 @@ static bool wanted(const struct criterion_test *t, int argc, char **argv) {
     (void)snprintf(name, sizeof name, "%s/%s", t->category, t->name);
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--filter") == 0 && i + 1 < argc) {
-            return fnmatch(argv[i + 1], name, 0) == 0;
+            return fnmatch(argv[i + 1], name, FNM_EXTMATCH) == 0;
         }
     }
     return true;
