@@ -26,7 +26,7 @@ extern char **environ;
 enum { BACKOFF_FIRST_US = 100000, BACKOFF_MAX_US = 5000000, HEALTHY_US = 10000000 };
 
 typedef struct {
-    char *args[SUPERVISOR_ARGS_MAX + 2]; /* program, args, NULL */
+    char *args[SUPERVISOR_ARGS_MAX + 2]; /* "weir", args, NULL */
     pid_t pid;                           /* 0: not running */
     int64_t started_us;
     int64_t due_us; /* of the next start */
@@ -68,7 +68,7 @@ status supervisor_add(supervisor *s, const char *const *args, uint32_t args_coun
                            LIMIT_WORKERS);
     }
     child_record *c = &s->children[s->children_count];
-    c->args[0] = s->program;
+    c->args[0] = "weir"; /* as the process list shows it */
     for (uint32_t i = 0; i < args_count; i++) {
         c->args[1 + i] = mem_dup(args[i], strlen(args[i]));
         if (!c->args[1 + i]) {

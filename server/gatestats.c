@@ -1,0 +1,127 @@
+/* gatestats.c -- series of the gateway. Seconds are counted in microseconds. */
+#include "server/gatestats.h"
+
+struct gatestats {
+    metrics *metrics;
+    metrics_counter *ends[GATESTATS_ENDS];
+    metrics_counter *prompt_tokens, *completion_tokens, *cached_tokens;
+    metrics_histogram *ttft_us, *tpot_us, *e2e_us;
+    metrics_gauge *running, *pending, *connections;
+    metrics_counter *retries_free, *retries_spent, *stale, *duplicates, *mismatches, *splits,
+        *rejected, *restarts, *http_requests, *http_refused_full, *http_refused_head, *http_expired,
+        *http_gone;
+};
+
+static metrics_counter *count(gatestats *g, const char *name, const char *labels,
+                              const char *help) {
+    return metrics_new_counter(g->metrics, name, labels, help, 1);
+}
+
+static void register_requests(gatestats *g) {
+    static const char help[] = "Requests that have ended.";
+    g->ends[GATESTATS_OK] = count(g, "weir_requests_total", "end=\"ok\"", help);
+    g->ends[GATESTATS_CANCELLED] = count(g, "weir_requests_total", "end=\"cancelled\"", help);
+    g->ends[GATESTATS_FAILED] = count(g, "weir_requests_total", "end=\"failed\"", help);
+    g->prompt_tokens = count(g, "weir_api_prompt_tokens_total", "", "Tokens of prompts.");
+    g->completion_tokens =
+        count(g, "weir_api_completion_tokens_total", "", "Tokens delivered to clients.");
+    g->cached_tokens =
+        count(g, "weir_api_cached_tokens_total", "", "Tokens of prompts that a prefix cache held.");
+    g->ttft_us =
+        metrics_new_histogram(g->metrics, "weir_time_to_first_token_seconds", "",
+                              "From the request's last byte to the first token.", 1e-6, NULL, 0);
+    g->tpot_us = metrics_new_histogram(g->metrics, "weir_time_per_output_token_seconds", "",
+                                       "Mean time between a request's tokens after the first.",
+                                       1e-6, NULL, 0);
+    g->e2e_us =
+        metrics_new_histogram(g->metrics, "weir_request_seconds", "",
+                              "From the request's last byte to its last token.", 1e-6, NULL, 0);
+    g->running =
+        metrics_new_gauge(g->metrics, "weir_requests_open", "", "Requests that have not ended.");
+    g->pending = metrics_new_gauge(g->metrics, "weir_requests_pending", "",
+                                   "Requests that wait for workers.");
+    g->connections =
+        metrics_new_gauge(g->metrics, "weir_http_connections", "", "Open connections.");
+}
+
+static void register_faults(gatestats *g) {
+    static const char retries[] = "Attempts after the first, by what they cost.";
+    g->retries_free = count(g, "weir_retries_total", "budget=\"free\"", retries);
+    g->retries_spent = count(g, "weir_retries_total", "budget=\"spent\"", retries);
+    g->stale = count(g, "weir_stale_messages_total", "", "Messages of attempts that are over.");
+    g->duplicates =
+        count(g, "weir_duplicate_tokens_total", "", "Tokens that the client already had.");
+    g->mismatches = count(g, "weir_inexact_tokens_total", "",
+                          "Repeated tokens that differed from what the client has.");
+    g->splits = count(g, "weir_splits_total", "", "Requests that went on as one a choice.");
+    g->rejected = count(g, "weir_gateway_rejects_total", "", "Messages that fit no state.");
+    g->restarts = count(g, "weir_worker_restarts_total", "",
+                        "Workers that ended and were started"
+                        " again.");
+    g->http_requests = count(g, "weir_http_requests_total", "", "Requests with a proper head.");
+    g->http_refused_full =
+        count(g, "weir_http_refused_total", "why=\"connections\"", "Refused by the HTTP server.");
+    g->http_refused_head =
+        count(g, "weir_http_refused_total", "why=\"malformed\"", "Refused by the HTTP server.");
+    g->http_expired = count(g, "weir_http_expired_total", "", "Connections closed at a deadline.");
+    g->http_gone = count(g, "weir_http_gone_total", "", "Clients that left before their answer.");
+}
+
+status gatestats_open(arena *a, gatestats **out) {
+    gatestats *g = ARENA_TAKE(a, 1, gatestats);
+    if (!g) {
+        return STATUS_NOMEM;
+    }
+    TRY(metrics_open(&g->metrics, a));
+    register_requests(g);
+    register_faults(g);
+    *out = g;
+    return STATUS_OK;
+}
+
+void gatestats_session(gatestats *g, gatestats_end end, const session_times *t) {
+    metrics_add(g->ends[end], 1);
+    metrics_add(g->prompt_tokens, (uint64_t)t->prompt_tokens);
+    metrics_add(g->completion_tokens, (uint64_t)t->completion_tokens);
+    metrics_add(g->cached_tokens, (uint64_t)t->cached_tokens);
+    if (end != GATESTATS_OK || !t->first_token_us) {
+        return;
+    }
+    metrics_observe(g->ttft_us, (uint64_t)(t->first_token_us - t->received_us));
+    metrics_observe(g->e2e_us, (uint64_t)(t->last_token_us - t->received_us));
+    if (t->completion_tokens > 1) {
+        metrics_observe(g->tpot_us, (uint64_t)((t->last_token_us - t->first_token_us) /
+                                               (t->completion_tokens - 1)));
+    }
+}
+
+/* Counters only grow: the difference is added. */
+static void follow(metrics_counter *c, uint64_t value) {
+    uint64_t have = metrics_count(c);
+    if (value > have) {
+        metrics_add(c, value - have);
+    }
+}
+
+void gatestats_render(gatestats *g, const gate *core, const http_counts *connections,
+                      uint64_t restarts, const metrics_remote *remotes, size_t remotes_count,
+                      strbuf *out) {
+    const gate_counts *c = gate_counters(core);
+    metrics_set(g->running, gate_count(core));
+    metrics_set(g->pending, gate_pending_count(core));
+    metrics_set(g->connections, connections->connections);
+    follow(g->retries_free, c->retries_free);
+    follow(g->retries_spent, c->retries_spent);
+    follow(g->stale, c->stale_dropped);
+    follow(g->duplicates, c->duplicates_dropped);
+    follow(g->mismatches, c->mismatches);
+    follow(g->splits, c->splits);
+    follow(g->rejected, c->rejected);
+    follow(g->restarts, restarts);
+    follow(g->http_requests, connections->requests);
+    follow(g->http_refused_full, connections->refused_full);
+    follow(g->http_refused_head, connections->refused_head);
+    follow(g->http_expired, connections->expired);
+    follow(g->http_gone, connections->gone);
+    (void)metrics_render(g->metrics, remotes, remotes_count, out);
+}

@@ -1,0 +1,37 @@
+/* gateway.h -- the gateway's loop: the I/O around the pure gate.
+ *
+ * Purpose    Takes requests from the intake, asks the router for workers, carries out the gate's
+ *            actions, feeds tokens to sessions, supervises local workers, serves health and
+ *            metrics, drains on SIGTERM and SIGINT.
+ * Ownership  gateway_run borrows everything in its options for the call.
+ * Threads    The calling thread owns all gateway state.
+ * Limits     gateway_options.requests_max sessions.
+ */
+#ifndef SERVER_GATEWAY_H
+#define SERVER_GATEWAY_H
+
+#include "server/http.h"
+#include "server/intake.h"
+#include "server/supervisor.h"
+
+typedef struct {
+    intake *intake;
+    http *http;
+    supervisor *supervisor; /* its children are workers 0, 1, ... */
+    const tokenizer *tokenizer;
+    uint32_t roles_wanted; /* ready when each of these has joined */
+    uint32_t requests_max;
+    int32_t context_tokens;
+    int32_t local_prefill_max;    /* router_options */
+    int64_t silence_us;           /* a worker this quiet is fenced and killed */
+    int64_t join_us;              /* a worker must say HELLO within this */
+    int64_t pending_us;           /* a request waits this long for workers, then 503 */
+    int64_t drain_us;             /* requests under way get this long to end */
+    void (*on_ready)(void *self); /* once, when the first request would succeed */
+    void *self;
+} gateway_options;
+
+/* Runs until a signal asks it to stop and the drain is over. */
+MUST_USE status gateway_run(const gateway_options *options, diag *d);
+
+#endif

@@ -1,0 +1,187 @@
+/* main.c -- the `weir` command: picks the sub-command. The only file that sees all layers. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "bench/engine.h"
+#include "engine/base/config.h"
+#include "engine/base/failpoint.h"
+#include "engine/base/log.h"
+#include "engine/worker/worker.h"
+#include "models/text/tokenizer.h"
+#include "server/commands.h"
+#include "server/pool.h"
+#include "server/serve.h"
+#include "server/version.h"
+
+typedef struct {
+    const char *model, *backend;
+    int64_t worker, epoch, link_fd, threads, kv_bytes, context, seqs, chunk;
+    int32_t role, kv_dtype, activations, log_level;
+    bool log_json;
+} worker_settings;
+
+#define FIELD(name) offsetof(worker_settings, name)
+
+static const char *const roles[] = {"prefill", "decode", "both", NULL};
+static const char *const kv_dtypes[] = {"f16", "f32", NULL};
+static const char *const activation_kinds[] = {"int8", "f32", NULL};
+static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
+
+static const config_option worker_flags[] = {
+    {"role", CONFIG_ENUM, FIELD(role), 0, 0, "both", roles, NULL, "which phases it runs"},
+    {"worker", CONFIG_INT, FIELD(worker), 0, LIMIT_WORKERS - 1, "0", NULL, NULL, "its number"},
+    {"epoch", CONFIG_INT, FIELD(epoch), 1, 0x1p62, "1", NULL, NULL,
+     "which life of that worker this is; grows"},
+    {"link-fd", CONFIG_INT, FIELD(link_fd), 3, 1 << 20, "3", NULL, NULL,
+     "descriptor of the socket to the gateway that started it"},
+    {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file"},
+    {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME", "where the model runs"},
+    {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
+     "compute threads; 0: one a core"},
+    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 1e15, "1g", NULL, NULL, "KV cache"},
+    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL, "dtype of the cache"},
+    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", activation_kinds, NULL,
+     "how activations meet quantised weights"},
+    {"context", CONFIG_INT, FIELD(context), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
+     "longest sequence; 0: what the model was trained for"},
+    {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL, "sequences decoded at once"},
+    {"prefill-chunk", CONFIG_INT, FIELD(chunk), 16, 8192, "256", NULL, NULL,
+     "prompt tokens of a step"},
+    {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
+    {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
+};
+
+static const config_table worker_table = {
+    "weir worker", "One model replica. `weir serve` starts these; they end with it.", worker_flags,
+    sizeof worker_flags / sizeof worker_flags[0], NULL};
+
+/* The ids that end a generation come from the tokeniser, which the worker layer does not know. */
+static status find_eog(const char *path, int32_t eog[16], int32_t *count, diag *d) {
+    gguf *file;
+    tokenizer *t;
+    TRY(gguf_open(path, &file, d));
+    status s = tokenizer_open(file, &t, d);
+    gguf_close(file);
+    if (s != STATUS_OK) {
+        return s;
+    }
+    *count = 0;
+    for (int32_t id = 0; id < tokenizer_vocab_count(t) && *count < 16; id++) {
+        if (tokenizer_is_eog(t, id)) {
+            eog[(*count)++] = id;
+        }
+    }
+    tokenizer_close(t);
+    return STATUS_OK;
+}
+
+static status run_worker(const worker_settings *o, diag *d) {
+    static const uint32_t role_bits[] = {MESSAGE_ROLE_PREFILL, MESSAGE_ROLE_DECODE,
+                                         MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE};
+    int32_t eog[16];
+    worker_options w = {.model_path = o->model,
+                        .backend = o->backend,
+                        .roles = role_bits[o->role],
+                        .worker = (uint32_t)o->worker,
+                        .epoch = (uint64_t)o->epoch,
+                        .gateway_fd = (int)o->link_fd,
+                        .threads = (int32_t)o->threads,
+                        .kv_type = (backend_kv_type)o->kv_dtype,
+                        .activations = (backend_activations)o->activations,
+                        .kv_bytes = (uint64_t)o->kv_bytes,
+                        .context_tokens = (int32_t)o->context,
+                        .seqs_max = (int32_t)o->seqs,
+                        .prefill_chunk_tokens = (int32_t)o->chunk,
+                        .ring_bytes = 32 << 20,
+                        .group_bytes = 4 << 20,
+                        .eog = eog};
+    TRY(failpoint_setup_env(d));
+    TRY(find_eog(o->model, eog, &w.eog_count, d));
+    return worker_run(&w, d);
+}
+
+static int worker_main(int argc, char *const *argv) {
+    worker_settings o = {0};
+    config c;
+    diag d;
+    int code = 0;
+    if (config_parse(&c, &worker_table, argc, argv, &o, &d) != STATUS_OK) {
+        (void)fprintf(stderr, "weir worker: %s\n", d.text);
+        code = 2;
+    } else if (c.help_asked) {
+        strbuf help = strbuf_make(1 << 16);
+        config_help(&worker_table, &help);
+        (void)fputs(help.data ? help.data : "", stdout);
+        strbuf_close(&help);
+    } else if (!o.model) {
+        (void)fprintf(stderr, "weir worker: --model FILE is needed\n");
+        code = 2;
+    } else {
+        char name[32];
+        (void)snprintf(name, sizeof name, "%s-%d", roles[o.role], (int)o.worker);
+        log_setup((log_level)o.log_level, o.log_json, name);
+        if (run_worker(&o, &d) != STATUS_OK) {
+            LOG(ERROR, "worker", "ends", "why=\"%s\"", d.text);
+            code = 1;
+        }
+    }
+    config_close(&c);
+    return code;
+}
+
+static int bench_main(int argc, char *const *argv) {
+    if (argc > 0 && strcmp(argv[0], "engine") == 0) {
+        return engine_bench(argc - 1, argv + 1);
+    }
+    (void)fprintf(stderr, "usage: weir bench engine [--help]\n");
+    return 2;
+}
+
+static int version_main(int argc, char *const *argv) {
+    (void)argc;
+    (void)argv;
+    (void)printf("weir %s\n", VERSION_TEXT);
+    return 0;
+}
+
+static const struct {
+    const char *name;
+    int (*run)(int argc, char *const *argv);
+    const char *help;
+} commands[] = {
+    {"serve", serve_main, "serve a model: gateway and local workers"},
+    {"worker", worker_main, "one model replica (started by serve)"},
+    {"bench", bench_main, "measure the engine or a running server"},
+    {"tokenize", commands_tokenize, "print the token ids of a text"},
+    {"template", commands_template, "print what a chat template renders"},
+    {"version", version_main, "print the version"},
+};
+
+static int usage(FILE *to, int code) {
+    (void)fprintf(to, "usage: weir COMMAND [options]   (weir COMMAND --help tells more)\n\n");
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        (void)fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+    }
+    return code;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) {
+        return usage(stderr, 2);
+    }
+    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
+        strcmp(argv[1], "help") == 0) {
+        return usage(stdout, 0);
+    }
+    if (strcmp(argv[1], "--version") == 0) {
+        return version_main(0, NULL);
+    }
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        if (strcmp(argv[1], commands[i].name) == 0) {
+            return commands[i].run(argc - 2, argv + 2);
+        }
+    }
+    (void)fprintf(stderr, "weir: there is no command \"%s\"\n\n", argv[1]);
+    return usage(stderr, 2);
+}

@@ -1,0 +1,392 @@
+/* serve.c -- flags, model, workers, banner. */
+#define _GNU_SOURCE
+#include "server/serve.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/config.h"
+#include "engine/base/failpoint.h"
+#include "engine/base/log.h"
+#include "engine/core/message.h"
+#include "models/file/gguf.h"
+#include "server/gateway.h"
+#include "server/version.h"
+
+typedef struct {
+    const char *host, *model, *served_name, *api_key, *api_key_file;
+    int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
+    int64_t requests, connections, text_threads, http_threads, drain_ms, silence_ms, pending_ms;
+    int32_t backend, kv_dtype, activations, kv_transport, log_level;
+    bool aggregated, metrics_open, log_json;
+} settings;
+
+static const char *const backends[] = {"cpu", NULL};
+static const char *const transports[] = {"auto", "shm", NULL};
+static const char *const kv_dtypes[] = {"f16", "f32", NULL};
+static const char *const activation_kinds[] = {"int8", "f32", NULL};
+static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
+
+#define FIELD(name) offsetof(settings, name)
+
+static const config_option options[] = {
+    {"host", CONFIG_STRING, FIELD(host), 0, 255, "127.0.0.1", NULL, "ADDRESS",
+     "address to listen on"},
+    {"port", CONFIG_INT, FIELD(port), 0, 65535, "8000", NULL, NULL,
+     "port to listen on; 0 takes a free one"},
+    {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file to serve"},
+    {"served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME",
+     "name clients use; default: the name in the file"},
+    {"prefill", CONFIG_INT, FIELD(prefill), 0, 32, "1", NULL, NULL, "prefill workers"},
+    {"decode", CONFIG_INT, FIELD(decode), 1, 32, "1", NULL, NULL, "decode workers"},
+    {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
+     "one worker does both phases, for comparison"},
+    {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
+     "compute threads of each worker; 0: one a core"},
+    {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "cpu", backends, NULL, "where the model runs"},
+    {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
+     "how KV pages move between workers"},
+    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 1e15, "1g", NULL, NULL,
+     "KV cache of each worker; at least one whole context is taken"},
+    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL,
+     "dtype of the KV cache"},
+    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", activation_kinds, NULL,
+     "how activations meet quantised weights"},
+    {"context", CONFIG_INT, FIELD(context), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
+     "longest prompt and answer together, in tokens; 0: what the model was trained for"},
+    {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL,
+     "sequences a worker decodes at once"},
+    {"prefill-chunk", CONFIG_INT, FIELD(chunk), 16, 8192, "256", NULL, NULL,
+     "prompt tokens of a step; a multiple of 16"},
+    {"local-prefill-max", CONFIG_INT, FIELD(local_prefill_max), 0, LIMIT_CONTEXT_TOKENS, "16", NULL,
+     NULL, "a prompt whose uncached part is not longer is computed where it is decoded"},
+    {"max-requests", CONFIG_INT, FIELD(requests), 1, 4096, "512", NULL, NULL,
+     "requests under way or waiting; more are answered 503"},
+    {"max-connections", CONFIG_INT, FIELD(connections), 1, 16384, "1024", NULL, NULL,
+     "open HTTP connections; more are answered 503"},
+    {"text-threads", CONFIG_INT, FIELD(text_threads), 1, 16, "1", NULL, NULL,
+     "threads that render templates and tokenise"},
+    {"http-threads", CONFIG_INT, FIELD(http_threads), 1, 16, "1", NULL, NULL,
+     "threads that read and write HTTP"},
+    {"api-key", CONFIG_STRING, FIELD(api_key), 0, 255, NULL, NULL, "KEY",
+     "require this key (visible in the process list: prefer --api-key-file or WEIR_API_KEY)"},
+    {"api-key-file", CONFIG_STRING, FIELD(api_key_file), 0, 4095, NULL, NULL, "FILE",
+     "require one of these keys, one a line"},
+    {"metrics-open", CONFIG_BOOL, FIELD(metrics_open), 0, 0, "false", NULL, NULL,
+     "/metrics needs no key"},
+    {"drain-timeout-ms", CONFIG_INT, FIELD(drain_ms), 0, 3600000, "30000", NULL, NULL,
+     "how long requests may go on after SIGTERM"},
+    {"heartbeat-timeout-ms", CONFIG_INT, FIELD(silence_ms), 500, 600000, "3000", NULL, NULL,
+     "a worker this quiet is killed and its requests go elsewhere"},
+    {"queue-timeout-ms", CONFIG_INT, FIELD(pending_ms), 1, 3600000, "60000", NULL, NULL,
+     "how long a request waits for a worker before it is answered 503"},
+    {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
+    {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
+};
+
+static const config_table table = {"weir serve",
+                                   "Serves a model over an OpenAI-style HTTP API, with separate "
+                                   "prefill and decode workers.",
+                                   options, sizeof options / sizeof options[0], NULL};
+
+typedef struct {
+    settings set;
+    gguf *file;
+    tokenizer *tokenizer;
+    chat *chat;
+    openai_limits limits;
+    char model_name[256];
+    const char *names[1];
+    apikeys *keys;
+    intake *intake;
+    routes *routes;
+    http *http;
+    supervisor *supervisor;
+    int64_t started_us;
+    diag d;
+} server;
+
+/* ---- the model, as the gateway needs it ----------------------------------------------------- */
+
+static status read_context(server *s, int32_t *out) {
+    char key[96];
+    str arch;
+    uint64_t context = 0;
+    TRY(gguf_get_str(s->file, "general.architecture", &arch, &s->d));
+    (void)snprintf(key, sizeof key, "%.*s.context_length", (int)(arch.bytes < 64 ? arch.bytes : 64),
+                   arch.data);
+    TRY(gguf_get_u64(s->file, key, &context, &s->d));
+    if (context < 1 || context > LIMIT_CONTEXT_TOKENS) {
+        return status_fail(&s->d, STATUS_UNSUPPORTED, "%s: a context of %llu tokens", key,
+                           (unsigned long long)context);
+    }
+    *out = (int32_t)context;
+    if (s->set.context > 0 && s->set.context < *out) {
+        *out = (int32_t)s->set.context;
+    }
+    return STATUS_OK;
+}
+
+/* Clients name the model; the file's own name or its file name will do. */
+static void name_model(server *s) {
+    str name = {NULL, 0};
+    const char *slash = strrchr(s->set.model, '/');
+    if (s->set.served_name) {
+        name = str_from(s->set.served_name);
+    } else if (gguf_get_str(s->file, "general.name", &name, NULL) != STATUS_OK || !name.bytes) {
+        name = str_from(slash ? slash + 1 : s->set.model);
+    }
+    (void)snprintf(s->model_name, sizeof s->model_name, "%.*s", (int)name.bytes, name.data);
+    for (char *c = s->model_name; *c; c++) {
+        if (*c == ' ') {
+            *c = '-';
+        }
+    }
+    s->names[0] = s->model_name;
+}
+
+static status open_model(server *s) {
+    TRY(gguf_open(s->set.model, &s->file, &s->d));
+    TRY(tokenizer_open(s->file, &s->tokenizer, &s->d));
+    str source;
+    if (gguf_get_str(s->file, "tokenizer.chat_template", &source, NULL) == STATUS_OK) {
+        TRY(chat_open(source, &s->chat, &s->d));
+    }
+    int32_t context;
+    TRY(read_context(s, &context));
+    name_model(s);
+    s->limits = (openai_limits){.models = s->names,
+                                .models_count = 1,
+                                .context_tokens = context,
+                                .vocab_count = tokenizer_vocab_count(s->tokenizer)};
+    gguf_close(s->file);
+    s->file = NULL;
+    return STATUS_OK;
+}
+
+/* ---- HTTP ----------------------------------------------------------------------------------- */
+
+static status open_keys(server *s) {
+    const char *from_environment = getenv("WEIR_API_KEY");
+    const char *key = s->set.api_key ? s->set.api_key : from_environment;
+    if (!key && !s->set.api_key_file) {
+        return STATUS_OK;
+    }
+    status made = apikeys_open(&s->keys);
+    if (made != STATUS_OK) {
+        return status_fail(&s->d, made, "no memory for the API keys");
+    }
+    if (key) {
+        TRY(apikeys_add(s->keys, str_from(key), &s->d));
+    }
+    return s->set.api_key_file ? apikeys_add_file(s->keys, s->set.api_key_file, &s->d) : STATUS_OK;
+}
+
+static status open_http(server *s) {
+    intake_options io = {.model = {s->tokenizer, s->chat, s->limits.context_tokens},
+                         .threads = (uint32_t)s->set.text_threads,
+                         .waiting_max = (uint32_t)s->set.requests,
+                         .connections_max = (uint32_t)s->set.connections};
+    TRY(open_keys(s));
+    TRY(intake_open(&io, &s->intake, &s->d));
+    routes_options ro = {.limits = &s->limits,
+                         .keys = s->keys,
+                         .metrics_open = s->set.metrics_open,
+                         .version = VERSION_TEXT,
+                         .started_s = clock_wall_us() / 1000000,
+                         .self = s->intake,
+                         .request = intake_request,
+                         .gone = intake_gone};
+    TRY(routes_open(&ro, &s->routes, &s->d));
+    http_handlers handlers = routes_handlers(s->routes);
+    http_options ho = {.host = s->set.host,
+                       .port = (uint16_t)s->set.port,
+                       .connections_max = (uint32_t)s->set.connections,
+                       .threads = (uint32_t)s->set.http_threads};
+    return http_open(&ho, &handlers, &s->http, &s->d);
+}
+
+/* ---- workers -------------------------------------------------------------------------------- */
+
+static status add_worker(server *s, const char *role, int64_t threads) {
+    char number[16], thread_text[16], kv[32], context[16], seqs[16], chunk[16];
+    const settings *o = &s->set;
+    uint32_t child = 0;
+    static uint32_t next;
+    (void)snprintf(number, sizeof number, "%u", next++);
+    (void)snprintf(thread_text, sizeof thread_text, "%d", (int)threads);
+    (void)snprintf(kv, sizeof kv, "%lld", (long long)o->kv_bytes);
+    (void)snprintf(context, sizeof context, "%d", (int)s->limits.context_tokens);
+    (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
+    (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
+    const char *args[] = {"worker",
+                          "--role",
+                          role,
+                          "--worker",
+                          number,
+                          "--epoch",
+                          "{epoch}",
+                          "--link-fd",
+                          "3",
+                          "--model",
+                          o->model,
+                          "--backend",
+                          backends[o->backend],
+                          "--threads",
+                          thread_text,
+                          "--kv-memory",
+                          kv,
+                          "--kv-dtype",
+                          kv_dtypes[o->kv_dtype],
+                          "--activations",
+                          activation_kinds[o->activations],
+                          "--context",
+                          context,
+                          "--max-seqs",
+                          seqs,
+                          "--prefill-chunk",
+                          chunk,
+                          "--log-level",
+                          levels[o->log_level],
+                          o->log_json ? "--log-json" : "--no-log-json"};
+    return supervisor_add(s->supervisor, args, sizeof args / sizeof args[0], &child, &s->d);
+}
+
+static int64_t usable_cores(void) {
+    cpu_set_t set;
+    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+static status open_workers(server *s) {
+    int64_t threads = s->set.threads ? s->set.threads : usable_cores();
+    TRY(supervisor_open(&s->supervisor, &s->d));
+    if (s->set.aggregated) {
+        for (int64_t i = 0; i < s->set.decode; i++) {
+            TRY(add_worker(s, "both", threads));
+        }
+        return STATUS_OK;
+    }
+    for (int64_t i = 0; i < s->set.prefill; i++) {
+        TRY(add_worker(s, "prefill", threads));
+    }
+    for (int64_t i = 0; i < s->set.decode; i++) {
+        TRY(add_worker(s, "decode", threads));
+    }
+    return STATUS_OK;
+}
+
+/* ---- the command ---------------------------------------------------------------------------- */
+
+static void say_ready(void *self) {
+    const server *s = self;
+    unsigned port = http_port(s->http);
+    const char *host = strcmp(s->set.host, "0.0.0.0") == 0 ? "127.0.0.1" : s->set.host;
+    LOG(INFO, "gateway", "ready", "url=http://%s:%u after_ms=%lld", host, port,
+        (long long)(clock_now_us() - s->started_us) / 1000);
+    (void)printf("weir %s serves %s on http://%s:%u (ready in %.2f s)\n", VERSION_TEXT,
+                 s->model_name, s->set.host, port, (double)(clock_now_us() - s->started_us) / 1e6);
+    if (s->set.aggregated) {
+        (void)printf("  workers: %d for both phases (aggregated)\n", (int)s->set.decode);
+    } else {
+        (void)printf("  workers: %d prefill, %d decode; KV moves over shm\n", (int)s->set.prefill,
+                     (int)s->set.decode);
+    }
+    (void)printf(
+        "  try:     curl http://%s:%u/v1/chat/completions -H 'Content-Type: "
+        "application/json' \\\n"
+        "             -d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", "
+        "\"content\": \"Hello!\"}]}'\n"
+        "  stop:    Ctrl-C\n",
+        host, port, s->model_name);
+    (void)fflush(stdout);
+}
+
+static status run(server *s) {
+    TRY(open_model(s));
+    TRY(open_workers(s)); /* first: it blocks SIGCHLD for all threads */
+    TRY(open_http(s));
+    uint32_t roles = s->set.aggregated || s->set.prefill > 0
+                         ? MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE
+                         : MESSAGE_ROLE_DECODE;
+    gateway_options go = {.intake = s->intake,
+                          .http = s->http,
+                          .supervisor = s->supervisor,
+                          .tokenizer = s->tokenizer,
+                          .roles_wanted = roles,
+                          .requests_max = (uint32_t)s->set.requests,
+                          .context_tokens = s->limits.context_tokens,
+                          .local_prefill_max = (int32_t)s->set.local_prefill_max,
+                          .silence_us = s->set.silence_ms * 1000,
+                          .join_us = 120000000,
+                          .pending_us = s->set.pending_ms * 1000,
+                          .drain_us = s->set.drain_ms * 1000,
+                          .on_ready = say_ready,
+                          .self = s};
+    return gateway_run(&go, &s->d);
+}
+
+static void close_all(server *s) {
+    if (s->http) {
+        http_close(s->http);
+    }
+    intake_close(s->intake);
+    routes_close(s->routes);
+    apikeys_close(s->keys);
+    supervisor_close(s->supervisor);
+    chat_close(s->chat);
+    tokenizer_close(s->tokenizer);
+    gguf_close(s->file);
+}
+
+/* Reads the flags; -1 when the command goes on, else its exit status. */
+static int read_settings(config *c, server *s, int argc, char *const *argv) {
+    if (config_parse(c, &table, argc, argv, &s->set, &s->d) != STATUS_OK) {
+        (void)fprintf(stderr, "weir serve: %s\n", s->d.text);
+        return 2;
+    }
+    if (c->help_asked) {
+        strbuf help = strbuf_make(1 << 16);
+        config_help(&table, &help);
+        (void)fputs(help.data ? help.data : "", stdout);
+        strbuf_close(&help);
+        return 0;
+    }
+    if (!s->set.model) {
+        s->set.model = getenv("WEIR_DEFAULT_MODEL");
+    }
+    if (!s->set.model) {
+        (void)fprintf(stderr,
+                      "weir serve: --model FILE is needed (the ./weir launcher brings a "
+                      "default model)\n");
+        return 2;
+    }
+    if (s->set.chunk % LIMIT_PAGE_TOKENS) {
+        (void)fprintf(stderr, "weir serve: --prefill-chunk %d is not a multiple of %d\n",
+                      (int)s->set.chunk, LIMIT_PAGE_TOKENS);
+        return 2;
+    }
+    return -1;
+}
+
+int serve_main(int argc, char *const *argv) {
+    server s = {.started_us = clock_now_us()};
+    config c;
+    int code = read_settings(&c, &s, argc, argv);
+    if (code < 0) {
+        log_setup((log_level)s.set.log_level, s.set.log_json, "gateway");
+        status done = failpoint_setup_env(&s.d);
+        if (done == STATUS_OK) {
+            done = run(&s);
+        }
+        close_all(&s);
+        if (done != STATUS_OK) {
+            (void)fprintf(stderr, "weir serve: %s\n", s.d.text);
+        }
+        code = done == STATUS_OK ? 0 : 1;
+    }
+    config_close(&c);
+    return code;
+}

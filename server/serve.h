@@ -1,0 +1,15 @@
+/* serve.h -- `weir serve`: gateway, supervisor and local worker processes in one command.
+ *
+ * Purpose    Reads the flags, opens what the gateway needs of the model (tokeniser, chat template),
+ *            starts the HTTP server and the workers, and runs the gateway until it is told to stop.
+ * Ownership  Everything is released before it returns.
+ * Threads    The main thread.
+ * Limits     LIMIT_WORKERS workers.
+ */
+#ifndef SERVER_SERVE_H
+#define SERVER_SERVE_H
+
+/* argv[0 .. argc-1] are the arguments after `weir serve`. Returns the exit status. */
+int serve_main(int argc, char *const *argv);
+
+#endif
