@@ -28,10 +28,11 @@ typedef struct {
     uint32_t pages;               /* of the KV pool; ids 0 .. pages - 1 */
     uint32_t layers;              /* of the model */
     int32_t context_tokens;       /* most tokens of a sequence */
-    int32_t seqs_max;             /* sequences that decode at once, and most in a batch */
+    int32_t seqs_max;             /* sequences that decode at once; a batch has at most twice as
+                                   * many, the others being chunks of prompts */
     int32_t queue_max;            /* requests waiting beside them, each role */
     int32_t step_tokens_max;      /* rows of a batch, >= seqs_max + LIMIT_PAGE_TOKENS */
-    int32_t logit_rows_max;       /* rows of a batch whose logits are wanted, >= seqs_max */
+    int32_t logit_rows_max;       /* rows of a batch whose logits are wanted, > seqs_max */
     int32_t prefill_chunk_tokens; /* of one sequence in a step, and in all beside decode rows;
                                    * a multiple of LIMIT_PAGE_TOKENS */
     int32_t headroom_tokens;      /* reserved on D past the prompt */
@@ -137,7 +138,8 @@ typedef struct {
     int32_t seqs_count;
     const int32_t *logit_rows; /* [logit_rows_count] ascending */
     int32_t logit_rows_count;
-    const core_want *wants; /* [wants_count] <= logit_rows_max + LIMIT_CHOICES * seqs_max */
+    const core_want
+        *wants; /* [wants_count] at most logit_rows_max + 2 * LIMIT_CHOICES * seqs_max */
     int32_t wants_count;
     const core_copy *copies; /* [copies_count] whole pages to copy before the forward, in order */
     int32_t copies_count;

@@ -91,7 +91,8 @@ record *record_find(const record_table *t, record_role role, request_id request)
     if (!hash_get(&t->by_request[role], request, &index)) {
         return NULL;
     }
-    record *r = slab_at(&t->slab, (uint32_t)index, NULL);
+    slab_handle h;
+    record *r = slab_at(&t->slab, (uint32_t)index, &h);
     CHECK(r && r->request == request && r->role == role);
     return r;
 }

@@ -1,0 +1,614 @@
+/* core.c -- one worker's engine: events in, actions out.
+ *
+ * Every public call is one event: it checks that the actions of the event before were taken, lets
+ * the protocol's two sides and the scheduler act, and gives freed pages to whoever waits for them.
+ */
+#include "engine/core/core.h"
+
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "engine/core/core_state.h"
+#include "engine/core/decode.h"
+#include "engine/core/prefill.h"
+#include "engine/core/push.h"
+#include "engine/core/sched.h"
+
+enum { CORE_ROLES = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE };
+
+/* ---- creation ------------------------------------------------------------------------------- */
+
+static record_options core_record_options(const core_options *o) {
+    uint32_t seqs = (uint32_t)o->seqs_max;
+    uint32_t lives = seqs + (uint32_t)o->queue_max + 1;
+    CHECK(lives > seqs);
+    return (record_options){
+        .count_max = 2 * lives + 2 * seqs + 2, /* both roles, those gone in a step, a rebind */
+        .spares_max = 3 * seqs,                /* decoding, gone in a step, taken in between */
+        .context_tokens = o->context_tokens,
+        .lives_max = {lives, lives},
+    };
+}
+
+static uint32_t core_actions_max(const core_options *o) {
+    /* An event sends at most a few messages a record, a sequence and a link. */
+    return 6 * core_record_options(o).count_max + 4 * o->peers_max + 64;
+}
+
+static uint32_t core_tokens_max(const core_options *o) {
+    /* A commit tells every want once; a pump stops after a message or two. */
+    return (uint32_t)o->logit_rows_max + 4 * LIMIT_CHOICES * (uint32_t)o->seqs_max + 512;
+}
+
+uint64_t core_bytes(const core_options *o) {
+    record_options records = core_record_options(o);
+    CHECK(o->pages > 0 && o->peers_max > 0 && o->tombstones_max > 0);
+    return sizeof(core) + blocks_bytes(o->pages) + prefix_bytes(o->pages) + record_bytes(&records) +
+           links_bytes(o->peers_max) + outbox_bytes(core_actions_max(o), core_tokens_max(o)) +
+           tokenlog_bytes(o->pages) + 2 * marks_bytes(o->tombstones_max) +
+           marks_bytes(records.lives_max[0]) + sched_bytes(o) + (uint64_t)o->pages * 8 + 65536;
+}
+
+static status core_check_options(const core_options *o, diag *d) {
+    const struct {
+        bool good;
+        const char *name;
+    } rules[] = {
+        {o->roles != 0 && (o->roles & ~(uint32_t)CORE_ROLES) == 0, "roles"},
+        {o->pages > 0 && o->pages < (1u << 28), "pages"},
+        {o->layers > 0 && o->layers <= LIMIT_LAYERS, "layers"},
+        {o->context_tokens > 0 && o->context_tokens <= LIMIT_CONTEXT_TOKENS, "context_tokens"},
+        {o->seqs_max > 0 && o->seqs_max <= 4096, "seqs_max"},
+        {o->queue_max >= 0 && o->queue_max <= 65536, "queue_max"},
+        {o->step_tokens_max >= o->seqs_max + LIMIT_PAGE_TOKENS &&
+             o->step_tokens_max <= LIMIT_CONTEXT_TOKENS,
+         "step_tokens_max"},
+        {o->logit_rows_max > o->seqs_max && o->logit_rows_max <= LIMIT_CONTEXT_TOKENS,
+         "logit_rows_max"},
+        {o->prefill_chunk_tokens > 0 && o->prefill_chunk_tokens % LIMIT_PAGE_TOKENS == 0,
+         "prefill_chunk_tokens"},
+        {o->headroom_tokens >= 0 && o->headroom_tokens <= LIMIT_CONTEXT_TOKENS, "headroom_tokens"},
+        {o->group_layers > 0 && o->group_layers <= o->layers, "group_layers"},
+        {o->group_cells_max >= o->layers, "group_cells_max"},
+        {o->peers_max > 0 && o->peers_max <= 4096, "peers_max"},
+        {o->tombstones_max > 0 && o->tombstones_max <= (1u << 24), "tombstones_max"},
+        {o->lease_us > 0, "lease_us"},
+        {o->queue_deadline_us > 0, "queue_deadline_us"},
+        {o->quarantine_us > 0, "quarantine_us"},
+        {o->heartbeat_us > 0, "heartbeat_us"},
+        {o->silence_us > 0, "silence_us"},
+    };
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        if (!rules[i].good) {
+            return status_fail_param(d, STATUS_INVALID, rules[i].name,
+                                     "core option %s is out of range", rules[i].name);
+        }
+    }
+    return STATUS_OK;
+}
+
+static status core_open_parts(core *c, arena *a) {
+    const core_options *o = &c->options;
+    record_options records = core_record_options(o);
+    hash_key key = {o->hash_key[0], o->hash_key[1]};
+    TRY(blocks_create(a, o->pages, &c->blocks));
+    TRY(prefix_create(a, c->blocks, o->pages, key, &c->prefix));
+    TRY(record_open(&c->records, a, &records));
+    TRY(links_open(&c->links, a, o->peers_max));
+    TRY(outbox_open(&c->outbox, a, core_actions_max(o), core_tokens_max(o)));
+    TRY(tokenlog_open(&c->log, a, o->pages));
+    for (int i = 0; i < RECORD_ROLES; i++) {
+        TRY(marks_open(&c->tombstones[i], a, o->tombstones_max, key.k0));
+    }
+    TRY(marks_open(&c->parked, a, records.lives_max[RECORD_PREFILL], key.k0));
+    TRY(sched_open(c, a));
+    c->holders = ARENA_TAKE(a, o->pages, uint32_t);
+    c->touched = ARENA_TAKE(a, o->pages, uint32_t);
+    return c->holders && c->touched ? STATUS_OK : STATUS_NOMEM;
+}
+
+status core_create(arena *a, const core_options *options, core **out, diag *d) {
+    TRY(core_check_options(options, d));
+    core *c = ARENA_TAKE(a, 1, core);
+    if (!c) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the engine");
+    }
+    c->options = *options;
+    if (core_open_parts(c, a) != STATUS_OK) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the engine: %llu bytes are needed",
+                           (unsigned long long)core_bytes(options));
+    }
+    c->drained = true;
+    CHECK_EQ(blocks_free_count(c->blocks), options->pages);
+    *out = c;
+    return STATUS_OK;
+}
+
+/* ---- what the parts share ------------------------------------------------------------------- */
+
+message *core_send(core *c, uint32_t peer, message_type type, request_id request,
+                   uint32_t attempt) {
+    message *m = &c->unsent;
+    if (links_get(&c->links, peer)) {
+        m = &outbox_add(&c->outbox, CORE_SEND, peer)->message;
+    }
+    CHECK(type >= MESSAGE_HELLO && type <= MESSAGE_REJECT);
+    *m = (message){.type = type, .request = request, .attempt = attempt};
+    return m;
+}
+
+void core_reject(core *c, uint32_t peer, const message *about, message_reason reason) {
+    CHECK(about->type != MESSAGE_REJECT);
+    message *m = core_send(c, peer, MESSAGE_REJECT, about->request, about->attempt);
+    m->about = about->type;
+    m->reason = reason;
+    if (about->type == MESSAGE_ANNOUNCE) {
+        m->announce = about->announce;
+    }
+    c->stats.rejects++;
+}
+
+static void core_close_link(core *c, uint32_t peer) {
+    links_link *k = links_get(&c->links, peer);
+    CHECK(k && !k->closing);
+    (void)outbox_add(&c->outbox, CORE_CLOSE, peer);
+    k->closing = true;
+    c->stats.links_closed++;
+}
+
+void core_close(core *c, uint32_t peer, const message *about) {
+    CHECK(links_get(&c->links, peer) != NULL);
+    if (about->type != MESSAGE_REJECT) {
+        core_reject(c, peer, about, MESSAGE_REASON_STATE);
+    }
+    core_close_link(c, peer);
+}
+
+void core_send_tokens(core *c, const record *r, const request_token *tokens, int32_t count,
+                      bool done) {
+    CHECK(count >= 0 && count <= LIMIT_CHOICES);
+    request_token *copy = outbox_tokens(&c->outbox, count);
+    if (count > 0) {
+        memcpy(copy, tokens, (size_t)count * sizeof *copy);
+    }
+    core_send(c, r->gateway, MESSAGE_TOKENS, r->request, r->attempt)->tokens =
+        (message_tokens){core_cached_told(r), done, count, copy};
+}
+
+message_reason core_check_submit(const core *c, const message_submit *s) {
+    const request_params *p = s->params;
+    CHECK(p != NULL);
+    if (s->prompt_count <= 0 || s->tokens_count < s->prompt_count || p->choices < 1 ||
+        p->choices > LIMIT_CHOICES || p->max_tokens < 0 || p->choice_first < 0) {
+        return MESSAGE_REASON_STATE;
+    }
+    int32_t delivered = s->tokens_count - s->prompt_count;
+    if (delivered > 0 && (p->choices > 1 || delivered >= p->max_tokens)) {
+        return MESSAGE_REASON_STATE;
+    }
+    int32_t room = c->options.context_tokens - (p->max_tokens > 0 ? 1 : 0);
+    return s->tokens_count > room ? MESSAGE_REASON_LIMIT : MESSAGE_REASON_NONE;
+}
+
+void core_register(core *c, record *r, int32_t choice, int32_t tokens) {
+    record_seq *s = &r->seqs[choice];
+    prefix_chain chain = r->chain;
+    uint32_t whole = (uint32_t)(tokens / LIMIT_PAGE_TOKENS);
+    CHECK_LE(whole, s->pages_count);
+    CHECK_LE(tokens, record_seq_tokens(r, s));
+    while (chain.pages < whole) {
+        int32_t page[LIMIT_PAGE_TOKENS];
+        int32_t first = (int32_t)chain.pages * LIMIT_PAGE_TOKENS;
+        for (int32_t i = 0; i < LIMIT_PAGE_TOKENS; i++) {
+            int32_t at = first + i;
+            page[i] = at < r->prompt_count ? r->tokens[at] : s->generated[at - r->prompt_count];
+        }
+        prefix_add(c->prefix, r->salt, &chain, page, s->pages[chain.pages]);
+    }
+    if (choice == 0) {
+        r->chain = chain;
+    }
+}
+
+void core_drop_pages(core *c, record *r) {
+    CHECK(!r->in_step || r->state != RECORD_GONE);
+    for (int32_t i = r->params.choices; i-- > 0;) {
+        record_seq *s = &r->seqs[i];
+        /* The last page first: of a chain, the cache then forgets the end before the beginning. */
+        for (uint32_t k = s->pages_count; k-- > 0;) {
+            if (r->in_step) {
+                blocks_pin(c->blocks, s->pages[k]); /* until the step ends */
+            }
+            blocks_drop(c->blocks, s->pages[k]);
+        }
+        if (!r->in_step) {
+            s->pages_count = 0;
+        }
+    }
+}
+
+void core_leave(core *c, record *r) {
+    CHECK(r->state != RECORD_GONE);
+    if (r->state == RECORD_DECODING && r->computed == r->tokens_count) {
+        for (int32_t i = r->params.choices; i-- > 0;) {
+            const record_seq *s = &r->seqs[i];
+            bool begun = s->generated_count > r->tokens_count - r->prompt_count;
+            if (begun && s->pages_count > 0) {
+                core_register(c, r, i, record_seq_tokens(r, s) - 1);
+            }
+        }
+    }
+    core_drop_pages(c, r);
+    marks_put(&c->tombstones[r->role],
+              &(marks_entry){.request = r->request,
+                             .attempt = r->attempt,
+                             .peer = RECORD_NONE,
+                             .expires_us = c->now_us + c->options.lease_us});
+    record_unlink(&c->records, r);
+    if (!r->in_step) {
+        record_free(&c->records, r);
+    }
+}
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+static void core_begin(core *c, int64_t now_us) {
+    CHECK(c->drained); /* core_next returned false after the event before */
+    CHECK(outbox_is_empty(&c->outbox));
+    CHECK(now_us >= c->now_us);
+    c->drained = false;
+    c->now_us = now_us;
+}
+
+static void core_settle(core *c) {
+    if (c->options.roles & MESSAGE_ROLE_DECODE) {
+        decode_admit(c);
+    }
+    CHECK(!c->drained);
+}
+
+void core_link_up(core *c, uint32_t peer, core_peer_kind kind, uint32_t worker, uint64_t epoch,
+                  int64_t now_us) {
+    core_begin(c, now_us);
+    CHECK_LT(peer, c->links.count_max);
+    links_link *k = &c->links.list[peer];
+    CHECK(!k->up);
+    k->up = true;
+    k->closing = false;
+    k->kind = kind;
+    k->worker = worker;
+    k->epoch = epoch;
+    k->heard_us = now_us;
+    k->send_next = k->receive_next = 0;
+    core_settle(c);
+}
+
+void core_link_down(core *c, uint32_t peer, int64_t now_us) {
+    core_begin(c, now_us);
+    CHECK_LT(peer, c->links.count_max);
+    links_link *k = &c->links.list[peer];
+    CHECK(k->up);
+    links_finish_all(k, c->blocks);
+    k->up = false;
+    if (k->kind == CORE_WORKER) {
+        prefill_worker_down(c, peer);
+        decode_worker_down(c, peer);
+    } else {
+        prefill_gateway_down(c, peer);
+        decode_gateway_down(c, peer);
+    }
+    core_settle(c);
+}
+
+static void core_renew(core *c, uint32_t peer, const message *m) {
+    CHECK_EQ(m->type, MESSAGE_LEASES);
+    CHECK(m->leases.count == 0 || m->leases.list);
+    for (uint32_t i = 0; i < m->leases.count; i++) {
+        const message_lease *l = &m->leases.list[i];
+        for (int role = 0; role < RECORD_ROLES; role++) {
+            record *r = record_find(&c->records, (record_role)role, l->request);
+            if (r && r->gateway == peer && r->attempt == l->attempt) {
+                r->lease_us = c->now_us + c->options.lease_us;
+            }
+        }
+    }
+}
+
+static void core_on_cancel(core *c, uint32_t peer, const message *m) {
+    CHECK_EQ(m->type, MESSAGE_CANCEL);
+    prefill_cancel(c, peer, m);
+    decode_cancel(c, peer, m);
+}
+
+static void core_on_drain(core *c, uint32_t peer, const message *m) {
+    CHECK_EQ(m->type, MESSAGE_DRAIN);
+    CHECK(links_get(&c->links, peer) != NULL);
+    c->draining = true;
+}
+
+static void core_ignore(core *c, uint32_t peer, const message *m) {
+    CHECK(m->type == MESSAGE_HEARTBEAT);
+    CHECK(links_get(&c->links, peer) != NULL); /* heard_us says all of it */
+}
+
+/* Who may send what to whom: anything else never comes from a correct peer. A worker's REJECT is
+ * about an ANNOUNCE, or (like every REJECT of a gateway) only a complaint. */
+static void core_dispatch(core *c, uint32_t peer, core_peer_kind kind, const message *m) {
+    typedef void handler(core *, uint32_t, const message *);
+    static const struct {
+        handler *handle;
+        core_peer_kind kind;
+        uint32_t roles; /* any of these must be here */
+    } table[] = {
+        [MESSAGE_LEASES] = {core_renew, CORE_GATEWAY, CORE_ROLES},
+        [MESSAGE_DRAIN] = {core_on_drain, CORE_GATEWAY, CORE_ROLES},
+        [MESSAGE_CANCEL] = {core_on_cancel, CORE_GATEWAY, CORE_ROLES},
+        [MESSAGE_SUBMIT] = {prefill_submit, CORE_GATEWAY, MESSAGE_ROLE_PREFILL},
+        [MESSAGE_RESERVE] = {decode_reserve, CORE_GATEWAY, MESSAGE_ROLE_DECODE},
+        [MESSAGE_GRANT] = {prefill_grant, CORE_WORKER, MESSAGE_ROLE_PREFILL},
+        [MESSAGE_QUEUED] = {prefill_queued, CORE_WORKER, MESSAGE_ROLE_PREFILL},
+        [MESSAGE_REFUSED] = {prefill_refused, CORE_WORKER, MESSAGE_ROLE_PREFILL},
+        [MESSAGE_POSTED] = {push_posted, CORE_WORKER, MESSAGE_ROLE_PREFILL},
+        [MESSAGE_ADOPTED] = {prefill_adopted, CORE_WORKER, MESSAGE_ROLE_PREFILL},
+        [MESSAGE_ANNOUNCE] = {decode_announce, CORE_WORKER, MESSAGE_ROLE_DECODE},
+        [MESSAGE_HANDOFF] = {decode_handoff, CORE_WORKER, MESSAGE_ROLE_DECODE},
+    };
+    if (m->type == MESSAGE_HEARTBEAT) {
+        core_ignore(c, peer, m);
+    } else if (m->type == MESSAGE_REJECT) {
+        if (kind == CORE_WORKER) {
+            push_reject(c, peer, m);
+        }
+    } else if ((size_t)m->type < sizeof table / sizeof *table && table[m->type].handle &&
+               table[m->type].kind == kind && (table[m->type].roles & c->options.roles)) {
+        table[m->type].handle(c, peer, m);
+    } else {
+        core_close(c, peer, m);
+    }
+}
+
+void core_message(core *c, uint32_t peer, const message *m, int64_t now_us) {
+    core_begin(c, now_us);
+    CHECK_LT(peer, c->links.count_max);
+    links_link *k = links_get(&c->links, peer);
+    if (k) { /* what a link that is being torn down still says is not heard */
+        k->heard_us = now_us;
+        core_dispatch(c, peer, k->kind, m);
+    }
+    core_settle(c);
+}
+
+void core_sent(core *c, uint32_t peer, uint32_t sequence, int64_t now_us) {
+    core_begin(c, now_us);
+    CHECK_LT(peer, c->links.count_max);
+    links_link *k = &c->links.list[peer];
+    CHECK(k->up);
+    links_transfer *t = links_send_find(k, sequence);
+    CHECK(t && t->state == LINKS_MOVING);
+    links_finish(t, c->blocks);
+    c->pump = true;
+    core_settle(c);
+}
+
+void core_received(core *c, uint32_t peer, uint32_t sequence, core_received_result result,
+                   int64_t now_us) {
+    core_begin(c, now_us);
+    CHECK_LT(peer, c->links.count_max);
+    links_link *k = &c->links.list[peer];
+    CHECK(k->up);
+    links_transfer *t = links_receive_find(k, sequence);
+    CHECK(t && t->state == LINKS_MOVING);
+    links_finish(t, c->blocks);
+    decode_received(c, t, result);
+    core_settle(c);
+}
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+/* Transfers that outlived their request get a deadline when first seen, then the channel goes: a
+ * page in quarantine must not wait for a peer that never wakes up [R11]. */
+static bool core_overdue(core *c, links_transfer *list, uint32_t count) {
+    bool overdue = false;
+    CHECK(count > 0);
+    for (uint32_t i = 0; i < count; i++) {
+        links_transfer *t = &list[i];
+        if (t->state == LINKS_FREE || record_get(&c->records, t->record)) {
+            continue;
+        }
+        if (t->deadline_us == 0) {
+            t->deadline_us = c->now_us + c->options.quarantine_us;
+        }
+        overdue = overdue || t->deadline_us <= c->now_us;
+    }
+    return overdue;
+}
+
+static void core_heartbeat(core *c, uint32_t peer) {
+    core_stats stats;
+    core_get_stats(c, &stats);
+    CHECK(links_get(&c->links, peer) != NULL);
+    core_send(c, peer, MESSAGE_HEARTBEAT, 0, 0)->heartbeat = (message_heartbeat){
+        .steps = stats.steps,
+        .pages_free = stats.pages_free,
+        .pages_total = stats.pages_total,
+        .running = stats.running,
+        .waiting = stats.waiting,
+        .queued_tokens = stats.queued_tokens,
+        .step_us = stats.step_us,
+        .tokens_per_second = stats.tokens_per_second,
+    };
+}
+
+static int64_t core_min_us(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+void core_tick(core *c, int64_t now_us) {
+    core_begin(c, now_us);
+    const core_options *o = &c->options;
+    prefill_tick(c);
+    decode_tick(c);
+    bool beat = c->beat_us <= now_us;
+    for (uint32_t i = 0; i < c->links.count_max; i++) {
+        links_link *k = links_get(&c->links, i);
+        if (!k) {
+            continue;
+        }
+        bool overdue = core_overdue(c, k->sends, LINKS_SENDS_MAX);
+        overdue = core_overdue(c, k->receives, LINKS_RECEIVES_MAX) || overdue;
+        bool silent = k->kind == CORE_WORKER && now_us - k->heard_us >= o->silence_us;
+        if (overdue || silent) {
+            core_close_link(c, i);
+        } else if (beat) {
+            core_heartbeat(c, i);
+        }
+    }
+    if (beat) {
+        c->beat_us = now_us + o->heartbeat_us;
+    }
+    int64_t shortest = core_min_us(core_min_us(o->lease_us, o->queue_deadline_us),
+                                   core_min_us(o->quarantine_us, o->silence_us));
+    c->tick_us = core_min_us(c->beat_us, now_us + (shortest / 4 > 0 ? shortest / 4 : 1));
+    core_settle(c);
+}
+
+int64_t core_deadline_us(const core *c) {
+    CHECK(c->tick_us >= 0);
+    return c->tick_us;
+}
+
+void core_drain(core *c) {
+    CHECK(c->drained);
+    c->draining = true;
+}
+
+bool core_idle(const core *c) {
+    blocks_counts n = blocks_count(c->blocks);
+    CHECK_LE(n.owned + n.quarantined, n.total);
+    return c->records.lives[RECORD_PREFILL] + c->records.lives[RECORD_DECODE] == 0 &&
+           n.owned + n.quarantined == 0 && !c->step.in_flight;
+}
+
+/* ---- steps and actions ---------------------------------------------------------------------- */
+
+bool core_plan(core *c, int64_t now_us, core_batch *out) {
+    core_begin(c, now_us);
+    CHECK(!c->step.in_flight);
+    bool work = sched_plan(c);
+    if (work) {
+        c->step.in_flight = true;
+        c->step.started_us = now_us;
+        *out = c->step.batch;
+    }
+    core_settle(c);
+    return work;
+}
+
+void core_progress(core *c, int32_t layers_done, int64_t now_us) {
+    core_begin(c, now_us);
+    CHECK(c->step.in_flight);
+    CHECK_LE(layers_done, (int32_t)c->options.layers);
+    if (layers_done > c->step.layers_done) {
+        c->step.layers_done = layers_done;
+        c->pump = true;
+    }
+    core_settle(c);
+}
+
+void core_commit(core *c, const request_token *results, int32_t results_count, int64_t now_us) {
+    core_begin(c, now_us);
+    CHECK(c->step.in_flight);
+    sched_commit(c, results, results_count);
+    core_settle(c);
+}
+
+bool core_next(core *c, core_action *out) {
+    for (;;) {
+        const core_action *a = outbox_take(&c->outbox);
+        if (a) {
+            CHECK(!c->drained);
+            *out = *a;
+            return true;
+        }
+        if (!c->pump) {
+            c->drained = true;
+            return false;
+        }
+        c->pump = false;
+        push_pump(c);
+        decode_pump(c);
+    }
+}
+
+/* ---- looking in ----------------------------------------------------------------------------- */
+
+void core_get_stats(const core *c, core_stats *out) {
+    blocks_counts n = blocks_count(c->blocks);
+    *out = c->stats;
+    out->pages_total = n.total;
+    out->pages_free = n.free;
+    out->pages_cached = n.cached;
+    out->pages_owned = n.owned;
+    out->pages_quarantined = n.quarantined;
+    out->parked_grants = marks_count(&c->parked);
+    CHECK_EQ(n.free + n.owned + n.quarantined, n.total);
+    for (int role = 0; role < RECORD_ROLES; role++) {
+        for (const record *r = c->records.first[role]; r; r = r->next) {
+            bool has_pages = r->seqs[0].pages_count > 0;
+            out->running += has_pages;
+            out->waiting += !has_pages;
+            if (role == RECORD_PREFILL || r->local) {
+                CHECK_LE(r->computed, r->tokens_count);
+                out->queued_tokens += (uint64_t)(r->tokens_count - r->computed);
+            }
+        }
+    }
+}
+
+static void core_count_record(const core *c, const record *r) {
+    bool pinned = r->state == RECORD_GONE;
+    CHECK(!pinned || r->in_step);
+    for (int32_t i = 0; i < r->params.choices; i++) {
+        CHECK_LE(r->seqs[i].pages_count, c->records.seq_pages_max);
+        for (uint32_t k = 0; k < r->seqs[i].pages_count; k++) {
+            (pinned ? c->touched : c->holders)[r->seqs[i].pages[k]]++;
+        }
+    }
+}
+
+static void core_count_transfers(const core *c, const links_transfer *list, uint32_t count) {
+    for (uint32_t i = 0; i < count; i++) {
+        CHECK_LE(list[i].pages_count, LINKS_GROUP_PAGES_MAX);
+        if (list[i].state == LINKS_MOVING && !list[i].junk) {
+            for (uint32_t k = 0; k < list[i].pages_count; k++) {
+                c->touched[list[i].pages[k]]++;
+            }
+        }
+    }
+}
+
+void core_validate(const core *c) {
+    uint32_t lives = 0;
+    blocks_validate(c->blocks);
+    prefix_validate(c->prefix);
+    memset(c->holders, 0, c->options.pages * sizeof *c->holders);
+    memset(c->touched, 0, c->options.pages * sizeof *c->touched);
+    for (uint32_t i = 0; i < c->records.options.count_max; i++) {
+        slab_handle h;
+        const record *r = slab_at(&c->records.slab, i, &h);
+        if (r) {
+            core_count_record(c, r);
+            lives += r->state != RECORD_GONE;
+        }
+    }
+    CHECK_EQ(lives, c->records.lives[RECORD_PREFILL] + c->records.lives[RECORD_DECODE]);
+    for (uint32_t i = 0; i < c->links.count_max; i++) {
+        const links_link *k = &c->links.list[i];
+        core_count_transfers(c, k->sends, LINKS_SENDS_MAX);
+        core_count_transfers(c, k->receives, LINKS_RECEIVES_MAX);
+    }
+    for (uint32_t i = 0; i < c->options.pages; i++) {
+        CHECK_EQ(c->holders[i], blocks_references(c->blocks, i));
+        CHECK_EQ(c->touched[i], blocks_pins(c->blocks, i));
+    }
+}

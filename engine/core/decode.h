@@ -1,0 +1,46 @@
+/* decode.h -- the decode worker's column of the protocol table.
+ *
+ * Purpose    What a D does with each message and event about a request in each of its states: NONE,
+ *            QUEUED, RESERVED, DECODING (engine/core/README.md has the table).
+ * Ownership  Works on the core's state.
+ * Threads    The owner thread of the core.
+ * Limits     None of its own.
+ */
+#ifndef ENGINE_CORE_DECODE_H
+#define ENGINE_CORE_DECODE_H
+
+#include "engine/core/core_state.h"
+
+/* Messages; the link they came on is up and of the right kind. */
+void decode_reserve(core *c, uint32_t peer, const message *m);
+void decode_announce(core *c, uint32_t peer, const message *m);
+void decode_handoff(core *c, uint32_t peer, const message *m);
+void decode_cancel(core *c, uint32_t peer, const message *m);
+
+/* A posted receive of that record has ended; its pages are unpinned. */
+void decode_received(core *c, const links_transfer *t, core_received_result result);
+
+/* Link events; the link's transfers are over already. */
+void decode_worker_down(core *c, uint32_t peer);
+void decode_gateway_down(core *c, uint32_t peer);
+
+/* Leases and queue deadlines that have ended. */
+void decode_tick(core *c);
+
+/* Grants queued requests, oldest first, while there is room. */
+void decode_admit(core *c);
+
+/* Out of pages: the request goes back to the gateway. */
+void decode_preempt(core *c, record *r);
+
+/* `rows` more tokens of a prompt that D computes itself; `samples` as in prefill_computed. */
+void decode_computed(core *c, record *r, int32_t rows, const request_token *samples);
+
+/* A step picked one token for each of `choices[count]` of the record. */
+void decode_picked(core *c, record *r, const int32_t *choices, const request_token *tokens,
+                   int32_t count);
+
+/* Tells again what the gateway lost, for all records, until the outbox has some [R3]. */
+void decode_pump(core *c);
+
+#endif
