@@ -155,7 +155,7 @@ static status open_model(server *s) {
     if (gguf_get_str(s->file, "tokenizer.chat_template", &source, NULL) == STATUS_OK) {
         TRY(chat_open(source, &s->chat, &s->d));
     }
-    int32_t context;
+    int32_t context = 0;
     TRY(read_context(s, &context));
     name_model(s);
     s->limits = (openai_limits){.models = s->names,
