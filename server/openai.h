@@ -77,8 +77,9 @@ typedef struct {
     void *owned; /* what the strs and prompts point into */
 } openai_request;
 
-/* Parses and checks `body`. On failure `d` has code, field and text: STATUS_INVALID and
- * STATUS_UNSUPPORTED mean 400, STATUS_NOTFOUND (the model) 404, STATUS_NOMEM 503. */
+/* Parses and checks `body`. On failure `d` has code, field and text: STATUS_CORRUPT (not JSON),
+ * STATUS_INVALID and STATUS_UNSUPPORTED mean 400, STATUS_NOTFOUND (the model) 404, STATUS_NOMEM
+ * 503. */
 MUST_USE status openai_parse(openai_kind kind, str body, const openai_limits *limits,
                              openai_request **out, diag *d);
 void openai_free(openai_request *r);
