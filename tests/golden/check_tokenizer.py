@@ -37,6 +37,7 @@ SCALARS = {
     12: "d"
 }
 FAILED = []
+TOOL_FAILURES = (RuntimeError, OSError, subprocess.SubprocessError, ValueError)
 
 
 def report(name, why=None):
@@ -97,10 +98,10 @@ def byte_alphabet():
     return out
 
 
-def build_reference(gguf):
-    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
+def pre_tokenizer(pre):
+    """The package's pre-tokenizer for a name of tokenizer.ggml.pre."""
+    from tokenizers import Regex, pre_tokenizers
 
-    pre = gguf.get("pre", "default")
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     bare = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tiktoken = (
@@ -121,6 +122,13 @@ def build_reference(gguf):
         "qwen2":
             pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(tiktoken % ""), "isolated"), bare])
     }
+    return splits[pre]
+
+
+def build_reference(gguf):
+    from tokenizers import AddedToken, Tokenizer, models
+
+    pre = gguf.get("pre", "default")
     tokens = gguf.get("tokens")
     merges = [tuple(m.split(" ", 1)) for m in gguf.get("merges")]
     bpe = models.BPE(vocab={
@@ -129,7 +137,7 @@ def build_reference(gguf):
                      merges=merges,
                      ignore_merges=pre == "llama-bpe")
     tokenizer = Tokenizer(bpe)
-    tokenizer.pre_tokenizer = splits[pre]
+    tokenizer.pre_tokenizer = pre_tokenizer(pre)
     types = gguf.get("token_type")
     added = {3: [], 4: []}
     for token, kind in zip(tokens, types):
@@ -375,7 +383,7 @@ def check_model(name, path):
         total += len(strings)
         try:
             got = weir_tokenize(path, strings, SEPARATOR.encode())
-        except (RuntimeError, OSError, subprocess.SubprocessError, ValueError) as e:
+        except TOOL_FAILURES as e:
             return report(label, e)
         want = [bos + e.ids for e in reference.encode_batch(texts, add_special_tokens=False)]
         report(label, first_difference(strings, got, want))
@@ -401,9 +409,12 @@ def check_published(name, path):
     with open(path + ".out", "rb") as f:
         want = [[int(x) for x in line.split()] for line in f.read().decode().split("\n")
                ][:len(pieces)]
-    got = weir_tokenize(path, pieces, b"\n__ggml_vocab_test__\n", "--no-special")
-    report("%s published ids (%d strings)" % (name, len(pieces)),
-           first_difference(pieces, got, want))
+    label = "%s published ids (%d strings)" % (name, len(pieces))
+    try:
+        got = weir_tokenize(path, pieces, b"\n__ggml_vocab_test__\n", "--no-special")
+    except TOOL_FAILURES as e:
+        return report(label, e)
+    return report(label, first_difference(pieces, got, want))
 
 
 def main():
@@ -423,4 +434,5 @@ def main():
     sys.exit(1 if FAILED else 0)
 
 
-main()
+if __name__ == "__main__":
+    main()

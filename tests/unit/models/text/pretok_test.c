@@ -77,6 +77,59 @@ Test(pretok, cuts_as_the_package_does) {
     strbuf_close(&out);
 }
 
+/* Reads one line of pretok_cuts.txt (see make_pretok_cuts.py): the text into `text`; returns what
+ * follows it. */
+static const char *read_hex(const char *line, strbuf *text) {
+    strbuf_clear(text);
+    for (; *line != ' '; line += 2) {
+        unsigned int byte;
+        cr_assert_eq(sscanf(line, "%2x", &byte), 1);
+        cr_assert(strbuf_append_char(text, (char)byte));
+    }
+    return line + 1;
+}
+
+/* Checks the pieces named by the numbers at `at`; returns what follows them. */
+static const char *check_cuts(const char *name, size_t name_bytes, const char *at, str text) {
+    pretok *p;
+    pretok_run run;
+    str piece;
+    cr_assert_eq(pretok_open(str_of(name, name_bytes), &p, NULL), STATUS_OK);
+    cr_assert_eq(pretok_start(p, &run, NULL), STATUS_OK);
+    pretok_text(&run, text);
+    while (*at >= '0' && *at <= '9') {
+        char *end;
+        size_t wanted = strtoul(at, &end, 10);
+        cr_assert_eq(pretok_next(&run, &piece), PRETOK_PIECE);
+        cr_assert_eq(piece.bytes, wanted, "%.*s: a piece of %zu bytes instead of %zu in '%.*s'",
+                     (int)name_bytes, name, piece.bytes, wanted, (int)text.bytes, text.data);
+        at = end + (*end == ' ');
+    }
+    cr_assert_eq(pretok_next(&run, &piece), PRETOK_END);
+    pretok_stop(&run);
+    pretok_close(p);
+    return at;
+}
+
+Test(pretok, cuts_hundreds_of_texts_as_the_package_did) {
+    FILE *f = fopen(WEIR_SOURCE_DIR "/tests/golden/pretok_cuts.txt", "r");
+    cr_assert_not_null(f);
+    char line[4096];
+    strbuf text = strbuf_make(4096);
+    int lines = 0;
+    for (; fgets(line, sizeof line, f) != NULL; lines++) {
+        const char *at = read_hex(line, &text);
+        while (*at >= 'a' && *at <= 'z') {
+            size_t name_bytes = strcspn(at, " ");
+            at = check_cuts(at, name_bytes, at + name_bytes + 1, strbuf_str(&text));
+        }
+        cr_assert_eq(*at, '\n');
+    }
+    cr_expect_geq(lines, 500);
+    strbuf_close(&text);
+    fclose(f);
+}
+
 Test(pretok, an_unknown_name_is_refused_with_the_name) {
     static const char *const names[] = {"deepseek-llm", "", "GPT2", "gpt2 ", "llama-spm"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
