@@ -36,6 +36,7 @@ void tokenizer_close(tokenizer *t);
  * add_special: put the begin (and end) token where the model file asks for it.
  * parse_special: a control token's text in `text` becomes that token; otherwise it is plain text.
  *   User-defined tokens are always recognised.
+ * There are at most 3 * text.bytes + 2 ids (a broken byte becomes three, and each may be a token).
  * STATUS_LIMIT when ids_max is too small: *count is then how many there are, and ids holds the
  * first ids_max of them (ids may be NULL when ids_max is 0). */
 MUST_USE status tokenizer_encode(const tokenizer *t, str text, bool add_special, bool parse_special,
