@@ -142,6 +142,10 @@ static status run(const settings *s, model *m, diag *d) {
             result = status_fail(d, STATUS_INVALID, "%s: line %lld", s->tokens, (long long)w + 1);
         } else {
             result = window(m, ids, count, (int32_t)s->chunk, logits, pages);
+            if (result != STATUS_OK) {
+                (void)status_fail(d, result, "line %lld: the forward pass failed",
+                                  (long long)w + 1);
+            }
         }
     }
     mem_free(line);
