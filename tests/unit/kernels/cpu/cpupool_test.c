@@ -1,0 +1,67 @@
+/* cpupool_test.c -- every item once, whoever is late. */
+#include "kernels/cpu/cpupool.h"
+
+#include <criterion/criterion.h>
+#include <stdatomic.h>
+
+#include "engine/base/clock.h"
+
+enum { ITEMS_MAX = 300, THREADS_MAX = 8 };
+
+typedef struct {
+    int32_t times[ITEMS_MAX]; /* plain on purpose: the pool orders these writes and our reads */
+    _Atomic int32_t threads_seen[THREADS_MAX];
+    int32_t sleep_item;
+} tally;
+
+static void count_item(void *context, int32_t item, int32_t thread) {
+    tally *t = context;
+    t->times[item]++;
+    atomic_fetch_add(&t->threads_seen[thread], 1);
+    if (item == t->sleep_item) {
+        clock_sleep_us(300);
+    }
+}
+
+static void check_jobs(int32_t threads, int32_t jobs, int32_t pause_us) {
+    cpupool *p = NULL;
+    diag d;
+    cr_assert_eq(cpupool_open(threads, &p, &d), STATUS_OK);
+    for (int32_t j = 0; j < jobs; j++) {
+        tally t = {.sleep_item = j % 16 == 0 ? j % 7 : -1};
+        const int32_t items = (j * 37) % (ITEMS_MAX + 1);
+        cpupool_run(p, count_item, &t, items);
+        int32_t total = 0;
+        for (int32_t i = 0; i < ITEMS_MAX; i++) {
+            cr_assert_eq(t.times[i], i < items ? 1 : 0);
+        }
+        for (int32_t i = 0; i < THREADS_MAX; i++) {
+            total += t.threads_seen[i];
+            cr_assert(i < threads || t.threads_seen[i] == 0);
+        }
+        cr_assert_eq(total, items);
+        if (pause_us > 0) {
+            clock_sleep_us(pause_us);
+        }
+    }
+    cpupool_close(p);
+}
+
+Test(cpupool, runs_every_item_once_back_to_back) {
+    check_jobs(1, 50, 0);
+    check_jobs(2, 2000, 0);
+    check_jobs(5, 2000, 0);
+}
+
+Test(cpupool, wakes_sleeping_threads) {
+    check_jobs(2, 60, 200);
+    check_jobs(8, 60, 200);
+}
+
+Test(cpupool, opens_and_closes_without_work) {
+    for (int i = 0; i < 20; i++) {
+        cpupool *p = NULL;
+        cr_assert_eq(cpupool_open(4, &p, NULL), STATUS_OK);
+        cpupool_close(p);
+    }
+}

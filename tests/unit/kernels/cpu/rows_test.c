@@ -1,0 +1,188 @@
+/* rows_test.c -- row operators against double, and against each other's instruction sets. */
+#include "cputest.h"
+
+static const int32_t WIDTHS[] = {1, 15, 16, 17, 576, 1000};
+enum { WIDTHS_COUNT = 6, ROWS = 37 };
+
+Test(rows, rmsnorm_equals_double_and_every_isa_agrees) {
+    for (int w = 0; w < WIDTHS_COUNT; w++) {
+        const int32_t width = WIDTHS[w];
+        float *x = cputest_floats(ROWS * width), *weight = cputest_floats(width), *first = NULL;
+        for (int i = 0; i < CPUTEST_ISAS_COUNT; i++) {
+            backend *b = cputest_open(CPUTEST_ISAS[i], 2);
+            if (b == NULL) {
+                continue;
+            }
+            float *out = cputest_zeros(ROWS * width);
+            const ops_rmsnorm op = {x, weight, out, ROWS, width, 1e-5f};
+            cr_assert_eq(backend_rmsnorm(b, &op), STATUS_OK);
+            first = first == NULL ? out : first;
+            cputest_same_bits(out, first, ROWS * width, b->isa);
+            backend_close(b);
+        }
+        for (int32_t r = 0; r < ROWS; r++) {
+            double sum = 0;
+            for (int32_t k = 0; k < width; k++) {
+                sum += (double)x[r * width + k] * (double)x[r * width + k];
+            }
+            for (int32_t k = 0; k < width; k++) {
+                const double y =
+                    (double)x[r * width + k] / sqrt(sum / width + 1e-5) * (double)weight[k];
+                cr_assert_lt(fabs(y - (double)first[r * width + k]), 1e-6 * (1 + fabs(y)));
+            }
+        }
+    }
+}
+
+Test(rows, silu_mul_equals_double_and_every_isa_agrees) {
+    for (int w = 0; w < WIDTHS_COUNT; w++) {
+        const int32_t width = WIDTHS[w], count = ROWS * width;
+        float *gate = cputest_floats(count), *up = cputest_floats(count), *first = NULL;
+        for (int32_t i = 0; i < count; i += 5) {
+            gate[i] *= 20; /* both ends of the curve */
+        }
+        gate[0] = -1000;
+        gate[count - 1] = 1000;
+        for (int i = 0; i < CPUTEST_ISAS_COUNT; i++) {
+            backend *b = cputest_open(CPUTEST_ISAS[i], 2);
+            if (b == NULL) {
+                continue;
+            }
+            float *out = cputest_zeros(count);
+            const ops_silu_mul op = {gate, up, out, ROWS, width};
+            cr_assert_eq(backend_silu_mul(b, &op), STATUS_OK);
+            first = first == NULL ? out : first;
+            cputest_same_bits(out, first, count, b->isa);
+            backend_close(b);
+        }
+        for (int32_t i = 0; i < count; i++) {
+            const double y = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
+            cr_assert_lt(fabs(y - (double)first[i]), 1e-6 * fabs(y) + 1e-30, "%g: %g, not %g",
+                         (double)gate[i], (double)first[i], y);
+        }
+    }
+}
+
+Test(rows, in_place_is_the_same) {
+    enum { WIDTH = 96 };
+    backend *b = cputest_open("auto", 2);
+    float *x = cputest_floats(ROWS * WIDTH), *up = cputest_floats(ROWS * WIDTH);
+    float *weight = cputest_floats(WIDTH), *out = cputest_zeros(ROWS * WIDTH);
+    const ops_silu_mul apart = {x, up, out, ROWS, WIDTH}, over = {x, up, up, ROWS, WIDTH};
+    cr_assert_eq(backend_silu_mul(b, &apart), STATUS_OK);
+    cr_assert_eq(backend_silu_mul(b, &over), STATUS_OK);
+    cputest_same_bits(up, out, ROWS * WIDTH, "silu");
+    const ops_rmsnorm far = {x, weight, out, ROWS, WIDTH, 0}, near = {x, weight, x, ROWS, WIDTH, 0};
+    cr_assert_eq(backend_rmsnorm(b, &far), STATUS_OK);
+    cr_assert_eq(backend_rmsnorm(b, &near), STATUS_OK);
+    cputest_same_bits(x, out, ROWS * WIDTH, "rmsnorm");
+    backend_close(b);
+}
+
+Test(rows, gather_takes_rows_in_the_order_asked) {
+    enum { WIDTH = 5 };
+    static const int32_t index[] = {3, 0, 3, 36};
+    backend *b = cputest_open("auto", 1);
+    float *x = cputest_floats(ROWS * WIDTH), out[4 * WIDTH];
+    const ops_gather op = {x, index, out, 4, WIDTH, ROWS};
+    cr_assert_eq(backend_gather(b, &op), STATUS_OK);
+    for (int32_t r = 0; r < 4; r++) {
+        cputest_same_bits(out + r * WIDTH, x + index[r] * WIDTH, WIDTH, "gather");
+    }
+    backend_close(b);
+}
+
+/* One row of q through the table and the rotation, against long double. */
+static void check_rope(backend *b, int32_t position, ops_rope_pairs pairs, int32_t dim,
+                       const float *factors, double scale) {
+    enum { HEAD_DIM = 64 };
+    const backend_kv_options o = {1, 1, HEAD_DIM, 1, BACKEND_KV_F32};
+    backend_kv *kv = NULL;
+    diag d;
+    cr_assert_eq(backend_kv_open(b, &o, &kv, &d), STATUS_OK);
+    float *q = cputest_floats(HEAD_DIM), *table = cputest_zeros(dim), before[HEAD_DIM];
+    const float *k = cputest_floats(HEAD_DIM), *v = cputest_floats(HEAD_DIM);
+    memcpy(before, q, sizeof(before));
+    const ops_rope_table rope = {&position, factors, table, 500000, scale, 1, 1, dim};
+    cr_assert_eq(backend_rope_table(b, &rope), STATUS_OK);
+    const uint32_t page = 0;
+    const ops_seq seq = {0, 1, 7, &page, 1}; /* slot 7; the table says where it turns to */
+    const ops_rope_append op = {q, k, v, table, kv, &seq, 1, 1, 0, 1, dim, pairs};
+    cr_assert_eq(backend_rope_append(b, &op), STATUS_OK);
+    for (int32_t i = 0; i < HEAD_DIM; i++) {
+        cr_assert_eq(((float *)(void *)kv->base)[16 * HEAD_DIM + 7 * HEAD_DIM + i], v[i]);
+    }
+    for (int32_t i = 0; i < dim / 2; i++) {
+        const int32_t a = pairs == OPS_ROPE_NEOX ? i : 2 * i;
+        const int32_t c = pairs == OPS_ROPE_NEOX ? i + dim / 2 : 2 * i + 1;
+        const double frequency =
+            pow(500000, -2.0 * i / dim) / (factors != NULL ? (double)factors[i] : 1);
+        const long double angle = (long double)position * scale * (float)frequency;
+        const long double y[2] = {before[a] * cosl(angle) - before[c] * sinl(angle),
+                                  before[a] * sinl(angle) + before[c] * cosl(angle)};
+        cr_assert_lt(fabsl(y[0] - (long double)q[a]), 2e-6L, "position %d pair %d", position, i);
+        cr_assert_lt(fabsl(y[1] - (long double)q[c]), 2e-6L, "position %d pair %d", position, i);
+        const float *key = (const float *)(const void *)kv->base;
+        const long double turned = k[a] * cosl(angle) - k[c] * sinl(angle);
+        cr_assert_lt(fabsl(turned - (long double)key[16 * a + 7]), 2e-6L);
+    }
+    for (int32_t i = dim; i < HEAD_DIM; i++) {
+        cr_assert_eq(q[i], before[i]);
+        cr_assert_eq(((float *)(void *)kv->base)[16 * i + 7], k[i]);
+    }
+    backend_kv_close(b, kv);
+}
+
+Test(rows, rope_turns_pairs_as_long_double_does) {
+    static const int32_t positions[] = {0, 1, 2, 17, 1000, 8191, 131071, (1 << 20) - 1};
+    float factors[32];
+    for (int i = 0; i < 32; i++) {
+        factors[i] = 1.0f + (float)i / 8;
+    }
+    backend *b = cputest_open("auto", 1);
+    for (int i = 0; i < 8; i++) {
+        check_rope(b, positions[i], OPS_ROPE_NEOX, 64, NULL, 1);
+        check_rope(b, positions[i], OPS_ROPE_INTERLEAVED, 64, factors, 1);
+        check_rope(b, positions[i], OPS_ROPE_NEOX, 32, factors, 0.25);
+        check_rope(b, positions[i], OPS_ROPE_INTERLEAVED, 16, NULL, 1);
+    }
+    backend_close(b);
+}
+
+Test(rows, rope_and_pages_are_the_same_on_every_isa) {
+    enum { HEAD_DIM = 80, KV_HEADS = 2, HEADS = 4, TOKENS = 40 };
+    static const uint32_t pages[] = {2, 0, 1};
+    float *q = cputest_floats(TOKENS * HEADS * HEAD_DIM);
+    float *k = cputest_floats(TOKENS * KV_HEADS * HEAD_DIM);
+    float *v = cputest_floats(TOKENS * KV_HEADS * HEAD_DIM);
+    float *turned[CPUTEST_ISAS_COUNT * 2];
+    uint8_t *bytes[CPUTEST_ISAS_COUNT * 2];
+    int32_t count = 0;
+    for (int i = 0; i < CPUTEST_ISAS_COUNT * 2; i++) {
+        backend *b = cputest_open(CPUTEST_ISAS[i / 2], 2);
+        if (b == NULL) {
+            continue;
+        }
+        const backend_kv_options o = {1, KV_HEADS, HEAD_DIM, 3, BACKEND_KV_F16};
+        backend_kv *kv = NULL;
+        int32_t positions[TOKENS];
+        for (int32_t t = 0; t < TOKENS; t++) {
+            positions[t] = t;
+        }
+        cr_assert_eq(backend_kv_open(b, &o, &kv, NULL), STATUS_OK);
+        float *table = cputest_zeros(TOKENS * HEAD_DIM);
+        const ops_rope_table rope = {positions, NULL, table, 1e4, 1, 1, TOKENS, HEAD_DIM};
+        cr_assert_eq(backend_rope_table(b, &rope), STATUS_OK);
+        turned[count] = cputest_zeros(TOKENS * HEADS * HEAD_DIM);
+        memcpy(turned[count], q, TOKENS * HEADS * HEAD_DIM * sizeof(float));
+        const ops_seq seq = {0, TOKENS, 0, pages, 3};
+        const ops_rope_append op = {
+            turned[count],       k, v, table, kv, &seq, 1, TOKENS, 0, HEADS, HEAD_DIM,
+            OPS_ROPE_INTERLEAVED};
+        cr_assert_eq(backend_rope_append(b, &op), STATUS_OK);
+        bytes[count] = kv->base;
+        cputest_same_bits(turned[count], turned[0], TOKENS * HEADS * HEAD_DIM, b->isa);
+        cr_assert_eq(memcmp(bytes[count], bytes[0], 3 * kv->layer_page_bytes), 0, "%s", b->isa);
+        count++;
+    }
+}
