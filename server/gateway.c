@@ -636,6 +636,9 @@ static status loop(gateway *g) {
 static status open_tables(gateway *g) {
     const gateway_options *o = g->options;
     uint32_t runs_max = o->requests_max * LIMIT_BATCH_PROMPTS;
+    if (runs_max > MESSAGE_LEASES_MAX / LIMIT_CHOICES) {
+        runs_max = MESSAGE_LEASES_MAX / LIMIT_CHOICES;
+    }
     g->ended_max = o->requests_max * LIMIT_CHOICES;
     hash_key key;
     TRY(hash_key_random(&key, g->d));
@@ -648,7 +651,7 @@ static status open_tables(gateway *g) {
                          .transfer_page_us = 20,
                          .key = key};
     gate_options go = {.requests_max = runs_max,
-                       .id_first = (request_id)clock_wall_us() << 10,
+                       .id_first = (request_id)clock_wall_us() << 8,
                        .lease_us = LEASE_US,
                        .pending_deadline_us = o->pending_us,
                        .retry_percent = 10,

@@ -3,13 +3,14 @@
 #include "server/intake.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
 #include "server/reply.h"
 
-enum { THREADS_MAX = 16, TEXT_BYTES_MAX = 64 << 20 };
+enum { THREADS_MAX = 16, TEXT_BYTES_MAX = 64 << 20, IDLE_WAIT_US = 60000000 };
 
 struct intake {
     intake_options options;
@@ -19,6 +20,7 @@ struct intake {
     bool waiting_open, ready_open;
     pthread_t threads[THREADS_MAX];
     uint32_t threads_count;
+    _Atomic bool stopping;
 };
 
 static void refuse_busy(exchange *x) {
@@ -122,8 +124,10 @@ static void *prepare_thread(void *argument) {
     intake *i = argument;
     intake_item item;
     (void)pthread_setname_np(pthread_self(), "weir-text");
-    while (queue_pop_wait(&i->waiting, &item, INT64_MAX)) {
-        prepare_item(i, &item);
+    while (!atomic_load(&i->stopping)) {
+        if (queue_pop_wait(&i->waiting, &item, IDLE_WAIT_US)) {
+            prepare_item(i, &item);
+        }
     }
     return NULL;
 }
@@ -167,6 +171,7 @@ void intake_close(intake *i) {
     }
     intake_item item;
     if (i->waiting_open) {
+        atomic_store(&i->stopping, true);
         queue_shut(&i->waiting);
         for (uint32_t t = 0; t < i->threads_count; t++) {
             (void)pthread_join(i->threads[t], NULL);

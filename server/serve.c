@@ -39,7 +39,7 @@ static const config_option options[] = {
      "port to listen on; 0 takes a free one"},
     {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file to serve"},
     {"served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME",
-     "name clients use; default: the name in the file"},
+     "name clients use; default: the file's name without .gguf"},
     {"prefill", CONFIG_INT, FIELD(prefill), 0, 32, "1", NULL, NULL, "prefill workers"},
     {"decode", CONFIG_INT, FIELD(decode), 1, 32, "1", NULL, NULL, "decode workers"},
     {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
@@ -130,21 +130,17 @@ static status read_context(server *s, int32_t *out) {
     return STATUS_OK;
 }
 
-/* Clients name the model; the file's own name or its file name will do. */
+/* Clients name the model by its file, without the ending: what they see is what was served. */
 static void name_model(server *s) {
-    str name = {NULL, 0};
     const char *slash = strrchr(s->set.model, '/');
+    str name = str_from(slash ? slash + 1 : s->set.model);
+    str ending = str_from(".gguf");
     if (s->set.served_name) {
         name = str_from(s->set.served_name);
-    } else if (gguf_get_str(s->file, "general.name", &name, NULL) != STATUS_OK || !name.bytes) {
-        name = str_from(slash ? slash + 1 : s->set.model);
+    } else if (str_ends_with(name, ending) && name.bytes > ending.bytes) {
+        name.bytes -= ending.bytes;
     }
     (void)snprintf(s->model_name, sizeof s->model_name, "%.*s", (int)name.bytes, name.data);
-    for (char *c = s->model_name; *c; c++) {
-        if (*c == ' ') {
-            *c = '-';
-        }
-    }
     s->names[0] = s->model_name;
 }
 
