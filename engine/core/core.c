@@ -32,7 +32,8 @@ static record_options core_record_options(const core_options *o) {
 
 static uint32_t core_actions_max(const core_options *o) {
     /* An event sends at most a few messages a record, a sequence and a link. */
-    return 6 * core_record_options(o).count_max + 4 * o->peers_max + 64;
+    return 6 * core_record_options(o).count_max + 4 * o->peers_max + (uint32_t)o->logit_rows_max +
+           64;
 }
 
 static uint32_t core_tokens_max(const core_options *o) {

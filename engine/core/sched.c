@@ -7,6 +7,9 @@
 #include "engine/core/decode.h"
 #include "engine/core/prefill.h"
 
+enum { SCHED_SCORES_MAX = 1024 }; /* in one message */
+static_assert((int)SCHED_SCORES_MAX <= (int)MESSAGE_TOKENS_MAX, "a SCORES message");
+
 static int32_t sched_items_max(const core_options *o) {
     CHECK(o->seqs_max > 0);
     return 2 * o->seqs_max;
@@ -347,14 +350,17 @@ static void sched_number(const core *c, const record *r, int32_t choice, request
 static void sched_send_scores(core *c, const record *r, int32_t position,
                               const request_token *scores, int32_t count) {
     CHECK(count > 0 && position > 0);
-    request_token *copy = outbox_tokens(&c->outbox, count);
-    for (int32_t i = 0; i < count; i++) {
-        copy[i] = scores[i];
-        copy[i].choice = copy[i].index = 0;
-        copy[i].end = REQUEST_RUNNING;
+    for (int32_t first = 0; first < count; first += SCHED_SCORES_MAX) {
+        int32_t now = sched_min(count - first, SCHED_SCORES_MAX);
+        request_token *copy = outbox_tokens(&c->outbox, now);
+        for (int32_t i = 0; i < now; i++) {
+            copy[i] = scores[first + i];
+            copy[i].choice = copy[i].index = 0;
+            copy[i].end = REQUEST_RUNNING;
+        }
+        core_send(c, r->gateway, MESSAGE_SCORES, r->request, r->attempt)->scores =
+            (message_scores){position + first, now, copy};
     }
-    core_send(c, r->gateway, MESSAGE_SCORES, r->request, r->attempt)->scores =
-        (message_scores){position, count, copy};
 }
 
 /* The results of a chunk: wants[first, last). */
