@@ -20,10 +20,10 @@ static void decode_refuse(core *c, uint32_t gateway, uint32_t p, request_id requ
 }
 
 /* Something went wrong that the gateway has to repair. */
-static void decode_fail(core *c, record *r, message_type about, message_reason reason) {
+static void decode_fail(core *c, record *r, message_reason reason) {
     CHECK(r->state == RECORD_RESERVED);
     message *m = core_send(c, r->gateway, MESSAGE_REJECT, r->request, r->attempt);
-    m->about = about;
+    m->about = MESSAGE_RESERVE; /* what the gateway asked for has failed */
     m->reason = reason;
     c->stats.rejects++;
     core_leave(c, r);
@@ -345,7 +345,7 @@ void decode_announce(core *c, uint32_t peer, const message *m) {
     if (!t) {
         k->receive_next++;
         core_reject(c, peer, m, follows ? MESSAGE_REASON_FULL : MESSAGE_REASON_LAYOUT);
-        decode_fail(c, r, MESSAGE_ANNOUNCE, MESSAGE_REASON_LAYOUT);
+        decode_fail(c, r, MESSAGE_REASON_LAYOUT);
         return;
     }
     t->state = LINKS_MOVING;
@@ -495,7 +495,7 @@ void decode_handoff(core *c, uint32_t peer, const message *m) {
     }
     if (!decode_handoff_fits(r, &m->handoff)) {
         core_reject(c, peer, m, MESSAGE_REASON_LAYOUT);
-        decode_fail(c, r, MESSAGE_HANDOFF, MESSAGE_REASON_LAYOUT);
+        decode_fail(c, r, MESSAGE_REASON_LAYOUT);
         return;
     }
     r->handoff_groups = m->handoff.groups;
@@ -515,7 +515,7 @@ void decode_received(core *c, const links_transfer *t, core_received_result resu
         return; /* its pages were quarantined; that is over now */
     }
     if (result != CORE_RECEIVED_OK) {
-        decode_fail(c, r, MESSAGE_ANNOUNCE,
+        decode_fail(c, r,
                     result == CORE_RECEIVED_JUNK ? MESSAGE_REASON_GONE : MESSAGE_REASON_CHECKSUM);
         return;
     }
