@@ -47,11 +47,11 @@ def include_paths():
 
 
 def alone(root, path, includes):
-    # Included, not compiled as the main file: `#pragma once` and guards are then no warning.
+    # Included twice: a guard that does not guard shows.
     # Shared test code may use POSIX by itself; the product's headers must do without.
     posix = ["-D_GNU_SOURCE"] if path.startswith("tests/") else []
-    done = subprocess.run(["cc", *FLAGS, *posix, "-I.", *includes, "-"], cwd=root, text=True, check=False,
-                          input=f'#include "{path}"\n#include "{path}"\n',
+    done = subprocess.run(["cc", *FLAGS, *posix, "-I.", *includes, "-"], cwd=root, check=False,
+                          input=f'#include "{path}"\n#include "{path}"\n', text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if done.returncode:
         yield f"{path}: does not compile on its own:\n{done.stdout}"

@@ -8,8 +8,8 @@ import sys
 import tempfile
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-TOOLS = ("sh dirname readlink cat cksum sed head tail tr sort grep find stat cmp cut mkdir mv rm cp "
-         "chmod touch sha256sum env flock printf").split()
+TOOLS = ("sh dirname readlink cat cksum sed head tail tr sort grep find stat cmp cut mkdir mv rm "
+         "cp chmod touch sha256sum env flock printf").split()
 SOURCES = ("engine", "kernels", "kvtransfer", "models", "server", "bench")
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 FAILED = []
