@@ -38,7 +38,7 @@ MUST_USE status chat_render(const chat *c, const cJSON *input, int64_t wall_us,
                             size_t output_bytes_max, strbuf *out, diag *d);
 
 /* As chat_render, for input that is still JSON text (the command line). */
-MUST_USE status chat_render_json(const chat *c, str input, int64_t wall_us,
-                                 size_t output_bytes_max, strbuf *out, diag *d);
+MUST_USE status chat_render_json(const chat *c, str input, int64_t wall_us, size_t output_bytes_max,
+                                 strbuf *out, diag *d);
 
 #endif
