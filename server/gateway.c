@@ -34,7 +34,8 @@ enum {
     TICK_US = 500000,
     LEASE_US = 30000000,
     STOP_US = 5000000, /* workers get this long to go after the drain */
-    METRICS_PAGE_BYTES = 8 << 20
+    METRICS_PAGE_BYTES = 8 << 20,
+    FAILED_STARTS_MAX = 3
 };
 
 typedef struct {
@@ -71,7 +72,9 @@ typedef struct {
     int64_t tick_due_us;
     int64_t stop_by_us; /* 0: serving */
     bool ready_said, workers_told;
+    int32_t failed_starts;
     bool quit;
+    status failed;
     diag *d;
 } gateway;
 
@@ -468,6 +471,13 @@ static void supervise(gateway *g) {
             LOG(WARN, "supervisor", "worker ended", "worker=%u pid=%d %s=%d", e.child, (int)e.pid,
                 killed ? "signal" : "status", killed ? WTERMSIG(e.status) : WEXITSTATUS(e.status));
         }
+        /* Workers that cannot even start will not learn to: say so instead of trying for ever. */
+        if (!g->ready_said && !killed && WEXITSTATUS(e.status) != 0 &&
+            ++g->failed_starts == FAILED_STARTS_MAX) {
+            g->failed = status_fail(g->d, STATUS_IO,
+                                    "worker %u cannot start; its log lines above say why", e.child);
+            g->quit = true;
+        }
         /* What it said before it died is still in the socket: read it, then end the link. */
         read_worker(g, e.child);
         if (g->pool.workers[e.child].used) {
@@ -628,7 +638,7 @@ static status loop(gateway *g) {
         dispatch(g);
         pool_flush(&g->pool);
     }
-    return STATUS_OK;
+    return g->failed;
 }
 
 /* ---- set-up --------------------------------------------------------------------------------- */

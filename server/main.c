@@ -39,7 +39,7 @@ static const config_option worker_flags[] = {
     {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME", "where the model runs"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads; 0: one a core"},
-    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 1e15, "1g", NULL, NULL, "KV cache"},
+    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL, "KV cache"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL, "dtype of the cache"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", activation_kinds, NULL,
      "how activations meet quantised weights"},

@@ -49,7 +49,7 @@ static const config_option options[] = {
     {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "cpu", backends, NULL, "where the model runs"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
      "how KV pages move between workers"},
-    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 1e15, "1g", NULL, NULL,
+    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL,
      "KV cache of each worker; at least one whole context is taken"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL,
      "dtype of the KV cache"},
