@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/str.h"
 
 static log_level level_min = LOG_INFO;
 static bool as_json;
@@ -49,19 +50,29 @@ static void stamp(char out[32]) {
     (void)snprintf(out + n, 32 - n, ".%03dZ", (int)(us / 1000 % 1000));
 }
 
-/* Copies `text` as the inside of a JSON string, or as one line of text, without control bytes. */
+/* Copies `text` as the inside of a JSON string, or as one line of text: no control bytes, and only
+ * whole UTF-8 (what is logged may be cut, or come from outside). */
 static size_t put_clean(char *out, size_t room, const char *text, bool json) {
+    size_t left = strlen(text);
     size_t n = 0;
-    for (; *text && n + 7 < room; text++) {
+    while (left && n + 7 < room) {
         unsigned char c = (unsigned char)*text;
-        if (json && (c == '"' || c == '\\')) {
+        uint32_t code_point;
+        int bytes = str_utf8_next(text, left, &code_point);
+        if (bytes <= 0) {
+            n += (size_t)snprintf(out + n, room - n, json ? "\\ufffd" : "\\x%02x", c);
+            bytes = 1;
+        } else if (json && (c == '"' || c == '\\')) {
             out[n++] = '\\';
             out[n++] = (char)c;
         } else if (c < 0x20 || c == 0x7F) {
             n += (size_t)snprintf(out + n, room - n, json ? "\\u%04x" : "\\x%02x", c);
         } else {
-            out[n++] = (char)c;
+            memcpy(out + n, text, (size_t)bytes);
+            n += (size_t)bytes;
         }
+        text += bytes;
+        left -= (size_t)bytes;
     }
     out[n] = '\0';
     return n;

@@ -52,6 +52,15 @@ Test(log, json_lines_are_objects_with_escaped_fields) {
                        "%s", line);
 }
 
+Test(log, broken_utf8_never_reaches_the_line) {
+    log_setup(LOG_INFO, true, "gateway");
+    (void)capture(LOG_INFO, "got", "a=\xc3\xa4 b=\xff c=\xe2\x82");
+    cr_assert_not_null(strstr(line, "a=\xc3\xa4 b=\\ufffd c=\\ufffd\\ufffd\"}\n"), "%s", line);
+    log_setup(LOG_INFO, false, "gateway");
+    (void)capture(LOG_INFO, "got", "a=\xc3\xa4 b=\xff");
+    cr_assert_not_null(strstr(line, "a=\xc3\xa4 b=\\xff\n"), "%s", line);
+}
+
 Test(log, control_bytes_cannot_forge_a_line) {
     log_setup(LOG_INFO, false, "gateway");
     size_t bytes = capture(LOG_INFO, "got", "text=evil\n2030-01-01 error");
