@@ -699,13 +699,22 @@ static status watch(gateway *g, uint64_t tag, int fd) {
     return STATUS_OK;
 }
 
-static status open_loop(gateway *g) {
+static sigset_t stop_signals(void) {
     sigset_t set;
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
     (void)sigaddset(&set, SIGINT);
+    return set;
+}
+
+void gateway_block_signals(void) {
+    sigset_t set = stop_signals();
     (void)signal(SIGPIPE, SIG_IGN);
     (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static status open_loop(gateway *g) {
+    sigset_t set = stop_signals();
     g->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     TRY(pool_open(&g->pool, g->d));
     g->pool.roles_wanted = g->options->roles_wanted;

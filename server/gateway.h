@@ -31,6 +31,10 @@ typedef struct {
     void *self;
 } gateway_options;
 
+/* Keeps the signals that ask to stop for gateway_run. Call before any thread starts: a thread that
+ * does not block them would take them and end the process. */
+void gateway_block_signals(void);
+
 /* Runs until a signal asks it to stop and the drain is over. */
 MUST_USE status gateway_run(const gateway_options *options, diag *d);
 

@@ -301,6 +301,7 @@ static void say_ready(void *self) {
 }
 
 static status run(server *s) {
+    gateway_block_signals();
     TRY(open_model(s));
     TRY(open_workers(s)); /* first: it blocks SIGCHLD for all threads */
     TRY(open_http(s));

@@ -606,11 +606,8 @@ static status open_links(worker *w) {
     sigset_t set;
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
-    (void)signal(SIGINT, SIG_IGN); /* Ctrl-C is the gateway's: it drains its workers */
-    (void)signal(SIGPIPE, SIG_IGN);
     TRY(peers_open(&w->peers, w->d));
-    if (pthread_sigmask(SIG_BLOCK, &set, NULL) != 0 ||
-        (w->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)) < 0 ||
+    if ((w->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)) < 0 ||
         peers_watch(&w->peers, TAG_SIGNAL, PEERS_OTHER, w->signal_fd) != STATUS_OK ||
         peers_watch(&w->peers, TAG_STEPPER, PEERS_OTHER, stepper_fd(w->stepper)) != STATUS_OK) {
         return status_fail_errno(w->d, STATUS_IO, "setting up the worker's descriptors");
@@ -629,6 +626,19 @@ static status open_links(worker *w) {
     return STATUS_OK;
 }
 
+/* Before any thread starts: a thread that does not block SIGTERM would take it and end the process.
+ * Ctrl-C is the gateway's, which drains its workers. */
+static void settle_signals(void) {
+    sigset_t set;
+    (void)sigemptyset(&set);
+    (void)sigaddset(&set, SIGTERM);
+    (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
+    (void)signal(SIGINT, SIG_IGN);
+    (void)signal(SIGPIPE, SIG_IGN);
+    /* Whatever ends the parent ends this process: nothing is left behind. */
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+}
+
 status worker_run(const worker_options *options, diag *d) {
     worker w = {.options = options,
                 .encoded = strbuf_make(LIMIT_MESSAGE_BYTES),
@@ -636,8 +646,7 @@ status worker_run(const worker_options *options, diag *d) {
                 .signal_fd = -1,
                 .peers = {.epoll_fd = -1},
                 .d = d};
-    /* Whatever ends the parent ends this process: nothing is left behind. */
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    settle_signals();
     uint32_t pages = 0;
     int64_t started = clock_now_us();
     status s = open_model(&w, &pages);
