@@ -1,16 +1,12 @@
 /* worker.c -- set-up, and the owner's loop:
  *
  *     read what came -> core -> act -> plan a step if none runs -> write what goes out -> sleep
- *
- * Every call into the core is followed by `act`, which carries out its actions. A link that breaks
- * while actions are carried out is only marked; it is dropped between two core calls, because the
- * core wants all its actions taken before it hears of anything new. */
+ */
 #define _GNU_SOURCE
 #include "engine/worker/worker.h"
 
 #include <errno.h>
 #include <signal.h>
-#include <stdatomic.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>
@@ -21,389 +17,14 @@
 #include "engine/base/failpoint.h"
 #include "engine/base/hash.h"
 #include "engine/base/log.h"
-#include "engine/base/mem.h"
-#include "engine/worker/peers.h"
-#include "engine/worker/stepper.h"
-#include "engine/worker/workstats.h"
+#include "engine/worker/workio.h"
 #include "kvtransfer/layout.h"
-#include "models/arch/model.h"
 
-enum {
-    EVENTS_MAX = 64,
-    FRAMES_PER_TURN = 64, /* messages read from one link before the others get their turn */
-    METRICS_US = 1000000,
-    TAG_STEPPER = 0,
-    TAG_SIGNAL = 1
-};
-
-typedef struct {
-    const worker_options *options;
-    backend *backend;
-    model *model;
-    const model_info *info;
-    arena arena;
-    core *core;
-    stepper *stepper;
-    workstats *stats;
-    peers peers;
-    message_scratch *scratch;
-    strbuf encoded;
-    strbuf snapshot;
-    int signal_fd;
-    int32_t step_rows;
-    int64_t metrics_due_us;
-    bool was_busy;
-    bool draining;
-    bool ended; /* the gateway is gone, or the drain is done */
-    status failed;
-    diag *d;
-} worker;
-
-/* ---- pool and layout ------------------------------------------------------------------------ */
-
-static uint8_t *pool_page(void *context, uint32_t layer, uint32_t page) {
-    return model_kv_page(context, (int32_t)layer, page);
-}
-
-static kvt_pool pool_of(const worker *w) {
-    return (kvt_pool){pool_page, w->model, w->info->kv_layer_page_bytes};
-}
-
-static layout my_layout(const worker *w) {
-    return (layout){.protocol = MESSAGE_VERSION,
-                    .model_hash = w->info->file_hash,
-                    .layers = (uint32_t)w->info->layers,
-                    .page_tokens = LIMIT_PAGE_TOKENS,
-                    .layer_page_bytes = w->info->kv_layer_page_bytes,
-                    .kv_layout = str_from(w->info->kv_layout),
-                    .numerics = str_from(w->info->numerics)};
-}
-
-/* ---- messages out --------------------------------------------------------------------------- */
-
-static void send_message(worker *w, uint32_t slot, const message *m) {
-    strbuf_clear(&w->encoded);
-    if (message_encode(m, &w->encoded) != STATUS_OK) {
-        w->peers.slots[slot].doomed = true;
-        return;
-    }
-    peers_send(&w->peers, slot, strbuf_str(&w->encoded));
-}
-
-static void send_hello(worker *w, uint32_t slot) {
-    layout mine = my_layout(w);
-    message m = {.type = MESSAGE_HELLO};
-    m.hello = (message_hello){.version = MESSAGE_VERSION,
-                              .worker = w->options->worker,
-                              .epoch = w->options->epoch,
-                              .roles = w->options->roles,
-                              .pid = (uint32_t)getpid(),
-                              .model_hash = mine.model_hash,
-                              .layers = mine.layers,
-                              .page_tokens = mine.page_tokens,
-                              .kv_layer_page_bytes = mine.layer_page_bytes,
-                              .pages = 0,
-                              .context_tokens = (uint32_t)w->info->context_tokens,
-                              .vocab = (uint32_t)w->info->vocab,
-                              .numerics = mine.numerics,
-                              .kv_layout = mine.kv_layout};
-    core_stats s;
-    core_get_stats(w->core, &s);
-    m.hello.pages = s.pages_total;
-    send_message(w, slot, &m);
-}
-
-static void send_metrics(worker *w, int64_t now_us) {
-    workstats_refresh(w->stats, w->core, now_us);
-    strbuf_clear(&w->snapshot);
-    workstats_snapshot(w->stats, &w->snapshot);
-    if (!w->snapshot.failed) {
-        message m = {.type = MESSAGE_METRICS, .metrics = strbuf_str(&w->snapshot)};
-        send_message(w, 0, &m);
-    }
-    w->metrics_due_us = now_us + METRICS_US;
-}
-
-/* ---- actions -------------------------------------------------------------------------------- */
-
-static kvt_job job_of(const core_transfer *t) {
-    kvt_job j = {.request = t->request,
-                 .attempt = t->attempt,
-                 .group = t->group,
-                 .sequence = t->sequence,
-                 .layer_first = t->layer_first,
-                 .layers = t->layers,
-                 .pages_count = t->junk ? 0 : t->pages_count,
-                 .junk = t->junk};
-    CHECK_LE(j.pages_count, KVT_JOB_PAGES);
-    for (uint32_t i = 0; i < j.pages_count; i++) {
-        j.pages[i] = t->pages[i];
-    }
-    return j;
-}
-
-static void act_send(worker *w, const core_action *a) {
-    peer *p = &w->peers.slots[a->peer];
-    if (a->message.type == MESSAGE_HANDOFF) {
-        workstats_handed(w->stats, a->message.request, a->message.attempt, clock_now_us());
-        if (FAILPOINT("prefill.before_handoff")) {
-            p->doomed = true;
-            return;
-        }
-    }
-    if (a->message.type == MESSAGE_ADOPTED && FAILPOINT("decode.before_adopted")) {
-        p->doomed = true;
-        return;
-    }
-    send_message(w, a->peer, &a->message);
-}
-
-static void act_one(worker *w, const core_action *a) {
-    peer *p = &w->peers.slots[a->peer];
-    if (!p->used || p->doomed) {
-        return; /* the core hears of its end next */
-    }
-    kvt_job job;
-    switch (a->kind) {
-        case CORE_SEND:
-            act_send(w, a);
-            break;
-        case CORE_TRANSFER_SEND:
-            job = job_of(&a->transfer);
-            peers_push(&w->peers, a->peer, &job);
-            break;
-        case CORE_TRANSFER_RECEIVE:
-            job = job_of(&a->transfer);
-            if (!p->receiver || kvt_post(p->receiver, &job) != KVT_DONE) {
-                p->doomed = true;
-            }
-            break;
-        case CORE_CLOSE:
-            p->doomed = true;
-            break;
-    }
-}
-
-static void drain_actions(worker *w) {
-    core_action a;
-    while (core_next(w->core, &a)) {
-        act_one(w, &a);
-    }
-}
-
-static void drop_peer(worker *w, uint32_t slot) {
-    peer *p = &w->peers.slots[slot];
-    LOG(INFO, "peers", "link ended", "slot=%u kind=%s worker=%u", slot,
-        p->kind == CORE_GATEWAY ? "gateway" : "worker", p->worker);
-    if (p->kind == CORE_GATEWAY) {
-        w->ended = true;
-    }
-    peers_drop(&w->peers, slot);
-    core_link_down(w->core, slot, clock_now_us());
-    drain_actions(w);
-}
-
-/* Carries out what the core wants, and tells it of the links that broke meanwhile. */
-static void act(worker *w) {
-    drain_actions(w);
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
-        if (w->peers.slots[i].used && w->peers.slots[i].doomed) {
-            drop_peer(w, i);
-            i = UINT32_MAX; /* dropping one may doom another */
-        }
-    }
-}
-
-/* ---- messages in ---------------------------------------------------------------------------- */
-
-/* The gateway passes a socket to another worker. Whoever prefills offers the ring. */
-static void on_peer(worker *w, const message *m, int fd) {
-    diag d;
-    uint32_t slot;
-    uint32_t old = peers_find(&w->peers, m->peer.worker);
-    if (old < PEERS_MAX) {
-        drop_peer(w, old); /* its next life has come before the end of this one was read */
-    }
-    if (peers_add(&w->peers, fd, CORE_WORKER, &m->peer, &slot, &d) != STATUS_OK) {
-        LOG(ERROR, "peers", "cannot join a worker", "worker=%u why=\"%s\"", m->peer.worker, d.text);
-        return;
-    }
-    peer *p = &w->peers.slots[slot];
-    send_hello(w, slot);
-    core_link_up(w->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, clock_now_us());
-    if ((w->options->roles & MESSAGE_ROLE_PREFILL) && (m->peer.roles & MESSAGE_ROLE_DECODE)) {
-        kvt_pool pool = pool_of(w);
-        if (shm_offer(&pool, w->options->ring_bytes, w->options->epoch, p->wire, &p->sender, &d) !=
-                STATUS_OK ||
-            peers_watch(&w->peers, slot, PEERS_SENDER, kvt_event_fd(p->sender)) != STATUS_OK) {
-            LOG(ERROR, "kvt", "no channel to a worker", "worker=%u why=\"%s\"", m->peer.worker,
-                d.text);
-            p->doomed = true;
-        }
-    }
-}
-
-static void on_hello(worker *w, uint32_t slot, const message *m) {
-    peer *p = &w->peers.slots[slot];
-    layout mine = my_layout(w);
-    layout theirs = {.protocol = m->hello.version,
-                     .model_hash = m->hello.model_hash,
-                     .layers = m->hello.layers,
-                     .page_tokens = m->hello.page_tokens,
-                     .layer_page_bytes = m->hello.kv_layer_page_bytes,
-                     .kv_layout = m->hello.kv_layout,
-                     .numerics = m->hello.numerics};
-    diag d;
-    if (m->hello.worker != p->worker || m->hello.epoch != p->epoch) {
-        LOG(WARN, "peers", "not who was announced", "worker=%u", p->worker);
-        p->doomed = true;
-    } else if (layout_check(&mine, &theirs, &d) != STATUS_OK) {
-        LOG(ERROR, "peers", "cannot work together", "worker=%u why=\"%s\"", p->worker, d.text);
-        p->doomed = true;
-    } else {
-        LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=shm", p->worker,
-            (unsigned long long)p->epoch);
-        p->greeted = true;
-    }
-}
-
-static void on_offer(worker *w, uint32_t slot, str bytes, int fd) {
-    peer *p = &w->peers.slots[slot];
-    kvt_pool pool = pool_of(w);
-    kvt *channel;
-    diag d;
-    if (p->receiver || p->kind != CORE_WORKER) {
-        (void)close(fd);
-        p->doomed = true;
-        return;
-    }
-    if (shm_accept(&p->offer, &pool, bytes, fd, &channel, &d) != STATUS_OK) {
-        LOG(WARN, "kvt", "channel refused", "worker=%u why=\"%s\"", p->worker, d.text);
-        p->doomed = true;
-    } else if (channel) {
-        p->receiver = channel;
-        p->doomed =
-            peers_watch(&w->peers, slot, PEERS_RECEIVER, kvt_event_fd(channel)) != STATUS_OK;
-    }
-}
-
-static void on_message(worker *w, uint32_t slot, const message *m, int fd) {
-    peer *p = &w->peers.slots[slot];
-    if (m->type == MESSAGE_PEER && p->kind == CORE_GATEWAY && fd >= 0) {
-        on_peer(w, m, fd);
-        return;
-    }
-    if (fd >= 0) {
-        (void)close(fd);
-    }
-    if (m->type == MESSAGE_HELLO) {
-        if (p->kind == CORE_WORKER) {
-            on_hello(w, slot, m);
-        }
-        return;
-    }
-    if (m->type == MESSAGE_PEER || m->type == MESSAGE_METRICS ||
-        (p->kind == CORE_WORKER && !p->greeted)) {
-        p->doomed = true;
-        return;
-    }
-    if (m->type == MESSAGE_ADOPTED) {
-        workstats_adopted(w->stats, m->request, m->attempt, clock_now_us());
-    }
-    if (m->type == MESSAGE_DRAIN) {
-        w->draining = true;
-    }
-    core_message(w->core, slot, m, clock_now_us());
-}
-
-static void read_wire(worker *w, uint32_t slot) {
-    for (int i = 0; i < FRAMES_PER_TURN; i++) {
-        peer *p = &w->peers.slots[slot];
-        str bytes;
-        int fd;
-        if (!p->used || p->doomed) {
-            return;
-        }
-        wire_result r = wire_receive(p->wire, &bytes, &fd);
-        if (r == WIRE_AGAIN) {
-            return;
-        }
-        if (r == WIRE_CLOSED) {
-            p->doomed = true;
-        } else if (shm_is_offer(bytes)) {
-            on_offer(w, slot, bytes, fd);
-        } else {
-            message m;
-            diag d;
-            if (message_decode(bytes, w->scratch, &m, &d) != STATUS_OK) {
-                LOG(WARN, "peers", "malformed message", "slot=%u why=\"%s\"", slot, d.text);
-                p->doomed = true;
-                if (fd >= 0) {
-                    (void)close(fd);
-                }
-            } else {
-                on_message(w, slot, &m, fd);
-            }
-        }
-        act(w);
-    }
-}
-
-/* ---- pages ---------------------------------------------------------------------------------- */
-
-static void take_sent(worker *w, uint32_t slot) {
-    uint32_t sequence;
-    while (w->peers.slots[slot].used && w->peers.slots[slot].sender &&
-           kvt_sent(w->peers.slots[slot].sender, &sequence)) {
-        core_sent(w->core, slot, sequence, clock_now_us());
-        act(w);
-    }
-}
-
-static void take_received(worker *w, uint32_t slot) {
-    static const core_received_result results[] = {[KVT_ARRIVED] = CORE_RECEIVED_OK,
-                                                   [KVT_JUNK] = CORE_RECEIVED_JUNK,
-                                                   [KVT_DAMAGED] = CORE_RECEIVED_DAMAGED};
-    for (;;) {
-        peer *p = &w->peers.slots[slot];
-        kvt_arrival arrival;
-        if (!p->used || p->doomed || !p->receiver) {
-            return;
-        }
-        kvt_result r = kvt_receive(p->receiver, &arrival);
-        if (r == KVT_AGAIN) {
-            return;
-        }
-        if (r == KVT_FAILED) {
-            LOG(WARN, "kvt", "channel broken", "worker=%u", p->worker);
-            p->doomed = true;
-        } else {
-            workstats_copied(w->stats, arrival.bytes, arrival.copy_us);
-            core_received(w->core, slot, arrival.sequence, results[arrival.outcome],
-                          clock_now_us());
-        }
-        act(w);
-    }
-}
-
-/* Sends may have completed and posts may have met data that was there already. */
-static void move_pages(worker *w) {
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
-        peer *p = &w->peers.slots[i];
-        if (p->used && p->kind == CORE_WORKER) {
-            if (p->sender) {
-                peers_retry(&w->peers, i);
-                act(w);
-                take_sent(w, i);
-            }
-            take_received(w, i);
-        }
-    }
-}
+enum { EVENTS_MAX = 64, TAG_STEPPER = 0, TAG_SIGNAL = 1 };
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-static void step_events(worker *w) {
+static void step_events(worker_state *w) {
     int32_t layers_done = stepper_progress(w->stepper);
     stepper_result result;
     status failed;
@@ -415,14 +36,14 @@ static void step_events(worker *w) {
         }
         workstats_step(w->stats, w->step_rows, result.busy_us);
         core_commit(w->core, result.results, result.count, clock_now_us());
-        act(w);
+        workio_act(w);
     } else if (stepper_running(w->stepper) && layers_done > 0) {
         core_progress(w->core, layers_done, clock_now_us());
-        act(w);
+        workio_act(w);
     }
 }
 
-static void start_step(worker *w) {
+static void start_step(worker_state *w) {
     core_batch batch;
     if (stepper_running(w->stepper)) {
         return;
@@ -436,7 +57,7 @@ static void start_step(worker *w) {
         w->step_rows = batch.rows;
         stepper_start(w->stepper, &batch);
     }
-    act(w);
+    workio_act(w);
     if (!any && w->was_busy) {
         w->metrics_due_us = 0; /* numbers that nothing will change soon are worth sending now */
     }
@@ -445,12 +66,12 @@ static void start_step(worker *w) {
 
 /* ---- loop ----------------------------------------------------------------------------------- */
 
-static void handle_event(worker *w, const struct epoll_event *e) {
+static void handle_event(worker_state *w, const struct epoll_event *e) {
     uint32_t slot = (uint32_t)e->data.u64;
     peer *p = &w->peers.slots[slot];
     switch ((peers_event)(e->data.u64 >> 32)) {
         case PEERS_WIRE:
-            read_wire(w, slot);
+            workio_read(w, slot);
             break;
         case PEERS_SENDER:
             if (p->used && p->sender) {
@@ -472,13 +93,13 @@ static void handle_event(worker *w, const struct epoll_event *e) {
                 (void)n;
                 w->draining = true;
                 core_drain(w->core);
-                act(w);
+                workio_act(w);
             }
             break;
     }
 }
 
-static int wait_ms(const worker *w, int64_t now_us) {
+static int wait_ms(const worker_state *w, int64_t now_us) {
     int64_t due = core_deadline_us(w->core);
     if (w->metrics_due_us < due) {
         due = w->metrics_due_us;
@@ -490,19 +111,19 @@ static int wait_ms(const worker *w, int64_t now_us) {
     return us > 1000000 ? 1000 : (int)(us / 1000) + 1;
 }
 
-static void timers(worker *w) {
+static void timers(worker_state *w) {
     int64_t now = clock_now_us();
     if (now >= core_deadline_us(w->core)) {
         core_tick(w->core, now);
-        act(w);
+        workio_act(w);
     }
     if (now >= w->metrics_due_us && !w->ended) {
-        send_metrics(w, now);
-        act(w);
+        workio_send_metrics(w, now);
+        workio_act(w);
     }
 }
 
-static void loop(worker *w) {
+static void loop(worker_state *w) {
     struct epoll_event events[EVENTS_MAX];
     while (!w->ended) {
         int n = epoll_wait(w->peers.epoll_fd, events, EVENTS_MAX, wait_ms(w, clock_now_us()));
@@ -516,7 +137,7 @@ static void loop(worker *w) {
         if (w->ended) {
             break;
         }
-        move_pages(w);
+        workio_move_pages(w);
         timers(w);
         start_step(w);
         peers_flush(&w->peers);
@@ -529,7 +150,7 @@ static void loop(worker *w) {
 
 /* ---- set-up --------------------------------------------------------------------------------- */
 
-static core_options core_settings(const worker *w, uint32_t pages) {
+static core_options core_settings(const worker_state *w, uint32_t pages) {
     const worker_options *o = w->options;
     layout_group cut = layout_cut((uint32_t)w->info->layers, w->info->kv_layer_page_bytes,
                                   o->group_bytes, KVT_JOB_PAGES);
@@ -559,7 +180,7 @@ static core_options core_settings(const worker *w, uint32_t pages) {
     return c;
 }
 
-static status open_core(worker *w, uint32_t pages) {
+static status open_core(worker_state *w, uint32_t pages) {
     core_options c = core_settings(w, pages);
     hash_key key;
     TRY(hash_key_random(&key, w->d));
@@ -584,7 +205,7 @@ static status open_core(worker *w, uint32_t pages) {
     return stepper_open(&so, &w->stepper, w->d);
 }
 
-static status open_model(worker *w, uint32_t *pages) {
+static status open_model(worker_state *w, uint32_t *pages) {
     const worker_options *o = w->options;
     backend_options bo = {.threads = o->threads};
     TRY(backend_open(o->backend, &bo, &w->backend, w->d));
@@ -602,7 +223,7 @@ static status open_model(worker *w, uint32_t *pages) {
     return STATUS_OK;
 }
 
-static status open_links(worker *w) {
+static status open_links(worker_state *w) {
     sigset_t set;
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
@@ -620,9 +241,9 @@ static status open_links(worker *w) {
     message_peer gateway = {.worker = MESSAGE_NO_WORKER};
     TRY(peers_add(&w->peers, w->options->gateway_fd, CORE_GATEWAY, &gateway, &slot, w->d));
     CHECK_EQ(slot, 0);
-    send_hello(w, slot);
+    workio_send_hello(w, slot);
     core_link_up(w->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, clock_now_us());
-    act(w);
+    workio_act(w);
     return STATUS_OK;
 }
 
@@ -640,12 +261,12 @@ static void settle_signals(void) {
 }
 
 status worker_run(const worker_options *options, diag *d) {
-    worker w = {.options = options,
-                .encoded = strbuf_make(LIMIT_MESSAGE_BYTES),
-                .snapshot = strbuf_make(1 << 20),
-                .signal_fd = -1,
-                .peers = {.epoll_fd = -1},
-                .d = d};
+    worker_state w = {.options = options,
+                      .encoded = strbuf_make(LIMIT_MESSAGE_BYTES),
+                      .snapshot = strbuf_make(1 << 20),
+                      .signal_fd = -1,
+                      .peers = {.epoll_fd = -1},
+                      .d = d};
     settle_signals();
     uint32_t pages = 0;
     int64_t started = clock_now_us();

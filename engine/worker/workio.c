@@ -1,0 +1,355 @@
+/* workio.c -- messages in and out, KV pages in and out. */
+#define _GNU_SOURCE
+#include "engine/worker/workio.h"
+
+#include <unistd.h>
+
+#include "engine/base/check.h"
+#include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
+#include "engine/base/log.h"
+#include "kvtransfer/layout.h"
+
+enum { WORKIO_METRICS_US = 1000000 };
+
+/* ---- pool and layout ------------------------------------------------------------------------ */
+
+static uint8_t *pool_page(void *context, uint32_t layer, uint32_t page) {
+    return model_kv_page(context, (int32_t)layer, page);
+}
+
+static kvt_pool pool_of(const worker_state *w) {
+    return (kvt_pool){pool_page, w->model, w->info->kv_layer_page_bytes};
+}
+
+static layout my_layout(const worker_state *w) {
+    return (layout){.protocol = MESSAGE_VERSION,
+                    .model_hash = w->info->file_hash,
+                    .layers = (uint32_t)w->info->layers,
+                    .page_tokens = LIMIT_PAGE_TOKENS,
+                    .layer_page_bytes = w->info->kv_layer_page_bytes,
+                    .kv_layout = str_from(w->info->kv_layout),
+                    .numerics = str_from(w->info->numerics)};
+}
+
+/* ---- messages out --------------------------------------------------------------------------- */
+
+static void send_message(worker_state *w, uint32_t slot, const message *m) {
+    strbuf_clear(&w->encoded);
+    if (message_encode(m, &w->encoded) != STATUS_OK) {
+        w->peers.slots[slot].doomed = true;
+        return;
+    }
+    peers_send(&w->peers, slot, strbuf_str(&w->encoded));
+}
+
+void workio_send_hello(worker_state *w, uint32_t slot) {
+    layout mine = my_layout(w);
+    message m = {.type = MESSAGE_HELLO};
+    m.hello = (message_hello){.version = MESSAGE_VERSION,
+                              .worker = w->options->worker,
+                              .epoch = w->options->epoch,
+                              .roles = w->options->roles,
+                              .pid = (uint32_t)getpid(),
+                              .model_hash = mine.model_hash,
+                              .layers = mine.layers,
+                              .page_tokens = mine.page_tokens,
+                              .kv_layer_page_bytes = mine.layer_page_bytes,
+                              .pages = 0,
+                              .context_tokens = (uint32_t)w->info->context_tokens,
+                              .vocab = (uint32_t)w->info->vocab,
+                              .numerics = mine.numerics,
+                              .kv_layout = mine.kv_layout};
+    core_stats s;
+    core_get_stats(w->core, &s);
+    m.hello.pages = s.pages_total;
+    send_message(w, slot, &m);
+}
+
+void workio_send_metrics(worker_state *w, int64_t now_us) {
+    workstats_refresh(w->stats, w->core, now_us);
+    strbuf_clear(&w->snapshot);
+    workstats_snapshot(w->stats, &w->snapshot);
+    if (!w->snapshot.failed) {
+        message m = {.type = MESSAGE_METRICS, .metrics = strbuf_str(&w->snapshot)};
+        send_message(w, 0, &m);
+    }
+    w->metrics_due_us = now_us + WORKIO_METRICS_US;
+}
+
+/* ---- actions -------------------------------------------------------------------------------- */
+
+static kvt_job job_of(const core_transfer *t) {
+    kvt_job j = {.request = t->request,
+                 .attempt = t->attempt,
+                 .group = t->group,
+                 .sequence = t->sequence,
+                 .layer_first = t->layer_first,
+                 .layers = t->layers,
+                 .pages_count = t->junk ? 0 : t->pages_count,
+                 .junk = t->junk};
+    CHECK_LE(j.pages_count, KVT_JOB_PAGES);
+    for (uint32_t i = 0; i < j.pages_count; i++) {
+        j.pages[i] = t->pages[i];
+    }
+    return j;
+}
+
+static void act_send(worker_state *w, const core_action *a) {
+    peer *p = &w->peers.slots[a->peer];
+    if (a->message.type == MESSAGE_HANDOFF) {
+        workstats_handed(w->stats, a->message.request, a->message.attempt, clock_now_us());
+        if (FAILPOINT("prefill.before_handoff")) {
+            p->doomed = true;
+            return;
+        }
+    }
+    if (a->message.type == MESSAGE_ADOPTED && FAILPOINT("decode.before_adopted")) {
+        p->doomed = true;
+        return;
+    }
+    send_message(w, a->peer, &a->message);
+}
+
+static void act_one(worker_state *w, const core_action *a) {
+    peer *p = &w->peers.slots[a->peer];
+    if (!p->used || p->doomed) {
+        return; /* the core hears of its end next */
+    }
+    kvt_job job;
+    switch (a->kind) {
+        case CORE_SEND:
+            act_send(w, a);
+            break;
+        case CORE_TRANSFER_SEND:
+            job = job_of(&a->transfer);
+            peers_push(&w->peers, a->peer, &job);
+            break;
+        case CORE_TRANSFER_RECEIVE:
+            job = job_of(&a->transfer);
+            if (!p->receiver || kvt_post(p->receiver, &job) != KVT_DONE) {
+                p->doomed = true;
+            }
+            break;
+        case CORE_CLOSE:
+            p->doomed = true;
+            break;
+    }
+}
+
+static void drain_actions(worker_state *w) {
+    core_action a;
+    while (core_next(w->core, &a)) {
+        act_one(w, &a);
+    }
+}
+
+static void drop_peer(worker_state *w, uint32_t slot) {
+    peer *p = &w->peers.slots[slot];
+    LOG(INFO, "peers", "link ended", "slot=%u kind=%s worker=%u", slot,
+        p->kind == CORE_GATEWAY ? "gateway" : "worker", p->worker);
+    if (p->kind == CORE_GATEWAY) {
+        w->ended = true;
+    }
+    peers_drop(&w->peers, slot);
+    core_link_down(w->core, slot, clock_now_us());
+    drain_actions(w);
+}
+
+/* Carries out what the core wants, and tells it of the links that broke meanwhile. */
+void workio_act(worker_state *w) {
+    drain_actions(w);
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        if (w->peers.slots[i].used && w->peers.slots[i].doomed) {
+            drop_peer(w, i);
+            i = UINT32_MAX; /* dropping one may doom another */
+        }
+    }
+}
+
+/* ---- messages in ---------------------------------------------------------------------------- */
+
+/* The gateway passes a socket to another worker. Whoever prefills offers the ring. */
+static void on_peer(worker_state *w, const message *m, int fd) {
+    diag d;
+    uint32_t slot;
+    uint32_t old = peers_find(&w->peers, m->peer.worker);
+    if (old < PEERS_MAX) {
+        drop_peer(w, old); /* its next life has come before the end of this one was read */
+    }
+    if (peers_add(&w->peers, fd, CORE_WORKER, &m->peer, &slot, &d) != STATUS_OK) {
+        LOG(ERROR, "peers", "cannot join a worker", "worker=%u why=\"%s\"", m->peer.worker, d.text);
+        return;
+    }
+    peer *p = &w->peers.slots[slot];
+    workio_send_hello(w, slot);
+    core_link_up(w->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, clock_now_us());
+    if ((w->options->roles & MESSAGE_ROLE_PREFILL) && (m->peer.roles & MESSAGE_ROLE_DECODE)) {
+        kvt_pool pool = pool_of(w);
+        if (shm_offer(&pool, w->options->ring_bytes, w->options->epoch, p->wire, &p->sender, &d) !=
+                STATUS_OK ||
+            peers_watch(&w->peers, slot, PEERS_SENDER, kvt_event_fd(p->sender)) != STATUS_OK) {
+            LOG(ERROR, "kvt", "no channel to a worker", "worker=%u why=\"%s\"", m->peer.worker,
+                d.text);
+            p->doomed = true;
+        }
+    }
+}
+
+static void on_hello(worker_state *w, uint32_t slot, const message *m) {
+    peer *p = &w->peers.slots[slot];
+    layout mine = my_layout(w);
+    layout theirs = {.protocol = m->hello.version,
+                     .model_hash = m->hello.model_hash,
+                     .layers = m->hello.layers,
+                     .page_tokens = m->hello.page_tokens,
+                     .layer_page_bytes = m->hello.kv_layer_page_bytes,
+                     .kv_layout = m->hello.kv_layout,
+                     .numerics = m->hello.numerics};
+    diag d;
+    if (m->hello.worker != p->worker || m->hello.epoch != p->epoch) {
+        LOG(WARN, "peers", "not who was announced", "worker=%u", p->worker);
+        p->doomed = true;
+    } else if (layout_check(&mine, &theirs, &d) != STATUS_OK) {
+        LOG(ERROR, "peers", "cannot work together", "worker=%u why=\"%s\"", p->worker, d.text);
+        p->doomed = true;
+    } else {
+        LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=shm", p->worker,
+            (unsigned long long)p->epoch);
+        p->greeted = true;
+    }
+}
+
+static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
+    peer *p = &w->peers.slots[slot];
+    kvt_pool pool = pool_of(w);
+    kvt *channel;
+    diag d;
+    if (p->receiver || p->kind != CORE_WORKER) {
+        (void)close(fd);
+        p->doomed = true;
+        return;
+    }
+    if (shm_accept(&p->offer, &pool, bytes, fd, &channel, &d) != STATUS_OK) {
+        LOG(WARN, "kvt", "channel refused", "worker=%u why=\"%s\"", p->worker, d.text);
+        p->doomed = true;
+    } else if (channel) {
+        p->receiver = channel;
+        p->doomed =
+            peers_watch(&w->peers, slot, PEERS_RECEIVER, kvt_event_fd(channel)) != STATUS_OK;
+    }
+}
+
+static void on_message(worker_state *w, uint32_t slot, const message *m, int fd) {
+    peer *p = &w->peers.slots[slot];
+    if (m->type == MESSAGE_PEER && p->kind == CORE_GATEWAY && fd >= 0) {
+        on_peer(w, m, fd);
+        return;
+    }
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    if (m->type == MESSAGE_HELLO) {
+        if (p->kind == CORE_WORKER) {
+            on_hello(w, slot, m);
+        }
+        return;
+    }
+    if (m->type == MESSAGE_PEER || m->type == MESSAGE_METRICS ||
+        (p->kind == CORE_WORKER && !p->greeted)) {
+        p->doomed = true;
+        return;
+    }
+    if (m->type == MESSAGE_ADOPTED) {
+        workstats_adopted(w->stats, m->request, m->attempt, clock_now_us());
+    }
+    if (m->type == MESSAGE_DRAIN) {
+        w->draining = true;
+    }
+    core_message(w->core, slot, m, clock_now_us());
+}
+
+void workio_read(worker_state *w, uint32_t slot) {
+    for (int i = 0; i < WORKIO_FRAMES_PER_TURN; i++) {
+        peer *p = &w->peers.slots[slot];
+        str bytes;
+        int fd;
+        if (!p->used || p->doomed) {
+            return;
+        }
+        wire_result r = wire_receive(p->wire, &bytes, &fd);
+        if (r == WIRE_AGAIN) {
+            return;
+        }
+        if (r == WIRE_CLOSED) {
+            p->doomed = true;
+        } else if (shm_is_offer(bytes)) {
+            on_offer(w, slot, bytes, fd);
+        } else {
+            message m;
+            diag d;
+            if (message_decode(bytes, w->scratch, &m, &d) != STATUS_OK) {
+                LOG(WARN, "peers", "malformed message", "slot=%u why=\"%s\"", slot, d.text);
+                p->doomed = true;
+                if (fd >= 0) {
+                    (void)close(fd);
+                }
+            } else {
+                on_message(w, slot, &m, fd);
+            }
+        }
+        workio_act(w);
+    }
+}
+
+/* ---- pages ---------------------------------------------------------------------------------- */
+
+static void take_sent(worker_state *w, uint32_t slot) {
+    uint32_t sequence;
+    while (w->peers.slots[slot].used && w->peers.slots[slot].sender &&
+           kvt_sent(w->peers.slots[slot].sender, &sequence)) {
+        core_sent(w->core, slot, sequence, clock_now_us());
+        workio_act(w);
+    }
+}
+
+static void take_received(worker_state *w, uint32_t slot) {
+    static const core_received_result results[] = {[KVT_ARRIVED] = CORE_RECEIVED_OK,
+                                                   [KVT_JUNK] = CORE_RECEIVED_JUNK,
+                                                   [KVT_DAMAGED] = CORE_RECEIVED_DAMAGED};
+    for (;;) {
+        peer *p = &w->peers.slots[slot];
+        kvt_arrival arrival;
+        if (!p->used || p->doomed || !p->receiver) {
+            return;
+        }
+        kvt_result r = kvt_receive(p->receiver, &arrival);
+        if (r == KVT_AGAIN) {
+            return;
+        }
+        if (r == KVT_FAILED) {
+            LOG(WARN, "kvt", "channel broken", "worker=%u", p->worker);
+            p->doomed = true;
+        } else {
+            workstats_copied(w->stats, arrival.bytes, arrival.copy_us);
+            core_received(w->core, slot, arrival.sequence, results[arrival.outcome],
+                          clock_now_us());
+        }
+        workio_act(w);
+    }
+}
+
+/* Sends may have completed and posts may have met data that was there already. */
+void workio_move_pages(worker_state *w) {
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        peer *p = &w->peers.slots[i];
+        if (p->used && p->kind == CORE_WORKER) {
+            if (p->sender) {
+                peers_retry(&w->peers, i);
+                workio_act(w);
+                take_sent(w, i);
+            }
+            take_received(w, i);
+        }
+    }
+}

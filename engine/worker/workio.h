@@ -1,0 +1,58 @@
+/* workio.h -- a worker's messages and pages: what comes in goes to the core, what the core wants
+ * goes out.
+ *
+ * Purpose    The half of the worker that faces its peers. Every call into the core is followed by
+ *            workio_act, which carries out its actions; a link that breaks meanwhile is only
+ *            marked, and dropped between two core calls, because the core wants all its actions
+ *            taken before it hears of anything new.
+ * Ownership  worker_state is worker.c's; everything in it lives as long as worker_run.
+ * Threads    The owner thread.
+ * Limits     WORKIO_FRAMES_PER_TURN messages are read from one link before the others get a turn.
+ */
+#ifndef ENGINE_WORKER_WORKIO_H
+#define ENGINE_WORKER_WORKIO_H
+
+#include "engine/worker/peers.h"
+#include "engine/worker/stepper.h"
+#include "engine/worker/worker.h"
+#include "engine/worker/workstats.h"
+#include "models/arch/model.h"
+
+enum { WORKIO_FRAMES_PER_TURN = 64 };
+
+typedef struct {
+    const worker_options *options;
+    backend *backend;
+    model *model;
+    const model_info *info;
+    arena arena;
+    core *core;
+    stepper *stepper;
+    workstats *stats;
+    peers peers;
+    message_scratch *scratch;
+    strbuf encoded;
+    strbuf snapshot;
+    int signal_fd;
+    int32_t step_rows;
+    int64_t metrics_due_us;
+    bool was_busy;
+    bool draining;
+    bool ended; /* the gateway is gone, or a step failed */
+    status failed;
+    diag *d;
+} worker_state;
+
+/* Carries out what the core wants, and tells it of the links that broke meanwhile. */
+void workio_act(worker_state *w);
+
+/* Reads what a link has. */
+void workio_read(worker_state *w, uint32_t slot);
+
+/* Completes sends and receives of KV pages. */
+void workio_move_pages(worker_state *w);
+
+void workio_send_hello(worker_state *w, uint32_t slot);
+void workio_send_metrics(worker_state *w, int64_t now_us);
+
+#endif
