@@ -1,0 +1,81 @@
+/* desk.h -- the gateway's sessions, and what the gate's actions do to them.
+ *
+ * Purpose    Opens a session for each API request, finds it again for each token, ends it. Every
+ *            call into the gate is followed by desk_act: it carries out the gate's actions, and
+ *            then what they lead to (a stop string ends a choice, a client has gone, a link broke),
+ *            because the gate wants all its actions taken before it hears of anything new.
+ * Ownership  gateway_state is gateway.c's; everything in it lives as long as gateway_run.
+ * Threads    The gateway's thread.
+ * Limits     gateway_options.requests_max sessions.
+ */
+#ifndef SERVER_DESK_H
+#define SERVER_DESK_H
+
+#include "engine/base/hash.h"
+#include "server/gatestats.h"
+#include "server/gateway.h"
+#include "server/pool.h"
+#include "server/session.h"
+
+typedef struct {
+    session *session;                    /* NULL: free */
+    request_id ids[LIMIT_BATCH_PROMPTS]; /* 0: this run has ended */
+    bool closing;                        /* in `gone`: to be ended when no action is under way */
+    gatestats_end end;
+} desk_slot;
+
+/* A choice that its stop string ended. */
+typedef struct {
+    request_id request;
+    int32_t choice;
+} desk_ended;
+
+typedef struct {
+    const gateway_options *options;
+    pool pool;
+    gate *gate;
+    router *router;
+    gatestats *stats;
+    arena arena;
+    hash_table runs;  /* request id -> slot << 8 | run */
+    desk_slot *slots; /* [requests_max] */
+    uint32_t *gone;   /* [gone_count] slots to be ended before they are finished */
+    uint32_t gone_count;
+    desk_ended *ended; /* [ended_count] of ended_max */
+    uint32_t ended_count, ended_max;
+    bool broken[LIMIT_WORKERS]; /* links to drop */
+    message_scratch *scratch;
+    hash_key salt_key;
+    uint64_t seed_state;
+    int signal_fd;
+    int64_t tick_due_us;
+    int64_t stop_by_us; /* 0: serving */
+    bool ready_said, workers_told;
+    int32_t failed_starts;
+    bool quit;
+    status failed;
+    diag *d;
+} gateway_state;
+
+/* Opens a session for a request with its prompts, or refuses it. Takes over what the item has. */
+void desk_start(gateway_state *g, intake_item *item);
+
+/* The client of `x` has left. */
+void desk_gone(gateway_state *g, const exchange *x);
+
+/* Carries out the gate's actions and what they lead to, until nothing is left. */
+void desk_act(gateway_state *g);
+
+/* No worker can ever serve this request. */
+void desk_fail_never(gateway_state *g, request_id request);
+
+/* 503 with Retry-After, or whatever `http_code` says. */
+void desk_refuse(exchange *x, int http_code, const char *text);
+
+/* A worker's link has ended: its requests go elsewhere. */
+void desk_drop_worker(gateway_state *g, uint32_t worker);
+
+/* Shutting down: what is left is answered with an error. */
+void desk_close(gateway_state *g);
+
+#endif
