@@ -323,7 +323,7 @@ static void run_world(uint64_t seed, uint32_t faults_in_1000, world *w) {
         o.roles[v] = v < 2 ? MESSAGE_ROLE_PREFILL : MESSAGE_ROLE_DECODE;
     }
     w->prefills = w->decodes = 2;
-    o.core.pages = 20 + draw(w, 40); /* the worst request needs 8 + 3 * 4 pages */
+    o.core.pages = 24 + draw(w, 40); /* the worst request needs 6 + 4 * 4 pages */
     o.core.prefill_chunk_tokens = 16 * (1 + (int32_t)draw(w, 3));
     o.core.group_layers = 1 + draw(w, CORENET_LAYERS);
     o.core.group_cells_max = CORENET_LAYERS * (1 + draw(w, 3));
