@@ -13,11 +13,18 @@
 #include <stdint.h>
 #include <string.h>
 
-#define VEC_INLINE static inline __attribute__((always_inline))
 /* For functions whose constant parameters shape their register blocks, and the loops over these:
- * arrays must become registers. */
+ * arrays must become registers. Instrumented builds want small code instead: unrolled, these files
+ * take a sanitizer a quarter of an hour. */
+#ifdef WEIR_SMALL_CODE
+#define VEC_INLINE static inline
+#define BODY_INLINE static
+#define UNROLL
+#else
+#define VEC_INLINE static inline __attribute__((always_inline))
 #define BODY_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 typedef struct {
     __m256 a, b; /* lanes 0-7, 8-15 */

@@ -14,11 +14,18 @@
 #include <stdint.h>
 #include <string.h>
 
-#define VEC_INLINE static inline __attribute__((always_inline))
 /* For functions whose constant parameters shape their register blocks, and the loops over these:
- * arrays must become registers. */
+ * arrays must become registers. Instrumented builds want small code instead: unrolled, these files
+ * take a sanitizer a quarter of an hour. */
+#ifdef WEIR_SMALL_CODE
+#define VEC_INLINE static inline
+#define BODY_INLINE static
+#define UNROLL
+#else
+#define VEC_INLINE static inline __attribute__((always_inline))
 #define BODY_INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 typedef __m512 v16;
 typedef __m512i v16i;
@@ -76,7 +83,8 @@ VEC_INLINE v16 v16_abs(v16 a) {
 }
 /* Lanes below n of `a`, the others of `b`. */
 VEC_INLINE v16 v16_first(v16 a, v16 b, int32_t n) {
-    const __mmask16 mask = n >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << (n < 0 ? 0 : n)) - 1);
+    const unsigned below = n >= 16 ? 0xffffu : (1u << (n < 0 ? 0 : n)) - 1u;
+    const __mmask16 mask = (__mmask16)(below & 0xffffu);
     return _mm512_mask_blend_ps(mask, b, a);
 }
 VEC_INLINE v16i v16_bits(v16 a) {
