@@ -246,14 +246,16 @@ static int32_t sched_budget(const core *c, bool decodes) {
                    : budget;
 }
 
-/* False: the step is full, or the oldest finds no pages (nobody overtakes it: it would starve). */
-static bool sched_add_prompt(core *c, record *r, bool decodes) {
+/* False: the step is full. When one finds no pages (`*starved`), nobody younger may start before it
+ * or it would starve; but those that have their pages go on, because it may be them it waits for. */
+static bool sched_add_prompt(core *c, record *r, bool decodes, bool *starved) {
     int32_t budget = sched_budget(c, decodes);
     if (budget <= 0 || c->step.batch.seqs_count == c->step.items_max) {
         return false;
     }
-    if (r->seqs[0].pages_count == 0 && !prefill_start(c, r)) {
-        return false;
+    if (r->seqs[0].pages_count == 0 && (*starved || !prefill_start(c, r))) {
+        *starved = true;
+        return true;
     }
     int32_t rows = sched_chunk(c, r, budget);
     CHECK(rows >= 0);
@@ -267,13 +269,14 @@ static bool sched_add_prompt(core *c, record *r, bool decodes) {
 
 /* One pass over the prompts of a role: those that hold, or are promised, what they need, or the
  * others. */
-static bool sched_add_prompts(core *c, record_role role, bool promised, bool decodes) {
+static bool sched_add_prompts(core *c, record_role role, bool promised, bool decodes,
+                              bool *starved) {
     for (record *r = c->records.first[role]; r; r = r->next) {
         bool open = r->computed < r->tokens_count &&
                     (role == RECORD_PREFILL || (r->local && r->state == RECORD_DECODING));
         bool mine = role == RECORD_DECODE || r->granted == promised;
         CHECK(!open || !mine || !r->in_step);
-        if (open && mine && !sched_add_prompt(c, r, decodes)) {
+        if (open && mine && !sched_add_prompt(c, r, decodes, starved)) {
             return false;
         }
     }
@@ -304,9 +307,10 @@ bool sched_plan(core *c) {
         }
     }
     bool decodes = s->batch.rows > 0;
-    (void)(sched_add_prompts(c, RECORD_PREFILL, true, decodes) &&
-           sched_add_prompts(c, RECORD_DECODE, true, decodes) &&
-           sched_add_prompts(c, RECORD_PREFILL, false, decodes));
+    bool starved = false;
+    (void)(sched_add_prompts(c, RECORD_PREFILL, true, decodes, &starved) &&
+           sched_add_prompts(c, RECORD_DECODE, true, decodes, &starved) &&
+           sched_add_prompts(c, RECORD_PREFILL, false, decodes, &starved));
     return s->batch.rows > 0;
 }
 

@@ -1,0 +1,268 @@
+/* sim.c -- one run: set up from the seed, let it happen, let the faults end, expect silence. */
+#include "tests/sim/sim.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "engine/base/mem.h"
+#include "engine/base/rng.h"
+
+enum {
+    LEASE_US = 30000000,
+    QUEUE_US = 30000000,
+    QUARANTINE_US = 30000000,
+    EVENTS_MAX = 4000000 /* more is a livelock */
+};
+
+/* ---- small things --------------------------------------------------------------------------- */
+
+uint64_t sim_below(sim *s, uint64_t bound) {
+    return rng_below(&s->rng, bound);
+}
+
+bool sim_chance(sim *s, uint64_t percent) {
+    return sim_below(s, 100) < percent;
+}
+
+int64_t sim_delay(sim *s, int64_t typical_us) {
+    uint64_t most = sim_chance(s, 3) ? 20 : 2;
+    return 1 + (int64_t)sim_below(s, (uint64_t)typical_us * most);
+}
+
+bool sim_planted(const sim *s, const char *name) {
+    return s->options.plant != NULL && strcmp(s->options.plant, name) == 0;
+}
+
+void sim_fail(sim *s, const char *format, ...) {
+    if (s->failure[0] != '\0') {
+        return; /* the first one is the one to look at */
+    }
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(s->failure, sizeof(s->failure), format, args);
+    va_end(args);
+    sim_trace(s, "FAILURE %s", s->failure);
+}
+
+void sim_trace(sim *s, const char *format, ...) {
+    if (!s->options.trace) {
+        return;
+    }
+    va_list args;
+    va_start(args, format);
+    (void)printf("%10.6f  ", (double)s->now_us / 1e6);
+    (void)vprintf(format, args);
+    (void)printf("\n");
+    va_end(args);
+}
+
+/* ---- set-up --------------------------------------------------------------------------------- */
+
+static core_options worker_options(sim *s, uint32_t roles, uint32_t pages) {
+    int32_t seqs = 4 + (int32_t)sim_below(s, 12);
+    int32_t chunk = LIMIT_PAGE_TOKENS * (1 + (int32_t)sim_below(s, 4));
+    return (core_options){.roles = roles,
+                          .pages = pages,
+                          .layers = s->layers,
+                          .context_tokens = SIM_TOKENS_MAX,
+                          .seqs_max = seqs,
+                          .queue_max = sim_chance(s, 20) ? 1 + (int32_t)sim_below(s, 3) : 64,
+                          .step_tokens_max = chunk + seqs + LIMIT_PAGE_TOKENS,
+                          .logit_rows_max = seqs + 1 + (int32_t)sim_below(s, 32),
+                          .prefill_chunk_tokens = chunk,
+                          .headroom_tokens = (int32_t)sim_below(s, 3) * 16,
+                          .group_layers = 1 + (uint32_t)sim_below(s, s->layers),
+                          .group_cells_max = s->layers * s->group_pages,
+                          .peers_max = SIM_SLOTS,
+                          .tombstones_max = sim_chance(s, 30) ? 2 : 256,
+                          .lease_us = LEASE_US,
+                          .queue_deadline_us = QUEUE_US,
+                          .quarantine_us = QUARANTINE_US,
+                          .heartbeat_us = 1000000,
+                          .silence_us = 3000000,
+                          .hash_key = {1, 2}};
+}
+
+/* The largest request that a client makes: three quarters of it is what others compete for. */
+static uint32_t pages_of_the_largest(const sim *s) {
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < s->requests_count; i++) {
+        const sim_request *r = &s->requests[i];
+        router_request q = {.prompt_count = r->prompt_count,
+                            .max_tokens = r->params.max_tokens,
+                            .choices = r->params.choices};
+        uint64_t pages = router_pages_needed(&q, LIMIT_PAGE_TOKENS) + 1;
+        most = pages > most ? pages : most;
+    }
+    return (uint32_t)most;
+}
+
+static void make_workers(sim *s) {
+    uint32_t least = pages_of_the_largest(s);
+    uint32_t pages = sim_chance(s, 50) ? least + (uint32_t)sim_below(s, least)
+                                       : least * (4 + (uint32_t)sim_below(s, 8));
+    uint32_t pools[2] = {1 + (uint32_t)sim_below(s, 3), 1 + (uint32_t)sim_below(s, 3)};
+    bool aggregated = sim_chance(s, 8);
+    s->workers_count = pools[0] + pools[1];
+    for (uint32_t w = 0; w < s->workers_count; w++) {
+        uint32_t roles = aggregated     ? MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE
+                         : w < pools[0] ? MESSAGE_ROLE_PREFILL
+                                        : MESSAGE_ROLE_DECODE;
+        s->workers[w].roles = roles;
+        s->workers[w].options = worker_options(s, roles, pages);
+        s->workers[w].options.pages = pages;
+        simnet_at(s, (int64_t)sim_below(s, 100000), SIM_START, w);
+    }
+}
+
+static void set_up(sim *s) {
+    s->rng = rng_mix(s->options.seed);
+    s->encoded = strbuf_make(LIMIT_MESSAGE_BYTES);
+    s->links = mem_calloc(SIM_LINKS_MAX, sizeof(*s->links));
+    CHECK(s->links != NULL);
+    s->layers = 1 + (uint32_t)sim_below(s, 4);
+    s->model = (hashmodel_options){.layers = s->layers, .vocab = 61, .eog = 1};
+    s->delay_us = 20 + (int64_t)sim_below(s, sim_chance(s, 20) ? 60000 : 1000);
+    s->group_pages = 4 + (uint32_t)sim_below(s, 8);
+    s->layer_us = 50 + (int64_t)sim_below(s, 4000);
+    s->requests_count = 2 + (uint32_t)sim_below(s, 14);
+    s->strict = sim_chance(s, 70);
+    s->gate_options = (gate_options){.requests_max = SIM_REQUESTS_MAX,
+                                     .id_first = 1 + sim_below(s, 1000),
+                                     .lease_us = LEASE_US,
+                                     .pending_deadline_us = s->strict ? 600000000 : 5000000,
+                                     .retry_percent = 10,
+                                     .retry_burst = s->strict ? 100000 : 5,
+                                     .attempts_max = s->strict ? 100000 : 5};
+    simgate_open(s);
+    simclient_make(s);
+    make_workers(s);
+    simfault_plan(s);
+}
+
+/* ---- running -------------------------------------------------------------------------------- */
+
+static void note(sim *s, const sim_event *e) {
+    uint64_t what =
+        (uint64_t)e->type << 56 ^ (uint64_t)e->node << 48 ^ (uint64_t)e->link << 24 ^ e->number;
+    s->hash = rng_mix(s->hash ^ rng_mix(what ^ (uint64_t)e->at_us << 20));
+}
+
+static void happen(sim *s, sim_event *e) {
+    s->now_us = e->at_us;
+    s->counts.events++;
+    note(s, e);
+    if (e->type == SIM_FAULT) {
+        simfault_do(s, e->index);
+    } else if (e->node == SIM_GATEWAY) {
+        simgate_event(s, e);
+    } else {
+        simworker_event(s, e->node, e);
+    }
+    simnet_event_free(e);
+}
+
+static bool quiet(const sim *s) {
+    for (uint32_t w = 0; w < s->workers_count; w++) {
+        if (!simworker_idle(s, w)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Runs until `done` says so or the time is up. */
+static bool run_until(sim *s, bool (*done)(const sim *), int64_t until_us) {
+    sim_event e;
+    while (s->failure[0] == '\0' && !done(s)) {
+        if (!simnet_next(s, &e)) {
+            sim_fail(s, "nothing is left to happen");
+            return false;
+        }
+        bool late = e.at_us > until_us;
+        happen(s, &e);
+        if (late || s->counts.events > EVENTS_MAX) {
+            return false;
+        }
+    }
+    return s->failure[0] == '\0';
+}
+
+static bool all_ended(const sim *s) {
+    return s->ended_count == s->requests_count;
+}
+
+static bool never(const sim *s) {
+    (void)s;
+    return false;
+}
+
+static void check_budget(sim *s) {
+    const gate_counts *c = gate_counters(s->gateway.gate);
+    uint64_t most =
+        s->gate_options.retry_burst + (c->opened * s->gate_options.retry_percent + 99) / 100;
+    if (c->retries_spent > most) {
+        sim_fail(s, "%llu retries of %llu requests [I8]", (unsigned long long)c->retries_spent,
+                 (unsigned long long)c->opened);
+    }
+    if (c->mismatches > 0) {
+        sim_fail(s, "a token was told twice, and differently");
+    }
+    s->counts.splits += c->splits;
+    s->counts.retries += c->retries_free + c->retries_spent;
+}
+
+/* Who still holds what, for the reader of a failure. */
+static void describe(sim *s) {
+    for (uint32_t w = 0; s->options.trace && w < s->workers_count; w++) {
+        if (s->workers[w].running) {
+            core_stats c;
+            core_get_stats(s->workers[w].core, &c);
+            sim_trace(s, "worker %u: running %u waiting %u free %u owned %u quarantined %u", w,
+                      c.running, c.waiting, c.pages_free, c.pages_owned, c.pages_quarantined);
+        }
+    }
+    for (uint32_t i = 0; s->options.trace && i < s->requests_count; i++) {
+        if (s->requests[i].state == SIM_OPENED) {
+            sim_trace(s, "request %llu is open, %d tokens of %d",
+                      (unsigned long long)s->requests[i].id, s->requests[i].got[0],
+                      s->requests[i].expected_count[0]);
+        }
+    }
+}
+
+bool sim_run(sim *s) {
+    set_up(s);
+    (void)run_until(s, never, s->faults_end_us);
+    /* Nothing goes wrong any more: what waits longest is a lease, and then another try. */
+    int64_t settle_us = s->now_us + 4 * LEASE_US;
+    if (s->failure[0] == '\0' && !run_until(s, all_ended, settle_us)) {
+        sim_fail(s, "%u of %u requests never ended [I6]", s->requests_count - s->ended_count,
+                 s->requests_count);
+    }
+    /* With no fault lately pages come back at once; else by the last lease or quarantine. */
+    bool calm = s->counts.faults == 0;
+    int64_t back_us =
+        s->now_us + (calm ? 1000000 + 40 * s->delay_us : LEASE_US + 2 * QUARANTINE_US);
+    if (s->failure[0] == '\0' && !run_until(s, quiet, back_us)) {
+        sim_fail(s, "pages are still held after every request has ended [I3]");
+    }
+    if (s->failure[0] == '\0') {
+        check_budget(s);
+    }
+    describe(s);
+    return s->failure[0] == '\0';
+}
+
+void sim_close(sim *s) {
+    for (uint32_t w = 0; w < s->workers_count; w++) {
+        if (s->workers[w].running) {
+            simworker_kill(s, w, false, -1);
+        }
+    }
+    simclient_close(s);
+    simgate_close(s);
+    simnet_close(s);
+    strbuf_close(&s->encoded);
+}

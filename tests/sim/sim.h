@@ -1,0 +1,283 @@
+/* sim.h -- a cluster in one thread: the production gate, router and core on a virtual clock.
+ *
+ * Purpose    One gateway and several workers, each the pure core of the real thing with a small
+ *            shell around it (the same order of calls as server/gateway.c and engine/worker/
+ *            worker.c); links with delays, cuts and half-open ends; page transfers; clients that
+ *            know every token they must get. All from one seed, so a run repeats byte for byte.
+ * Ownership  A `sim` owns everything until sim_close.
+ * Threads    One.
+ * Limits     The SIM_ constants; more is a failure of the run, not of memory.
+ */
+#ifndef TESTS_SIM_SIM_H
+#define TESTS_SIM_SIM_H
+
+#include <stdio.h>
+
+#include "engine/base/arena.h"
+#include "engine/core/core.h"
+#include "engine/core/gate.h"
+#include "server/router.h"
+#include "tests/support/hashmodel.h"
+
+enum {
+    SIM_WORKERS_MAX = 6,
+    SIM_GATEWAY = SIM_WORKERS_MAX, /* node number */
+    SIM_SLOTS = SIM_WORKERS_MAX + 1,
+    SIM_LINKS_MAX = 4096,
+    SIM_REQUESTS_MAX = 48,
+    SIM_TOKENS_MAX = 512, /* context */
+    SIM_PAGES_MAX = 64,   /* of one transfer */
+    SIM_POSTS_MAX = 512   /* receives posted on a link at once */
+};
+
+/* ---- time ----------------------------------------------------------------------------------- */
+
+typedef enum {
+    SIM_MESSAGE,     /* bytes, or the end of the link, reach an end */
+    SIM_DATA_READ,   /* P's transfer reads its pages */
+    SIM_DATA_SENT,   /* P's transfer is complete */
+    SIM_DATA_ARRIVE, /* the bytes are written to D's pages */
+    SIM_DATA_DONE,   /* D hears that they are all there */
+    SIM_LAYER,       /* a step has finished a layer */
+    SIM_TICK,
+    SIM_START, /* a worker process starts */
+    SIM_THAW,
+    SIM_WALK, /* the gateway looks at what waits */
+    SIM_OPEN, /* a client sends its request */
+    SIM_LEAVE,
+    SIM_FAULT,
+    SIM_EVENTS
+} sim_event_type;
+
+typedef struct sim_data {
+    uint32_t sequence;
+    uint32_t layer_first, layers, pages_count;
+    uint32_t pages[SIM_PAGES_MAX];
+    bool junk, damaged;
+    bool sent;         /* a planted bug: SENT was said too early */
+    uint64_t *content; /* [pages_count, layers, LIMIT_PAGE_TOKENS] */
+} sim_data;
+
+typedef struct {
+    int64_t at_us;
+    uint64_t order; /* ties go first come, first served */
+    sim_event_type type;
+    uint32_t node, life; /* whose event; of another life: dropped */
+    uint32_t link, end;
+    uint64_t number; /* of its direction of the link */
+    uint32_t index;  /* of the request, the fault */
+    char *bytes;     /* MESSAGE: NULL is the link's end */
+    size_t bytes_count;
+    uint32_t carried; /* MESSAGE: PEER carries the end of another link; UINT32_MAX: none */
+    sim_data *data;
+} sim_event;
+
+/* ---- links ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t node, life;
+    bool attached;      /* the node reads it */
+    bool closed;        /* the node has closed it, or died */
+    uint32_t slot;      /* of the node */
+    int64_t last_us;    /* when the last thing sent to this end arrives */
+    uint64_t sent, got; /* messages to this end */
+    uint64_t lost_from; /* number of the first message that never arrives */
+    bool data_lost;     /* what was on its way here on the data path is lost */
+    sim_event *held;    /* [held_count] arrived before it was attached */
+    uint32_t held_count, held_capacity;
+} sim_end;
+
+typedef struct {
+    sim_end ends[2];
+    int64_t delay_us;     /* typical */
+    int64_t data_last_us; /* FIFO on the data path too, each direction alike */
+} sim_link;
+
+/* ---- nodes ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    bool used, doomed;
+    core_peer_kind kind;
+    uint32_t link, end;
+    uint32_t worker;
+    struct {
+        uint32_t sequence;
+        bool open;
+        core_transfer transfer;
+        uint32_t pages[SIM_PAGES_MAX];
+    } * posts; /* [SIM_POSTS_MAX] by sequence */
+} sim_slot;
+
+typedef struct {
+    uint32_t roles;
+    uint32_t pages;
+    bool running;
+    uint32_t life; /* also its epoch */
+    bool frozen;
+    int64_t thaw_us;
+    bool draining;
+    bool ended; /* its gateway link is gone: the process ends when the event is over */
+    arena memory;
+    core *core;
+    core_options options;
+    hashmodel model;
+    message_scratch *scratch;
+    sim_slot slots[SIM_SLOTS];
+    core_batch batch;
+    bool stepping;
+    uint32_t layers_done;
+    int64_t layer_us;
+    uint64_t ticks;
+} sim_worker;
+
+typedef struct {
+    gate *gate;
+    arena memory;
+    router *router;
+    message_scratch *scratch;
+    router_view views[SIM_WORKERS_MAX];
+    struct {
+        bool used, joined, broken;
+        uint32_t link, end;
+        uint64_t epoch;
+        int64_t heard_us;
+    } peers[SIM_WORKERS_MAX];
+    int64_t paired_us[SIM_WORKERS_MAX][SIM_WORKERS_MAX]; /* last introduction */
+    bool walking;
+} sim_gateway;
+
+typedef enum { SIM_NEW, SIM_OPENED, SIM_DONE, SIM_FAILED, SIM_LEFT } sim_request_state;
+
+typedef struct {
+    sim_request_state state;
+    request_id id;
+    int64_t open_us, leave_us; /* leave: 0, never */
+    int32_t stop_choice;       /* ended by the client after stop_after tokens; -1: none */
+    int32_t stop_after;
+    uint64_t salt;
+    request_params params;
+    int32_t prompt_count;
+    int32_t prompt[SIM_TOKENS_MAX];
+    request_token *expected[LIMIT_CHOICES]; /* [expected_count] */
+    int32_t expected_count[LIMIT_CHOICES];
+    int32_t got[LIMIT_CHOICES];
+    int32_t scores;
+} sim_request;
+
+typedef struct {
+    uint64_t events, messages, transfers, faults, attempts;
+    uint64_t done, failed, left;
+    uint64_t preemptions, evictions, replays, adoptions, splits, retries, junk, cached;
+} sim_counts;
+
+typedef struct {
+    uint64_t seed;
+    bool trace;
+    const char *plant; /* a bug to plant, or NULL */
+} sim_options;
+
+struct sim;
+typedef struct sim sim;
+
+struct sim {
+    sim_options options;
+    uint64_t rng;
+    int64_t now_us;
+    uint64_t order;
+    sim_event *heap; /* [heap_count] */
+    uint32_t heap_count, heap_capacity;
+    sim_link *links; /* [links_count] */
+    uint32_t links_count;
+    sim_worker workers[SIM_WORKERS_MAX];
+    uint32_t workers_count;
+    sim_gateway gateway;
+    sim_request requests[SIM_REQUESTS_MAX];
+    uint32_t requests_count;
+    uint32_t ended_count;
+    struct {
+        request_id id;
+        int32_t choice;
+    } stops[SIM_REQUESTS_MAX];
+    uint32_t stops_count;
+    hashmodel_options model;
+    uint32_t layers;
+    uint32_t group_pages; /* of a transfer of all layers */
+    uint32_t fault_kinds; /* bits */
+    int64_t faults_end_us;
+    int64_t delay_us, layer_us;
+    uint32_t damage_next; /* this many transfers arrive damaged */
+    bool strict;          /* budgets so large that every request must succeed */
+    gate_options gate_options;
+    strbuf encoded;
+    sim_counts counts;
+    uint64_t hash; /* of everything that happened */
+    char failure[256];
+};
+
+/* ---- sim.c: the run ------------------------------------------------------------------------- */
+
+/* True when every invariant held. */
+bool sim_run(sim *s);
+void sim_close(sim *s);
+void sim_fail(sim *s, const char *format, ...) PRINTF_LIKE(2, 3);
+void sim_trace(sim *s, const char *format, ...) PRINTF_LIKE(2, 3);
+uint64_t sim_below(sim *s, uint64_t bound);
+bool sim_chance(sim *s, uint64_t percent);
+/* `typical` with some noise, now and then much more. */
+int64_t sim_delay(sim *s, int64_t typical_us);
+bool sim_planted(const sim *s, const char *name);
+
+/* ---- simnet.c: events and links ------------------------------------------------------------- */
+
+sim_event *simnet_at(sim *s, int64_t at_us, sim_event_type type, uint32_t node);
+bool simnet_next(sim *s, sim_event *out);
+void simnet_event_free(sim_event *e);
+uint32_t simnet_link(sim *s, uint32_t node_a, uint32_t node_b);
+void simnet_send(sim *s, uint32_t link, uint32_t from_end, const message *m, uint32_t carried);
+/* The node reads from now on; what came before is delivered now. */
+void simnet_attach(sim *s, uint32_t link, uint32_t end, uint32_t slot);
+/* Closes an end; what it sent still arrives, or (lossy) some of it. */
+void simnet_close_end(sim *s, uint32_t link, uint32_t end, bool lossy);
+/* Both ends see the end of the link, and some of what was under way is lost. */
+void simnet_cut(sim *s, uint32_t link);
+/* The message event may be delivered: its end is open and has not lost it. */
+bool simnet_arrives(sim *s, sim_event *e);
+void simnet_close(sim *s);
+
+/* ---- simworker.c ---------------------------------------------------------------------------- */
+
+void simworker_start(sim *s, uint32_t w);
+void simworker_kill(sim *s, uint32_t w, bool lossy, int64_t restart_after_us);
+void simworker_event(sim *s, uint32_t w, sim_event *e);
+bool simworker_idle(const sim *s, uint32_t w);
+
+/* ---- simgate.c ------------------------------------------------------------------------------ */
+
+void simgate_open(sim *s);
+void simgate_close(sim *s);
+void simgate_event(sim *s, sim_event *e);
+/* A worker process started: here is the gateway's end of its link. */
+void simgate_joined(sim *s, uint32_t w, uint32_t link, uint32_t end);
+/* The supervisor saw the process end. */
+void simgate_died(sim *s, uint32_t w);
+void simgate_drain(sim *s, uint32_t w);
+
+/* ---- simclient.c ---------------------------------------------------------------------------- */
+
+void simclient_make(sim *s);
+void simclient_open(sim *s, uint32_t index);
+void simclient_leave(sim *s, uint32_t index);
+void simclient_token(sim *s, const gate_action *a);
+void simclient_score(sim *s, const gate_action *a);
+void simclient_done(sim *s, const gate_action *a);
+void simclient_failed(sim *s, const gate_action *a);
+/* The gate hears now that the client wants no more of a choice; false: the request has ended. */
+bool simclient_stopped(sim *s, request_id id, int32_t choice);
+void simclient_close(sim *s);
+
+/* ---- simfault.c ----------------------------------------------------------------------------- */
+
+void simfault_plan(sim *s);
+void simfault_do(sim *s, uint32_t kind);
+
+#endif

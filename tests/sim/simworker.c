@@ -1,0 +1,477 @@
+/* simworker.c -- a worker process: the production core, a hash for a model, and the calls between
+ * them in the order of engine/worker/worker.c. */
+#include <string.h>
+
+#include "engine/base/check.h"
+#include "engine/base/mem.h"
+#include "engine/core/core_state.h"
+#include "tests/sim/sim.h"
+
+static void after(sim *s, uint32_t w);
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static uint32_t add_slot(sim *s, uint32_t w, core_peer_kind kind, uint32_t worker, uint32_t link,
+                         uint32_t end) {
+    sim_worker *k = &s->workers[w];
+    uint32_t slot = 0;
+    while (k->slots[slot].used) {
+        slot++;
+        CHECK_LT(slot, SIM_SLOTS);
+    }
+    void *posts = mem_calloc(SIM_POSTS_MAX, sizeof(*k->slots[slot].posts));
+    CHECK(posts != NULL);
+    k->slots[slot] = (sim_slot){
+        .used = true, .kind = kind, .worker = worker, .link = link, .end = end, .posts = posts};
+    simnet_attach(s, link, end, slot);
+    return slot;
+}
+
+static void send(sim *s, uint32_t w, uint32_t slot, const message *m) {
+    const sim_slot *p = &s->workers[w].slots[slot];
+    simnet_send(s, p->link, p->end, m, UINT32_MAX);
+}
+
+void simworker_start(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    CHECK(!k->running);
+    k->life++;
+    k->running = true;
+    k->draining = k->ended = k->stepping = false;
+    k->frozen = false;
+    k->layer_us = s->layer_us;
+    CHECK_EQ(arena_open(&k->memory, core_bytes(&k->options) + (1 << 20)), STATUS_OK);
+    diag d = {0};
+    if (core_create(&k->memory, &k->options, &k->core, &d) != STATUS_OK) {
+        sim_fail(s, "core_create: %s", d.text);
+        return;
+    }
+    hashmodel_options mo = s->model;
+    mo.pages = k->options.pages;
+    CHECK_EQ(hashmodel_open(&k->model, &mo), STATUS_OK);
+    CHECK_EQ(message_scratch_open(&k->scratch), STATUS_OK);
+    uint32_t link = simnet_link(s, SIM_GATEWAY, w);
+    simgate_joined(s, w, link, 0);
+    uint32_t slot = add_slot(s, w, CORE_GATEWAY, MESSAGE_NO_WORKER, link, 1);
+    message m = {.type = MESSAGE_HELLO};
+    m.hello = (message_hello){.version = MESSAGE_VERSION,
+                              .worker = w,
+                              .epoch = k->life,
+                              .roles = k->roles,
+                              .layers = s->layers,
+                              .page_tokens = LIMIT_PAGE_TOKENS,
+                              .pages = k->options.pages,
+                              .context_tokens = (uint32_t)k->options.context_tokens,
+                              .vocab = (uint32_t)s->model.vocab};
+    send(s, w, slot, &m);
+    core_link_up(k->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, s->now_us);
+    simnet_at(s, s->now_us, SIM_TICK, w);
+    sim_trace(s, "worker %u starts, life %u", w, k->life);
+    after(s, w);
+}
+
+static void end_life(sim *s, uint32_t w, bool lossy) {
+    sim_worker *k = &s->workers[w];
+    core_stats stats;
+    core_get_stats(k->core, &stats);
+    s->counts.preemptions += stats.preemptions;
+    s->counts.evictions += stats.evictions;
+    s->counts.replays += stats.replays;
+    s->counts.adoptions += stats.adoptions;
+    s->counts.junk += stats.groups_junk_received;
+    s->counts.cached += stats.prompt_tokens_cached;
+    for (uint32_t i = 0; i < SIM_SLOTS; i++) {
+        if (k->slots[i].used) {
+            simnet_close_end(s, k->slots[i].link, k->slots[i].end, lossy);
+            mem_free(k->slots[i].posts);
+        }
+        k->slots[i] = (sim_slot){0};
+    }
+    k->running = k->stepping = k->frozen = false;
+    k->life++; /* nothing of this life is heard of again */
+    hashmodel_close(&k->model);
+    message_scratch_close(k->scratch);
+    arena_close(&k->memory);
+    k->core = NULL;
+    k->scratch = NULL;
+}
+
+void simworker_kill(sim *s, uint32_t w, bool lossy, int64_t restart_after_us) {
+    sim_worker *k = &s->workers[w];
+    if (!k->running) {
+        return;
+    }
+    sim_trace(s, "worker %u ends, life %u%s", w, k->life, lossy ? ", what it sent is lost" : "");
+    end_life(s, w, lossy);
+    if (restart_after_us >= 0) {
+        simnet_at(s, s->now_us + restart_after_us, SIM_START, w);
+        if (sim_chance(s, 50)) {
+            simgate_died(s, w); /* the supervisor was faster than the socket */
+        }
+    }
+}
+
+bool simworker_idle(const sim *s, uint32_t w) {
+    const sim_worker *k = &s->workers[w];
+    return !k->running || core_idle(k->core);
+}
+
+/* ---- pages ---------------------------------------------------------------------------------- */
+
+static uint64_t *content_at(sim_data *d, uint32_t page, uint32_t layer) {
+    return d->content + ((size_t)page * d->layers + layer) * LIMIT_PAGE_TOKENS;
+}
+
+static uint64_t *pool_at(const sim_worker *k, uint32_t page, uint32_t layer) {
+    return k->model.kv + ((size_t)page * k->model.options.layers + layer) * LIMIT_PAGE_TOKENS;
+}
+
+/* The core must have promised that nobody else gets these pages [I4]. */
+static void check_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count,
+                         const char *what) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (blocks_pins(s->workers[w].core->blocks, pages[i]) == 0) {
+            sim_fail(s, "worker %u: a transfer %s page %u, which is not pinned", w, what, pages[i]);
+        }
+    }
+}
+
+static sim_event *data_event(sim *s, int64_t at_us, sim_event_type type, uint32_t link,
+                             uint32_t end, sim_data *d) {
+    const sim_end *e = &s->links[link].ends[end];
+    sim_event *event = simnet_at(s, at_us, type, e->node);
+    event->life = e->life;
+    event->link = link;
+    event->end = end;
+    event->data = d;
+    return event;
+}
+
+static void start_send(sim *s, uint32_t w, const core_action *a) {
+    const sim_slot *p = &s->workers[w].slots[a->peer];
+    const core_transfer *t = &a->transfer;
+    sim_data *d = mem_calloc(1, sizeof(*d));
+    CHECK(d != NULL);
+    CHECK_LE(t->pages_count, SIM_PAGES_MAX);
+    *d = (sim_data){.sequence = t->sequence,
+                    .layer_first = t->layer_first,
+                    .layers = t->layers,
+                    .pages_count = t->pages_count,
+                    .junk = t->junk};
+    if (!t->junk) {
+        memcpy(d->pages, t->pages, t->pages_count * sizeof(*d->pages));
+        d->content = mem_calloc((size_t)t->pages_count * t->layers * LIMIT_PAGE_TOKENS, 8);
+        CHECK(d->content != NULL);
+    }
+    s->counts.transfers++;
+    int64_t at = s->now_us + sim_delay(s, s->links[p->link].delay_us);
+    if (sim_planted(s, "early-sent") && sim_chance(s, 20)) {
+        at += 20000;
+        sim_data *sent = mem_calloc(1, sizeof(*sent));
+        CHECK(sent != NULL);
+        sent->sequence = t->sequence;
+        data_event(s, s->now_us, SIM_DATA_SENT, p->link, p->end, sent);
+        d->sent = true;
+    }
+    data_event(s, at, SIM_DATA_READ, p->link, p->end, d);
+}
+
+static void on_read(sim *s, uint32_t w, sim_event *e) {
+    sim_worker *k = &s->workers[w];
+    sim_data *d = e->data;
+    sim_link *l = &s->links[e->link];
+    if (!d->junk) {
+        if (!d->sent) {
+            check_pinned(s, w, d->pages, d->pages_count, "reads");
+        }
+        for (uint32_t p = 0; p < d->pages_count; p++) {
+            for (uint32_t i = 0; i < d->layers; i++) {
+                memcpy(content_at(d, p, i), pool_at(k, d->pages[p], d->layer_first + i),
+                       LIMIT_PAGE_TOKENS * sizeof(uint64_t));
+            }
+        }
+    }
+    if (s->damage_next > 0 && !d->junk) {
+        s->damage_next--;
+        d->damaged = true;
+    }
+    int64_t at = s->now_us + sim_delay(s, l->delay_us);
+    at = at > l->data_last_us ? at : l->data_last_us;
+    l->data_last_us = at;
+    if (!d->sent) {
+        sim_data *sent = mem_calloc(1, sizeof(*sent));
+        CHECK(sent != NULL);
+        sent->sequence = d->sequence;
+        data_event(s, s->now_us + sim_delay(s, l->delay_us), SIM_DATA_SENT, e->link, e->end, sent);
+    }
+    data_event(s, at, SIM_DATA_ARRIVE, e->link, 1 - e->end, d);
+    e->data = NULL; /* it travels on */
+}
+
+static void on_arrive(sim *s, uint32_t w, uint32_t slot, sim_event *e) {
+    sim_worker *k = &s->workers[w];
+    sim_data *d = e->data;
+    bool open = k->slots[slot].posts[d->sequence % SIM_POSTS_MAX].open;
+    const core_transfer *t = &k->slots[slot].posts[d->sequence % SIM_POSTS_MAX].transfer;
+    if (!open || t->sequence != d->sequence) {
+        sim_fail(s, "worker %u: data %u arrives that was not asked for", w, d->sequence);
+        return;
+    }
+    if (!d->junk && !sim_planted(s, "skip-write")) {
+        check_pinned(s, w, t->pages, t->pages_count, "writes");
+        CHECK(d->pages_count == t->pages_count && d->layers == t->layers);
+        for (uint32_t p = 0; p < d->pages_count; p++) {
+            for (uint32_t i = 0; i < d->layers; i++) {
+                memcpy(pool_at(k, t->pages[p], d->layer_first + i), content_at(d, p, i),
+                       LIMIT_PAGE_TOKENS * sizeof(uint64_t));
+            }
+            if (d->damaged) {
+                hashmodel_spoil(&k->model, t->pages[p], d->layer_first, d->layers);
+            }
+        }
+    }
+    data_event(s, s->now_us + sim_delay(s, s->links[e->link].delay_us), SIM_DATA_DONE, e->link,
+               e->end, d);
+    e->data = NULL;
+}
+
+static void on_done(sim *s, uint32_t w, uint32_t slot, const sim_data *d) {
+    sim_worker *k = &s->workers[w];
+    k->slots[slot].posts[d->sequence % SIM_POSTS_MAX].open = false;
+    core_received(k->core, slot, d->sequence,
+                  d->junk                                           ? CORE_RECEIVED_JUNK
+                  : d->damaged && !sim_planted(s, "trust-checksum") ? CORE_RECEIVED_DAMAGED
+                                                                    : CORE_RECEIVED_OK,
+                  s->now_us);
+}
+
+static void on_data(sim *s, uint32_t w, sim_event *e) {
+    sim_worker *k = &s->workers[w];
+    const sim_end *end = &s->links[e->link].ends[e->end];
+    bool lost = e->type == SIM_DATA_ARRIVE && end->data_lost;
+    if (end->closed || lost || !end->attached) {
+        return; /* the channel is torn down: what was under way on it is gone */
+    }
+    switch (e->type) {
+        case SIM_DATA_READ:
+            on_read(s, w, e);
+            break;
+        case SIM_DATA_SENT:
+            core_sent(k->core, end->slot, e->data->sequence, s->now_us);
+            break;
+        case SIM_DATA_ARRIVE:
+            on_arrive(s, w, end->slot, e);
+            break;
+        default:
+            on_done(s, w, end->slot, e->data);
+            break;
+    }
+}
+
+/* ---- actions -------------------------------------------------------------------------------- */
+
+static void act_one(sim *s, uint32_t w, const core_action *a) {
+    sim_worker *k = &s->workers[w];
+    sim_slot *p = &k->slots[a->peer];
+    if (!p->used || p->doomed) {
+        return; /* the core hears of its end next */
+    }
+    const core_transfer *t = &a->transfer;
+    uint32_t at = t->sequence % SIM_POSTS_MAX;
+    switch (a->kind) {
+        case CORE_SEND:
+            sim_trace(s, "worker %u says %s of %llu.%u to slot %u", w,
+                      message_type_name(a->message.type), (unsigned long long)a->message.request,
+                      a->message.attempt, a->peer);
+            send(s, w, a->peer, &a->message);
+            break;
+        case CORE_TRANSFER_SEND:
+            start_send(s, w, a);
+            break;
+        case CORE_TRANSFER_RECEIVE:
+            CHECK(!p->posts[at].open);
+            CHECK_LE(t->pages_count, SIM_PAGES_MAX);
+            p->posts[at].open = true;
+            p->posts[at].transfer = *t;
+            memcpy(p->posts[at].pages, t->pages, t->pages_count * sizeof(uint32_t));
+            p->posts[at].transfer.pages = p->posts[at].pages;
+            break;
+        case CORE_CLOSE:
+            sim_trace(s, "worker %u closes slot %u", w, a->peer);
+            p->doomed = true;
+            break;
+    }
+}
+
+static void drain_actions(sim *s, uint32_t w) {
+    core_action a;
+    while (core_next(s->workers[w].core, &a)) {
+        act_one(s, w, &a);
+    }
+}
+
+static void drop_slot(sim *s, uint32_t w, uint32_t slot) {
+    sim_worker *k = &s->workers[w];
+    sim_slot *p = &k->slots[slot];
+    k->ended = k->ended || p->kind == CORE_GATEWAY;
+    simnet_close_end(s, p->link, p->end, false);
+    mem_free(p->posts);
+    *p = (sim_slot){0};
+    core_link_down(k->core, slot, s->now_us);
+    drain_actions(s, w);
+}
+
+static void start_step(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    if (k->stepping) {
+        return;
+    }
+    k->stepping = core_plan(k->core, s->now_us, &k->batch);
+    drain_actions(s, w);
+    if (k->stepping) {
+        k->layers_done = 0;
+        hashmodel_copy_pages(&k->model, &k->batch);
+        simnet_at(s, s->now_us + sim_delay(s, k->layer_us), SIM_LAYER, w);
+    }
+}
+
+/* What follows every event: actions, links that broke, the next step. */
+static void after(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    drain_actions(s, w);
+    for (uint32_t i = 0; i < SIM_SLOTS; i++) {
+        if (k->slots[i].used && k->slots[i].doomed) {
+            drop_slot(s, w, i);
+            i = UINT32_MAX;
+        }
+    }
+    if (k->ended || (k->draining && core_idle(k->core))) {
+        simworker_kill(s, w, false, 20000 + (int64_t)sim_below(s, 1000000));
+        return;
+    }
+    start_step(s, w);
+    for (uint32_t i = 0; i < SIM_SLOTS; i++) {
+        if (k->slots[i].used && k->slots[i].doomed) {
+            after(s, w);
+            return;
+        }
+    }
+}
+
+/* ---- events --------------------------------------------------------------------------------- */
+
+static void on_layer(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    CHECK(k->stepping);
+    hashmodel_layer(&k->model, &k->batch, k->layers_done);
+    k->layers_done++;
+    if (k->layers_done < s->layers) {
+        core_progress(k->core, (int32_t)k->layers_done, s->now_us);
+        simnet_at(s, s->now_us + sim_delay(s, k->layer_us), SIM_LAYER, w);
+        return;
+    }
+    static request_token results[4096];
+    CHECK_LE(k->batch.wants_count, 4096);
+    hashmodel_results(&k->model, &k->batch, results);
+    k->stepping = false;
+    core_commit(k->core, results, k->batch.wants_count, s->now_us);
+}
+
+/* The gateway passed the end of a link to another worker. */
+static void on_peer(sim *s, uint32_t w, const message *m, uint32_t link) {
+    sim_worker *k = &s->workers[w];
+    uint32_t end = s->links[link].ends[0].node == w ? 0 : 1;
+    for (uint32_t i = 0; i < SIM_SLOTS; i++) {
+        if (k->slots[i].used && k->slots[i].kind == CORE_WORKER &&
+            k->slots[i].worker == m->peer.worker) {
+            drop_slot(s, w, i); /* its next life has come before the end of this one was read */
+        }
+    }
+    uint32_t slot = add_slot(s, w, CORE_WORKER, m->peer.worker, link, end);
+    core_link_up(k->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, s->now_us);
+}
+
+static void on_message(sim *s, uint32_t w, sim_event *e) {
+    sim_worker *k = &s->workers[w];
+    uint32_t slot = s->links[e->link].ends[e->end].slot;
+    if (!simnet_arrives(s, e)) {
+        return;
+    }
+    if (e->bytes == NULL) {
+        sim_trace(s, "worker %u reads the end of slot %u", w, slot);
+        k->slots[slot].doomed = true;
+        return;
+    }
+    message m;
+    diag d = {0};
+    if (message_decode(str_of(e->bytes, e->bytes_count), k->scratch, &m, &d) != STATUS_OK) {
+        sim_fail(s, "worker %u cannot read a message: %s", w, d.text);
+        return;
+    }
+    sim_trace(s, "worker %u hears %s of %llu.%u on slot %u", w, message_type_name(m.type),
+              (unsigned long long)m.request, m.attempt, slot);
+    if (m.type == MESSAGE_PEER) {
+        on_peer(s, w, &m, e->carried);
+        return;
+    }
+    k->draining = k->draining || m.type == MESSAGE_DRAIN;
+    if (m.type == MESSAGE_REJECT) {
+        sim_trace(s, "worker %u is told that its %s was refused: %s", w, message_type_name(m.about),
+                  message_reason_name(m.reason));
+    }
+    core_message(k->core, slot, &m, s->now_us);
+}
+
+static void on_tick(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    if (core_deadline_us(k->core) <= s->now_us) {
+        core_tick(k->core, s->now_us);
+    }
+    if (k->ticks++ % 4 == 0) {
+        core_validate(k->core);
+    }
+    int64_t next = core_deadline_us(k->core);
+    simnet_at(s, next > s->now_us ? next : s->now_us + 1000, SIM_TICK, w);
+}
+
+void simworker_event(sim *s, uint32_t w, sim_event *e) {
+    sim_worker *k = &s->workers[w];
+    if (e->type == SIM_START) {
+        if (!k->running) {
+            simworker_start(s, w);
+        }
+        return;
+    }
+    if (!k->running || e->life != k->life) {
+        return;
+    }
+    if (e->type == SIM_THAW) {
+        k->frozen = false;
+        return;
+    }
+    if (k->frozen) {
+        sim_event *later = simnet_at(s, k->thaw_us, e->type, w);
+        uint64_t order = later->order;
+        *later = *e;
+        later->at_us = k->thaw_us;
+        later->order = order;
+        e->bytes = NULL;
+        e->data = NULL;
+        return;
+    }
+    switch (e->type) {
+        case SIM_MESSAGE:
+            on_message(s, w, e);
+            break;
+        case SIM_LAYER:
+            on_layer(s, w);
+            break;
+        case SIM_TICK:
+            on_tick(s, w);
+            break;
+        default:
+            on_data(s, w, e);
+            break;
+    }
+    after(s, w);
+}
