@@ -6,14 +6,27 @@
 #include "engine/base/log.h"
 #include "engine/base/rng.h"
 
+enum { DESK_EXIT_US = 2000000 }; /* a worker without a link has this long to end */
+
 static void take_actions(gateway_state *g);
 
 /* ---- sessions ------------------------------------------------------------------------------- */
+
+/* A request's life as two spans: up to its first token, and from there on. */
+static void trace_request(const gateway_state *g, uint32_t index, const session_times *t) {
+    request_id id = g->slots[index].first_id;
+    int64_t first = t->first_token_us ? t->first_token_us : clock_now_us();
+    trace_span(g->options->trace, id, "first token", t->received_us, first, index);
+    if (t->last_token_us > first) {
+        trace_span(g->options->trace, id, "decode", first, t->last_token_us, index);
+    }
+}
 
 static void end_session(gateway_state *g, uint32_t index, gatestats_end end) {
     desk_slot *s = &g->slots[index];
     session_times times = session_get_times(s->session);
     gatestats_session(g->stats, end, &times);
+    trace_request(g, index, &times);
     session *closing = s->session;
     for (int32_t r = 0; r < session_runs(closing); r++) {
         if (s->ids[r]) {
@@ -83,6 +96,7 @@ static bool open_runs(gateway_state *g, uint32_t index, uint64_t salt, int64_t n
             return false;
         }
     }
+    s->first_id = s->ids[0];
     return true;
 }
 
@@ -257,9 +271,9 @@ void desk_act(gateway_state *g) {
         if (w == g->pool.count) {
             return;
         }
-        /* Whoever broke its link is no use any more: the supervisor starts it again. */
+        /* Whoever broke its link is no use any more: it ends by itself, or is made to. */
         desk_drop_worker(g, w);
-        supervisor_kill(g->options->supervisor, w);
+        supervisor_kill(g->options->supervisor, w, clock_now_us() + DESK_EXIT_US);
     }
 }
 

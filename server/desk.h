@@ -20,6 +20,7 @@
 typedef struct {
     session *session;                    /* NULL: free */
     request_id ids[LIMIT_BATCH_PROMPTS]; /* 0: this run has ended */
+    request_id first_id;                 /* names the session in a trace */
     bool closing;                        /* in `gone`: to be ended when no action is under way */
     gatestats_end end;
 } desk_slot;

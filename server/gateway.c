@@ -150,7 +150,7 @@ static void on_started(gateway_state *g, const supervisor_event *e) {
     }
     if (pool_add(&g->pool, e->child, e->fd, clock_now_us()) != STATUS_OK) {
         LOG(ERROR, "gateway", "no link to a worker", "worker=%u", e->child);
-        supervisor_kill(g->options->supervisor, e->child);
+        supervisor_kill(g->options->supervisor, e->child, 0);
     }
 }
 
@@ -248,7 +248,7 @@ static void go_on_draining(gateway_state *g) {
             if (g->pool.workers[i].joined) {
                 (void)pool_send(&g->pool, i, &m);
             } else if (g->pool.workers[i].used) {
-                supervisor_kill(g->options->supervisor, i);
+                supervisor_kill(g->options->supervisor, i, 0);
             }
         }
     }
@@ -265,6 +265,7 @@ static void timers(gateway_state *g) {
         while ((silent = pool_silent(&g->pool, now, g->options->silence_us, g->options->join_us)) <
                LIMIT_WORKERS) {
             LOG(WARN, "gateway", "worker is silent: fenced", "worker=%u", silent);
+            supervisor_kill(g->options->supervisor, silent, 0); /* it may wake up: not as it is */
             g->broken[silent] = true;
             desk_act(g);
         }

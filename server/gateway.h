@@ -10,6 +10,7 @@
 #ifndef SERVER_GATEWAY_H
 #define SERVER_GATEWAY_H
 
+#include "engine/base/trace.h"
 #include "server/http.h"
 #include "server/intake.h"
 #include "server/supervisor.h"
@@ -27,6 +28,7 @@ typedef struct {
     int64_t join_us;              /* a worker must say HELLO within this */
     int64_t pending_us;           /* a request waits this long for workers, then 503 */
     int64_t drain_us;             /* requests under way get this long to end */
+    trace *trace;                 /* spans of requests; NULL: off */
     void (*on_ready)(void *self); /* once, when the first request would succeed */
     void *self;
 } gateway_options;

@@ -15,7 +15,7 @@
 #include "server/version.h"
 
 typedef struct {
-    const char *model, *backend;
+    const char *model, *backend, *trace;
     int64_t worker, epoch, link_fd, threads, kv_bytes, context, seqs, chunk;
     int32_t role, kv_dtype, activations, log_level;
     bool log_json;
@@ -48,6 +48,8 @@ static const config_option worker_flags[] = {
     {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL, "sequences decoded at once"},
     {"prefill-chunk", CONFIG_INT, FIELD(chunk), 16, 8192, "256", NULL, NULL,
      "prompt tokens of a step"},
+    {"trace", CONFIG_STRING, FIELD(trace), 0, 4000, NULL, NULL, "DIR",
+     "leave the newest spans here as Chrome trace JSON at the end"},
     {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
     {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
 };
@@ -76,7 +78,7 @@ static status find_eog(const char *path, int32_t eog[16], int32_t *count, diag *
     return STATUS_OK;
 }
 
-static status run_worker(const worker_settings *o, diag *d) {
+static status run_worker(const worker_settings *o, const char *name, diag *d) {
     static const uint32_t role_bits[] = {MESSAGE_ROLE_PREFILL, MESSAGE_ROLE_DECODE,
                                          MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE};
     int32_t eog[16];
@@ -95,6 +97,8 @@ static status run_worker(const worker_settings *o, diag *d) {
                         .prefill_chunk_tokens = (int32_t)o->chunk,
                         .ring_bytes = 32 << 20,
                         .group_bytes = 4 << 20,
+                        .trace_directory = o->trace,
+                        .name = name,
                         .eog = eog};
     TRY(failpoint_setup_env(d));
     TRY(find_eog(o->model, eog, &w.eog_count, d));
@@ -121,7 +125,7 @@ static int worker_main(int argc, char *const *argv) {
         char name[32];
         (void)snprintf(name, sizeof name, "%s-%d", roles[o.role], (int)o.worker);
         log_setup((log_level)o.log_level, o.log_json, name);
-        if (run_worker(&o, &d) != STATUS_OK) {
+        if (run_worker(&o, name, &d) != STATUS_OK) {
             LOG(ERROR, "worker", "ends", "why=\"%s\"", d.text);
             code = 1;
         }

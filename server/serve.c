@@ -11,13 +11,14 @@
 #include "engine/base/config.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
+#include "engine/base/tracefile.h"
 #include "engine/core/message.h"
 #include "models/file/gguf.h"
 #include "server/gateway.h"
 #include "server/version.h"
 
 typedef struct {
-    const char *host, *model, *served_name, *api_key, *api_key_file;
+    const char *host, *model, *served_name, *api_key, *api_key_file, *trace;
     int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
     int64_t requests, connections, text_threads, http_threads, drain_ms, silence_ms, pending_ms;
     int32_t backend, kv_dtype, activations, kv_transport, log_level;
@@ -83,6 +84,8 @@ static const config_option options[] = {
      "a worker this quiet is killed and its requests go elsewhere"},
     {"queue-timeout-ms", CONFIG_INT, FIELD(pending_ms), 1, 3600000, "60000", NULL, NULL,
      "how long a request waits for a worker before it is answered 503"},
+    {"trace", CONFIG_STRING, FIELD(trace), 0, 4000, NULL, NULL, "DIR",
+     "each process leaves its newest spans in DIR as Chrome trace JSON when it ends"},
     {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
     {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
 };
@@ -105,6 +108,7 @@ typedef struct {
     routes *routes;
     http *http;
     supervisor *supervisor;
+    tracefile trace;
     int64_t started_us;
     diag d;
 } server;
@@ -247,7 +251,9 @@ static status add_worker(server *s, const char *role, int64_t threads) {
                           chunk,
                           "--log-level",
                           levels[o->log_level],
-                          o->log_json ? "--log-json" : "--no-log-json"};
+                          o->log_json ? "--log-json" : "--no-log-json",
+                          "--trace",
+                          o->trace ? o->trace : ""};
     return supervisor_add(s->supervisor, args, sizeof args / sizeof args[0], &child, &s->d);
 }
 
@@ -302,6 +308,7 @@ static void say_ready(void *self) {
 
 static status run(server *s) {
     gateway_block_signals();
+    TRY(tracefile_open(&s->trace, s->set.trace, "gateway", &s->d));
     TRY(open_model(s));
     TRY(open_workers(s)); /* first: it blocks SIGCHLD for all threads */
     TRY(open_http(s));
@@ -320,6 +327,7 @@ static status run(server *s) {
                           .join_us = 120000000,
                           .pending_us = s->set.pending_ms * 1000,
                           .drain_us = s->set.drain_ms * 1000,
+                          .trace = s->trace.trace,
                           .on_ready = say_ready,
                           .self = s};
     return gateway_run(&go, &s->d);
@@ -336,6 +344,7 @@ static void close_all(server *s) {
     chat_close(s->chat);
     tokenizer_close(s->tokenizer);
     gguf_close(s->file);
+    tracefile_close(&s->trace);
 }
 
 /* Reads the flags; -1 when the command goes on, else its exit status. */

@@ -29,7 +29,8 @@ typedef struct {
     char *args[SUPERVISOR_ARGS_MAX + 2]; /* "weir", args, NULL */
     pid_t pid;                           /* 0: not running */
     int64_t started_us;
-    int64_t due_us; /* of the next start */
+    int64_t due_us;  /* of the next start */
+    int64_t kill_us; /* of the kill it has coming; 0: none */
     int64_t backoff_us;
     uint64_t epoch;
 } child_record;
@@ -134,6 +135,7 @@ static bool start_child(supervisor *s, uint32_t index, int64_t now_us, superviso
         return false;
     }
     c->started_us = now_us;
+    c->kill_us = 0;
     *out = (supervisor_event){SUPERVISOR_STARTED, index, c->pid, fds[0], 0};
     return true;
 }
@@ -166,6 +168,9 @@ bool supervisor_poll(supervisor *s, int64_t now_us, supervisor_event *out) {
             if (reap_child(s, i, now_us, out)) {
                 return true;
             }
+            if (c->kill_us && now_us >= c->kill_us) {
+                (void)kill(c->pid, SIGKILL);
+            }
         } else if (!s->stopping && now_us >= c->due_us) {
             if (start_child(s, i, now_us, out)) {
                 return true;
@@ -178,9 +183,9 @@ bool supervisor_poll(supervisor *s, int64_t now_us, supervisor_event *out) {
 int64_t supervisor_next_us(const supervisor *s) {
     int64_t next = INT64_MAX;
     for (uint32_t i = 0; i < s->children_count && !s->stopping; i++) {
-        if (!s->children[i].pid && s->children[i].due_us < next) {
-            next = s->children[i].due_us;
-        }
+        const child_record *c = &s->children[i];
+        int64_t due = !c->pid ? c->due_us : c->kill_us ? c->kill_us : INT64_MAX;
+        next = due < next ? due : next;
     }
     return next;
 }
@@ -189,10 +194,13 @@ int supervisor_fd(const supervisor *s) {
     return s->signal_fd;
 }
 
-void supervisor_kill(supervisor *s, uint32_t child) {
+void supervisor_kill(supervisor *s, uint32_t child, int64_t at_us) {
     CHECK_LT(child, s->children_count);
-    if (s->children[child].pid) {
-        (void)kill(s->children[child].pid, SIGKILL);
+    child_record *c = &s->children[child];
+    if (c->pid && at_us == 0) {
+        (void)kill(c->pid, SIGKILL);
+    } else if (c->pid) {
+        c->kill_us = at_us;
     }
 }
 

@@ -47,14 +47,15 @@ MUST_USE status supervisor_add(supervisor *s, const char *const *args, uint32_t 
 /* Starts what is due, reaps what has ended. True with one event; call until false. */
 bool supervisor_poll(supervisor *s, int64_t now_us, supervisor_event *out);
 
-/* When the next start is due, INT64_MAX when none is. */
+/* When the next start or kill is due, INT64_MAX when none is. */
 int64_t supervisor_next_us(const supervisor *s);
 
 /* Readable when a child has ended (a signalfd for SIGCHLD, which supervisor_open blocks). */
 int supervisor_fd(const supervisor *s);
 
-/* Kills a child that no longer answers; it is reaped and restarted like any other. */
-void supervisor_kill(supervisor *s, uint32_t child);
+/* Kills a child that has not ended by itself at `at_us` (0: now); it is reaped and restarted like
+ * any other. */
+void supervisor_kill(supervisor *s, uint32_t child, int64_t at_us);
 
 /* No more restarts. */
 void supervisor_stop(supervisor *s);

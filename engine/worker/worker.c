@@ -34,7 +34,9 @@ static void step_events(worker_state *w) {
             w->ended = true;
             return;
         }
+        int64_t now = clock_now_us();
         workstats_step(w->stats, w->step_rows, result.busy_us);
+        trace_span(w->trace.trace, 0, "step", now - result.busy_us, now, 0);
         core_commit(w->core, result.results, result.count, clock_now_us());
         workio_act(w);
     } else if (stepper_running(w->stepper) && layers_done > 0) {
@@ -270,7 +272,10 @@ status worker_run(const worker_options *options, diag *d) {
     settle_signals();
     uint32_t pages = 0;
     int64_t started = clock_now_us();
-    status s = open_model(&w, &pages);
+    status s = tracefile_open(&w.trace, options->trace_directory, options->name, d);
+    if (s == STATUS_OK) {
+        s = open_model(&w, &pages);
+    }
     if (s == STATUS_OK) {
         s = open_core(&w, pages);
     }
@@ -297,5 +302,6 @@ status worker_run(const worker_options *options, diag *d) {
     arena_close(&w.arena);
     model_close(w.model);
     backend_close(w.backend);
+    tracefile_close(&w.trace);
     return s;
 }

@@ -27,9 +27,11 @@ typedef struct {
     int32_t context_tokens; /* 0: what the model was trained for */
     int32_t seqs_max;
     int32_t prefill_chunk_tokens;
-    uint64_t ring_bytes;  /* of the shm ring to each decode peer */
-    uint64_t group_bytes; /* of KV in one transfer group */
-    const int32_t *eog;   /* [eog_count] */
+    uint64_t ring_bytes;         /* of the shm ring to each decode peer */
+    uint64_t group_bytes;        /* of KV in one transfer group */
+    const char *trace_directory; /* NULL or "": no trace */
+    const char *name;            /* "prefill-0" */
+    const int32_t *eog;          /* [eog_count] */
     int32_t eog_count;
 } worker_options;
 

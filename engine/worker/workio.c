@@ -261,7 +261,9 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
         return;
     }
     if (m->type == MESSAGE_ADOPTED) {
-        workstats_adopted(w->stats, m->request, m->attempt, clock_now_us());
+        int64_t now = clock_now_us();
+        int64_t exposed_us = workstats_adopted(w->stats, m->request, m->attempt, now);
+        trace_span(w->trace.trace, m->request, "exposed transfer", now - exposed_us, now, 1);
     }
     if (m->type == MESSAGE_DRAIN) {
         w->draining = true;
@@ -331,7 +333,9 @@ static void take_received(worker_state *w, uint32_t slot) {
             LOG(WARN, "kvt", "channel broken", "worker=%u", p->worker);
             p->doomed = true;
         } else {
+            int64_t now = clock_now_us();
             workstats_copied(w->stats, arrival.bytes, arrival.copy_us);
+            trace_span(w->trace.trace, 0, "copy group", now - arrival.copy_us, now, 1);
             core_received(w->core, slot, arrival.sequence, results[arrival.outcome],
                           clock_now_us());
         }

@@ -12,6 +12,7 @@
 #ifndef ENGINE_WORKER_WORKIO_H
 #define ENGINE_WORKER_WORKIO_H
 
+#include "engine/base/tracefile.h"
 #include "engine/worker/peers.h"
 #include "engine/worker/stepper.h"
 #include "engine/worker/worker.h"
@@ -29,6 +30,7 @@ typedef struct {
     core *core;
     stepper *stepper;
     workstats *stats;
+    tracefile trace;
     peers peers;
     message_scratch *scratch;
     strbuf encoded;

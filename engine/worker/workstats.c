@@ -154,12 +154,14 @@ void workstats_handed(workstats *w, request_id request, uint32_t attempt, int64_
     }
 }
 
-void workstats_adopted(workstats *w, request_id request, uint32_t attempt, int64_t now_us) {
-    uint64_t key = transfer_key(request, attempt);
+int64_t workstats_adopted(workstats *w, request_id request, uint32_t attempt, int64_t now_us) {
     uint64_t then;
-    if (hash_delete(&w->handed, key, &then)) {
-        metrics_observe(w->exposed_us, (uint64_t)now_us - then);
+    if (!hash_delete(&w->handed, transfer_key(request, attempt), &then)) {
+        return 0;
     }
+    int64_t exposed_us = now_us - (int64_t)then;
+    metrics_observe(w->exposed_us, (uint64_t)exposed_us);
+    return exposed_us;
 }
 
 void workstats_copied(workstats *w, uint64_t bytes, int64_t copy_us) {

@@ -26,9 +26,9 @@ void workstats_refresh(workstats *w, const core *c, int64_t now_us);
 void workstats_step(workstats *w, int32_t rows, int64_t busy_us);
 
 /* P: the last group of a request is on its way; D has adopted it. The time between is what the
- * transfer cost beyond the computing. */
+ * transfer cost beyond the computing (returned; 0 when not known). */
 void workstats_handed(workstats *w, request_id request, uint32_t attempt, int64_t now_us);
-void workstats_adopted(workstats *w, request_id request, uint32_t attempt, int64_t now_us);
+int64_t workstats_adopted(workstats *w, request_id request, uint32_t attempt, int64_t now_us);
 
 /* D: one group was copied in and checked. */
 void workstats_copied(workstats *w, uint64_t bytes, int64_t copy_us);
