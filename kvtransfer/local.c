@@ -67,8 +67,11 @@ static void copy_pages(const channel *c, const kvt_job *source, const kvt *to,
 
 static kvt_result local_receive(kvt *k, const kvt_job *job, kvt_arrival *out) {
     channel *c = ((local *)k)->shared;
+    if (c->closed) {
+        return KVT_FAILED; /* also what waits: its pages went with the sender */
+    }
     if (c->waiting == 0) {
-        return c->closed ? KVT_FAILED : KVT_AGAIN;
+        return KVT_AGAIN;
     }
     const kvt_job *source = &c->jobs[(c->first + c->copied) % KVT_JOBS_MAX];
     frame f = kvt_job_frame(k, source);

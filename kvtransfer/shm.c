@@ -72,7 +72,8 @@ static void signal_event(int fd) {
 }
 
 static bool has_room(const shm *s, uint64_t bytes) {
-    uint64_t tail = atomic_load_explicit(&s->shared->tail, memory_order_acquire);
+    /* Sequentially consistent with the store to `starved` before it: see shm_send. */
+    uint64_t tail = atomic_load_explicit(&s->shared->tail, memory_order_seq_cst);
     uint64_t used = s->position - tail;
     return used <= s->ring_bytes && s->ring_bytes - used >= bytes;
 }
@@ -313,9 +314,20 @@ static status check_memory(int fd, uint64_t ring_bytes, diag *d) {
     return STATUS_OK;
 }
 
+/* Clearing an event that blocks would let a peer stop this side's loop. */
+static status check_event(int fd, diag *d) {
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || !(flags & O_NONBLOCK)) {
+        return status_fail(d, STATUS_CORRUPT, "shm: an offered event would block");
+    }
+    return STATUS_OK;
+}
+
 static status accept_all(shm_pending *p, const kvt_pool *pool, str message, kvt **out, diag *d) {
     uint64_t ring_bytes = get_u64(message.data + 16);
     TRY(check_memory(p->fds[0], ring_bytes, d));
+    TRY(check_event(p->fds[1], d));
+    TRY(check_event(p->fds[2], d));
     shm *s = mem_calloc(1, sizeof *s);
     if (!s) {
         return status_fail(d, STATUS_NOMEM, "shm: no memory for a channel");

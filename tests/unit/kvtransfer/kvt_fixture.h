@@ -1,0 +1,163 @@
+/* kvt_fixture.h -- two pools and a channel between them, over any transport.
+ *
+ * Purpose    The same tests run over every transport: a fixture opens a sender over one pool and a
+ *            receiver over the other. Pages are guarded: a page or layer that no job may touch
+ *            fails the test.
+ * Ownership  fixture_open takes memory and descriptors; fixture_close gives them back.
+ * Threads    One.
+ * Limits     FIXTURE_* below.
+ */
+#ifndef TESTS_UNIT_KVTRANSFER_KVT_FIXTURE_H
+#define TESTS_UNIT_KVTRANSFER_KVT_FIXTURE_H
+
+#include <criterion/criterion.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/rng.h"
+#include "kvtransfer/local.h"
+#include "kvtransfer/shm.h"
+
+enum {
+    FIXTURE_LAYERS = 3,
+    FIXTURE_PAGES = 48,
+    FIXTURE_UNIT = 704, /* no power of two: frames wrap at every offset */
+    FIXTURE_GENERATION = 7,
+    FIXTURE_PIECES = FIXTURE_LAYERS * FIXTURE_PAGES
+};
+
+typedef struct {
+    uint8_t bytes[FIXTURE_PIECES][FIXTURE_UNIT];
+} fixture_pool;
+
+typedef struct {
+    fixture_pool *from, *to;
+    wire *near, *far; /* shm: the wire that carried the offer */
+    kvt *sender, *receiver;
+} fixture;
+
+static inline uint8_t *fixture_page(void *context, uint32_t layer, uint32_t page) {
+    fixture_pool *pool = context;
+    cr_assert_lt(layer, FIXTURE_LAYERS);
+    cr_assert_lt(page, FIXTURE_PAGES);
+    return pool->bytes[layer * FIXTURE_PAGES + page];
+}
+
+static inline kvt_pool fixture_view(fixture_pool *pool) {
+    return (kvt_pool){fixture_page, pool, FIXTURE_UNIT};
+}
+
+/* Random content that no other call gave. */
+static inline void fixture_fill(uint8_t piece[FIXTURE_UNIT], uint64_t *random) {
+    for (int i = 0; i < FIXTURE_UNIT; i += 8) {
+        uint64_t word = rng_next(random);
+        memcpy(piece + i, &word, 8);
+    }
+}
+
+static inline void fixture_pools(fixture *f) {
+    *f = (fixture){.from = calloc(1, sizeof *f->from), .to = calloc(1, sizeof *f->to)};
+    uint64_t random = 99;
+    for (int i = 0; i < FIXTURE_PIECES; i++) {
+        fixture_fill(f->from->bytes[i], &random);
+    }
+    memset(f->to, 0xEE, sizeof *f->to);
+}
+
+static inline void fixture_wires(fixture *f) {
+    int fds[2];
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    cr_assert_eq(wire_open(fds[0], 1 << 20, &f->near), STATUS_OK);
+    cr_assert_eq(wire_open(fds[1], 1 << 20, &f->far), STATUS_OK);
+}
+
+/* Takes a whole offer from `far`. */
+static inline kvt *fixture_accept(wire *far, fixture_pool *to) {
+    kvt_pool view = fixture_view(to);
+    shm_pending offer = {0};
+    shm_pending_clear(&offer);
+    kvt *channel = NULL;
+    while (!channel) {
+        str bytes;
+        int fd;
+        diag d;
+        wire_result r = wire_receive(far, &bytes, &fd);
+        cr_assert_neq(r, WIRE_CLOSED);
+        if (r == WIRE_MESSAGE) {
+            cr_assert(shm_is_offer(bytes));
+            cr_assert_eq(shm_accept(&offer, &view, bytes, fd, &channel, &d), STATUS_OK, "%s",
+                         d.text);
+        }
+    }
+    return channel;
+}
+
+static inline void fixture_open_local(fixture *f) {
+    diag d;
+    fixture_pools(f);
+    kvt_pool from = fixture_view(f->from), to = fixture_view(f->to);
+    cr_assert_eq(local_pair(&from, &to, FIXTURE_GENERATION, &f->sender, &f->receiver, &d),
+                 STATUS_OK);
+}
+
+static inline void fixture_open_shm(fixture *f) {
+    diag d;
+    fixture_pools(f);
+    fixture_wires(f);
+    kvt_pool from = fixture_view(f->from);
+    cr_assert_eq(shm_offer(&from, SHM_RING_BYTES_MIN, FIXTURE_GENERATION, f->near, &f->sender, &d),
+                 STATUS_OK, "%s", d.text);
+    cr_assert(wire_flush(f->near));
+    f->receiver = fixture_accept(f->far, f->to);
+}
+
+static inline void fixture_close(fixture *f) {
+    kvt_close(f->sender);
+    kvt_close(f->receiver);
+    wire_close(f->near);
+    wire_close(f->far);
+    free(f->from);
+    free(f->to);
+    *f = (fixture){0};
+}
+
+/* A job of `count` pages from `first` on, all layers. */
+static inline kvt_job fixture_job(uint32_t sequence, uint32_t first, uint32_t count) {
+    kvt_job j = {.request = 1000 + sequence,
+                 .attempt = 2,
+                 .group = sequence,
+                 .sequence = sequence,
+                 .layer_first = 0,
+                 .layers = FIXTURE_LAYERS,
+                 .pages_count = count};
+    for (uint32_t i = 0; i < count; i++) {
+        j.pages[i] = (first + i) % FIXTURE_PAGES;
+    }
+    return j;
+}
+
+static inline bool fixture_same(const fixture *f, const kvt_job *source, const kvt_job *target) {
+    for (uint32_t l = 0; l < target->layers; l++) {
+        for (uint32_t p = 0; p < target->pages_count; p++) {
+            if (memcmp(fixture_page(f->from, source->layer_first + l, source->pages[p]),
+                       fixture_page(f->to, target->layer_first + l, target->pages[p]),
+                       FIXTURE_UNIT) != 0) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* True when nothing was ever written to the receiver's pool, or it was painted again since. */
+static inline bool fixture_untouched(const fixture *f) {
+    const uint8_t *b = (const uint8_t *)f->to->bytes;
+    for (size_t i = 0; i < sizeof f->to->bytes; i++) {
+        if (b[i] != 0xEE) {
+            return false;
+        }
+    }
+    return true;
+}
+
+#endif
