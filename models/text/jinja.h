@@ -12,7 +12,7 @@
  *            make a tree (jinja_ast.h), jinja_exec.c runs statements and jinja_eval.c evaluates
  *            expressions over the values of jinja_value.h. Filters, tests, functions and methods
  *            are rows of tables (jinja_builtin.h): to add one, write a function and its row, and a
- *            line in tests/golden/jinja_cases.json. Python's str and repr are in jinja_print.c,
+ *            line in tests/golden/jinja_cases.py. Python's str and repr are in jinja_print.c,
  *            its numbers in jinja_number.c, its order and equality in jinja_compare.c.
  *
  *            Known differences: an integer beyond 64 bits is an error, not a big integer; lazy

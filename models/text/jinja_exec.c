@@ -87,6 +87,7 @@ static void run_loop(jinja_vm *vm, const jinja_node *node, jinja_value over, int
     jinja_value self = {.type = JINJA_LOOP, .as.loop = loop}, item;
     jinja_scope *outer = vm->scope, *turn = NULL;
     jinja_exec_end end = JINJA_EXEC_ON;
+    bool completed = false; /* a turn: `break` and `continue` leave it before it counts */
     while (end != JINJA_EXEC_BREAK && jinja_loop_next(vm, loop, &item)) {
         if (!turn || turn->kept) {
             turn = jinja_vm_scope(vm, outer);
@@ -96,9 +97,10 @@ static void run_loop(jinja_vm *vm, const jinja_node *node, jinja_value over, int
         jinja_vm_set(vm, vm->ast->loop, self);
         jinja_eval_assign(vm, node->left, item);
         end = jinja_exec(vm, node->third);
+        completed = completed || end == JINJA_EXEC_ON;
         vm->scope = outer;
     }
-    if (loop->index0 < 0 && node->items[1]) {
+    if (!completed && node->items[1]) {
         exec_inner(vm, node->items[1]);
     }
 }

@@ -171,19 +171,19 @@ jinja_node *jinja_expr_parse(jinja_parser *p, bool conditions) {
     return node;
 }
 
-static bool at_tuple_end(const jinja_parser *p, const char *stop) {
+static bool at_tuple_end(const jinja_parser *p) {
     return p->token->type == JINJA_TOKEN_VARIABLE_END || p->token->type == JINJA_TOKEN_BLOCK_END ||
-           jinja_parse_at(p, ")") || (stop && jinja_parse_at_name(p, stop));
+           jinja_parse_at(p, ")");
 }
 
 typedef enum { TUPLE_PLAIN, TUPLE_CONDITIONS, TUPLE_TARGET, TUPLE_NAMESPACE } tuple_of;
 
-static jinja_node *parse_tuple(jinja_parser *p, tuple_of of, const char *stop, bool empty) {
+static jinja_node *parse_tuple(jinja_parser *p, tuple_of of, bool empty) {
     jinja_nodes items = {.items = NULL};
     bool comma = false;
     int32_t line = p->token->line;
     for (;;) {
-        if (at_tuple_end(p, stop)) {
+        if (at_tuple_end(p)) {
             break;
         }
         jinja_parse_push(p, &items,
@@ -207,8 +207,8 @@ static jinja_node *parse_tuple(jinja_parser *p, tuple_of of, const char *stop, b
     return node;
 }
 
-jinja_node *jinja_expr_tuple(jinja_parser *p, bool conditions, const char *stop, bool empty) {
-    return parse_tuple(p, conditions ? TUPLE_CONDITIONS : TUPLE_PLAIN, stop, empty);
+jinja_node *jinja_expr_tuple(jinja_parser *p, bool conditions) {
+    return parse_tuple(p, conditions ? TUPLE_CONDITIONS : TUPLE_PLAIN, false);
 }
 
 static void need_target(jinja_parser *p, const jinja_node *node) {
@@ -221,8 +221,8 @@ static void need_target(jinja_parser *p, const jinja_node *node) {
     }
 }
 
-jinja_node *jinja_expr_target(jinja_parser *p, const char *stop, bool attributes) {
-    jinja_node *target = parse_tuple(p, attributes ? TUPLE_NAMESPACE : TUPLE_TARGET, stop, false);
+jinja_node *jinja_expr_target(jinja_parser *p, bool attributes) {
+    jinja_node *target = parse_tuple(p, attributes ? TUPLE_NAMESPACE : TUPLE_TARGET, false);
     need_target(p, target);
     return target;
 }
@@ -342,7 +342,7 @@ static jinja_node *parse_primary(jinja_parser *p, bool attributes) {
         node = constant(p, p->token->value);
         jinja_parse_next(p);
     } else if (jinja_parse_take(p, "(")) {
-        node = parse_tuple(p, TUPLE_CONDITIONS, NULL, true);
+        node = parse_tuple(p, TUPLE_CONDITIONS, true);
         jinja_parse_expect(p, ")");
     } else if (jinja_parse_at(p, "[")) {
         node = parse_list(p);

@@ -128,7 +128,7 @@ JINJA_BUILTIN(filter_first) {
 }
 
 JINJA_BUILTIN(filter_last) {
-    if (self.type == JINJA_ITERATOR || self.type == JINJA_UNDEFINED) {
+    if (self.type == JINJA_ITERATOR) {
         jinja_heap_fail(vm->h, STATUS_INVALID, "'%s' object is not reversible",
                         jinja_value_type_name(self));
     }

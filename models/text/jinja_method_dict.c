@@ -9,6 +9,9 @@ static void fill_from(jinja_vm *vm, jinja_dict *dict, jinja_value from) {
         }
         return;
     }
+    if (from.type == JINJA_UNDEFINED) {
+        jinja_value_fail_undefined(vm->h, from);
+    }
     jinja_walk walk = jinja_value_need_walk(vm->h, from);
     jinja_value item;
     while (jinja_value_next(vm->h, &walk, &item)) {

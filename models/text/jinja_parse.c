@@ -114,7 +114,7 @@ static jinja_node *parse_if(jinja_parser *p) {
     for (;;) {
         jinja_node *node = jinja_parse_node(p, JINJA_IF);
         jinja_parse_next(p);
-        node->left = jinja_expr_tuple(p, false, NULL, false);
+        node->left = jinja_expr_tuple(p, false);
         node->right = parse_inner(p, ends);
         first = first ? first : node;
         if (last) {
@@ -137,11 +137,11 @@ static jinja_node *parse_for(jinja_parser *p) {
     static const char *const ends[] = {"endfor", "else", NULL};
     jinja_node *node = jinja_parse_node(p, JINJA_FOR);
     jinja_parse_next(p);
-    node->left = jinja_expr_target(p, "in", false);
+    node->left = jinja_expr_target(p, false);
     if (!jinja_parse_take_name(p, "in")) {
         jinja_parse_fail(p, "expected 'in'");
     }
-    node->right = jinja_expr_tuple(p, false, "recursive", false);
+    node->right = jinja_expr_tuple(p, false);
     node->items = JINJA_TAKE(p->h, 2, jinja_node *);
     node->count = 2;
     node->items[0] = jinja_parse_take_name(p, "if") ? jinja_expr_parse(p, true) : NULL;
@@ -161,9 +161,9 @@ static jinja_node *parse_for(jinja_parser *p) {
 static jinja_node *parse_set(jinja_parser *p) {
     jinja_node *node = jinja_parse_node(p, JINJA_SET);
     jinja_parse_next(p);
-    node->left = jinja_expr_target(p, NULL, true);
+    node->left = jinja_expr_target(p, true);
     if (jinja_parse_take(p, "=")) {
-        node->right = jinja_expr_tuple(p, true, NULL, false);
+        node->right = jinja_expr_tuple(p, true);
         return node;
     }
     node->kind = JINJA_SET_BLOCK;
@@ -280,7 +280,7 @@ static jinja_node *parse_with(jinja_parser *p) {
         if (pairs.count) {
             jinja_parse_expect(p, ",");
         }
-        jinja_parse_push(p, &pairs, jinja_expr_target(p, NULL, false));
+        jinja_parse_push(p, &pairs, jinja_expr_target(p, false));
         jinja_parse_expect(p, "=");
         jinja_parse_push(p, &pairs, jinja_expr_parse(p, true));
     }
@@ -331,7 +331,7 @@ static jinja_node *parse_loop_control(jinja_parser *p, jinja_kind kind) {
 static jinja_node *parse_do(jinja_parser *p) {
     jinja_node *node = jinja_parse_node(p, JINJA_DO);
     jinja_parse_next(p);
-    node->left = jinja_expr_tuple(p, true, NULL, false);
+    node->left = jinja_expr_tuple(p, true);
     return node;
 }
 
@@ -387,7 +387,7 @@ static jinja_node *parse_body(jinja_parser *p, const char *const *ends) {
         } else if (p->token->type == JINJA_TOKEN_VARIABLE_BEGIN) {
             jinja_parse_next(p);
             node = jinja_parse_node(p, JINJA_OUTPUT);
-            node->left = jinja_expr_tuple(p, true, NULL, false);
+            node->left = jinja_expr_tuple(p, true);
             if (p->token->type != JINJA_TOKEN_VARIABLE_END) {
                 jinja_parse_fail(p, "expected '}}'");
             }

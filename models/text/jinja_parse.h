@@ -52,12 +52,11 @@ void jinja_parse_next(jinja_parser *p);
 /* An expression; with `conditions`, `a if b else c` too. */
 jinja_node *jinja_expr_parse(jinja_parser *p, bool conditions);
 
-/* Expressions by commas: a tuple, or the one there is. Ends before the name `stop`, which may be
- * NULL. `empty`: () is one. */
-jinja_node *jinja_expr_tuple(jinja_parser *p, bool conditions, const char *stop, bool empty);
+/* Expressions by commas: a tuple, or the one there is. */
+jinja_node *jinja_expr_tuple(jinja_parser *p, bool conditions);
 
 /* What can be assigned to: a name, a tuple of targets, with `attributes` also space.name. */
-jinja_node *jinja_expr_target(jinja_parser *p, const char *stop, bool attributes);
+jinja_node *jinja_expr_target(jinja_parser *p, bool attributes);
 
 /* A chain of filters on `node`; `inside`: the first has no | before it. */
 jinja_node *jinja_expr_filters(jinja_parser *p, jinja_node *node, bool inside);

@@ -187,7 +187,7 @@ static void split_blanks(jinja_heap *h, jinja_list *list, const jinja_string *s,
     size_t at = skip(s, 0, true);
     while (at < s->bytes) {
         if (times == 0) {
-            push_part(h, list, s, at, skip_back(s, s->bytes, true));
+            push_part(h, list, s, at, s->bytes);
             return;
         }
         times -= times > 0;
@@ -202,7 +202,7 @@ static void split_blanks_right(jinja_heap *h, jinja_list *list, const jinja_stri
     size_t end = skip_back(s, s->bytes, true);
     while (end > 0) {
         if (times == 0) {
-            push_part(h, list, s, skip(s, 0, true), end);
+            push_part(h, list, s, 0, end);
             return;
         }
         times -= times > 0;
