@@ -246,7 +246,7 @@ Test(wire, a_flood_of_descriptors_ends_the_wire_and_leaks_none) {
     wire *w = open_bare(&peer);
     for (int round = 0; round < 30; round++) {
         char control[CMSG_SPACE(sizeof(int) * 8)] = {0};
-        uint8_t byte = "WL"[round & 1];
+        char byte = "WL"[round & 1];
         struct iovec iov = {&byte, 1};
         struct msghdr m = {.msg_iov = &iov,
                            .msg_iovlen = 1,
