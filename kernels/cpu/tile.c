@@ -78,8 +78,9 @@ static void group_put(const tile_shape *s, const quant_group *q, int32_t c, uint
     for (int32_t t = 0; t < blocks; t++) {
         uint8_t four[4];
         for (int32_t j = 0; j < 4; j++) {
-            const uint8_t low = q->quant[4 * t + j];
-            four[j] = s->nibbles ? (uint8_t)(low | (q->quant[16 + 4 * t + j] << 4)) : low;
+            const unsigned low = q->quant[4 * t + j];
+            const unsigned high = s->nibbles ? q->quant[16 + 4 * t + j] : 0u;
+            four[j] = (uint8_t)((low | (high << 4)) & 255u);
         }
         memcpy(to + TILE_BLOCK_BYTES * t + 4 * c, four, sizeof(four));
     }

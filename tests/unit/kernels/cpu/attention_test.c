@@ -1,6 +1,8 @@
 /* attention_test.c -- attention over pages: right, and the same bits however it is cut. */
 #include "cputest.h"
 
+TestSuite(attention, .fini = cputest_end);
+
 enum {
     HEADS = 6,
     KV_HEADS = 2,
@@ -40,7 +42,7 @@ static void forward(backend *b, backend_kv *kv, const inputs *in, int32_t seqs,
     float *q = cputest_zeros(total * q_row), *y = cputest_zeros(total * q_row);
     float *k = cputest_zeros(total * kv_row), *v = cputest_zeros(total * kv_row);
     float *table = cputest_zeros((int64_t)total * dim);
-    int32_t *positions = mem_calloc((size_t)total, sizeof(int32_t));
+    int32_t *positions = cputest_take(total, sizeof(int32_t));
     ops_seq list[4];
     for (int32_t s = 0; s < seqs; s++) {
         const ops_seq seq = {s * rows, rows, first, pages[s], PAGES_MAX};
@@ -63,7 +65,6 @@ static void forward(backend *b, backend_kv *kv, const inputs *in, int32_t seqs,
     for (int32_t s = 0; s < seqs; s++) {
         memcpy(out[s] + first * q_row, y + s * rows * q_row, (size_t)(rows * q_row) * 4);
     }
-    mem_free(q), mem_free(k), mem_free(v), mem_free(y), mem_free(table), mem_free(positions);
 }
 
 /* Pages in order, or scattered. */
@@ -168,7 +169,6 @@ static void check_cuts(int32_t tokens, int32_t head_dim, backend_kv_type type,
         if (b != NULL) {
             float *out = whole(b, &in, type, chunk, i % 2 == 0);
             cputest_same_bits(out, expected, count, isa);
-            mem_free(out);
         }
         backend_close(b);
     }

@@ -1,7 +1,7 @@
 /* cputest.h -- what the tests of the CPU backend share: random data, backends of every kind.
  *
  * Purpose    Seeded noise, random weights of every format, one backend an instruction set.
- * Ownership  Test programs run each test in its own process: what a test takes ends with it.
+ * Ownership  cputest_end, at the end of every test, frees what cputest_* took.
  * Threads    One.
  * Limits     Failures abort the test.
  */
@@ -10,6 +10,7 @@
 
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stddef.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
@@ -39,18 +40,38 @@ static inline float cputest_noise(void) {
     return cputest_random() % 64 == 0 ? 10 * sum : sum;
 }
 
-static inline float *cputest_floats(int64_t count) {
-    float *p = mem_alloc((size_t)count, sizeof(float));
-    cr_assert(p != NULL);
-    for (int64_t i = 0; i < count; i++) {
-        p[i] = cputest_noise();
+/* Memory of one test, given back by cputest_end. */
+typedef struct cputest_block {
+    struct cputest_block *next;
+    max_align_t data[];
+} cputest_block;
+static cputest_block *cputest_blocks;
+
+static inline void *cputest_take(int64_t count, size_t bytes) {
+    cputest_block *block = mem_calloc(1, sizeof(*block) + (size_t)count * bytes);
+    cr_assert(block != NULL);
+    block->next = cputest_blocks;
+    cputest_blocks = block;
+    return block->data;
+}
+
+static inline void cputest_end(void) {
+    while (cputest_blocks != NULL) {
+        cputest_block *next = cputest_blocks->next;
+        mem_free(cputest_blocks);
+        cputest_blocks = next;
     }
-    return p;
 }
 
 static inline float *cputest_zeros(int64_t count) {
-    float *p = mem_calloc((size_t)count, sizeof(float));
-    cr_assert(p != NULL);
+    return cputest_take(count, sizeof(float));
+}
+
+static inline float *cputest_floats(int64_t count) {
+    float *p = cputest_zeros(count);
+    for (int64_t i = 0; i < count; i++) {
+        p[i] = cputest_noise();
+    }
     return p;
 }
 
@@ -67,8 +88,7 @@ static inline uint8_t *cputest_matrix(backend_type type, int32_t outputs, int32_
                   {BACKEND_Q5_K, 176, {0, 2}, 2}, {BACKEND_Q6_K, 210, {208, 0}, 1}};
     const uint64_t bytes = backend_type_bytes(type, outputs, inputs);
     cr_assert_gt(bytes, 0);
-    uint8_t *p = mem_alloc(bytes, 1);
-    cr_assert(p != NULL);
+    uint8_t *p = cputest_take((int64_t)bytes, 1);
     for (uint64_t i = 0; i < bytes; i++) {
         p[i] = (uint8_t)cputest_random();
     }

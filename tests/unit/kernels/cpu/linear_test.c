@@ -10,6 +10,8 @@ typedef struct {
     float scale;
 } spec_group;
 
+TestSuite(linear, .fini = cputest_end);
+
 static spec_group spec_quantise(const float *x) {
     spec_group g;
     float maximum = 0;
@@ -117,7 +119,6 @@ static void check_spec(backend_type type, backend_activations mode, int32_t outp
                            (int)rows);
             run(b, w, x, out, rows);
             cputest_same_bits(out, expected, rows * outputs, what);
-            mem_free(out);
         }
         backend_close(b);
     }
@@ -167,7 +168,6 @@ Test(linear, int8_error_is_within_half_a_step_of_each_activation) {
                 cr_assert_lt(fabs(exact - (double)out[r * outputs + o]), bound + 1e-5 * magnitude);
             }
         }
-        mem_free(data);
     }
     backend_close(b);
 }

@@ -3,6 +3,8 @@
 
 #include "cputest.h"
 
+TestSuite(tile, .fini = cputest_end);
+
 enum { GOLDEN_FLOATS_MAX = 2 * 512 };
 
 /* The embedding reads rows out of packed tiles: a whole way there and back for each format. */
@@ -15,7 +17,7 @@ Test(tile, every_format_means_what_the_gguf_package_says) {
         const backend_type type = (backend_type)head[0];
         const int32_t rows = head[1], inputs = head[2];
         cr_assert_eq(backend_type_bytes(type, rows, inputs), (uint64_t)head[3]);
-        uint8_t *data = mem_alloc((size_t)head[3], 1);
+        uint8_t *data = cputest_take(head[3], 1);
         float expected[GOLDEN_FLOATS_MAX], got[GOLDEN_FLOATS_MAX];
         cr_assert_leq(rows * inputs, GOLDEN_FLOATS_MAX);
         cr_assert_eq(fread(data, 1, (size_t)head[3], f), (size_t)head[3]);
@@ -30,7 +32,6 @@ Test(tile, every_format_means_what_the_gguf_package_says) {
                       backend_type_name(type), i, (double)got[i], (double)expected[i]);
         }
         formats++;
-        mem_free(data);
     }
     cr_assert_eq(formats, CPUTEST_QUANTISED_COUNT);
     fclose(f);
@@ -67,7 +68,6 @@ Test(tile, plain_formats_keep_every_bit) {
                 cr_assert(got[k] == expected, "%s", backend_type_name(type));
             }
         }
-        mem_free(data);
     }
     backend_close(b);
 }
