@@ -339,6 +339,51 @@ Test(openai, names_the_field_of_a_refused_tokenisation) {
     assert_bad(OPENAI_DETOKENIZE, bad_detokenize, COUNT(bad_detokenize));
 }
 
+/* What concerns the form of the answer. */
+static void describe_output(const openai_request *r, strbuf *out) {
+    const request_params *p = &r->params;
+    if (r->echo)
+        strbuf_append_z(out, " echo");
+    if (r->logprobs)
+        strbuf_printf(out, " logprobs=%d", p->top_logprobs);
+    if (p->prompt_logprobs)
+        strbuf_append_z(out, " prompt_logprobs");
+    if (r->stream)
+        strbuf_append_z(out, " stream");
+    if (r->usage_included)
+        strbuf_append_z(out, " usage");
+    if (r->usage_continuous)
+        strbuf_append_z(out, " continuous");
+    for (int32_t i = 0; i < r->stops_count; i++) {
+        strbuf_printf(out, " stop=%.*s", (int)r->stops[i].bytes, r->stops[i].data);
+    }
+    for (int32_t i = 0; i < p->stop_ids_count; i++)
+        strbuf_printf(out, " id=%d", p->stop_ids[i]);
+    if (r->stop_included)
+        strbuf_append_z(out, " stop_included");
+    for (int32_t i = 0; i < p->biases_count; i++) {
+        strbuf_printf(out, " bias=%d:%g", p->biases[i].token, (double)p->biases[i].bias);
+    }
+    if (!r->special_skipped && r->kind <= OPENAI_COMPLETIONS)
+        strbuf_append_z(out, " special");
+    if (r->add_special_tokens != (r->kind == OPENAI_COMPLETIONS)) {
+        strbuf_printf(out, " add_special=%d", r->add_special_tokens);
+    }
+    if (r->continue_final_message)
+        strbuf_append_z(out, " continue");
+    if (r->token_ids)
+        strbuf_append_z(out, " ids");
+    if (r->tokens_as_ids)
+        strbuf_append_z(out, " as_ids");
+    if (r->token_strs)
+        strbuf_append_z(out, " strs");
+    if (r->cache_salt.bytes > 0) {
+        strbuf_printf(out, " salt=%.*s", (int)r->cache_salt.bytes, r->cache_salt.data);
+    }
+    if (r->user.bytes > 0)
+        strbuf_printf(out, " user=%.*s", (int)r->user.bytes, r->user.data);
+}
+
 /* All that differs from the defaults, in a fixed order. */
 static void describe(const openai_request *r, strbuf *out) {
     const request_params *p = &r->params;
@@ -381,46 +426,7 @@ static void describe(const openai_request *r, strbuf *out) {
         strbuf_append_z(out, " ignore_eos");
     if (p->choices != 1)
         strbuf_printf(out, " n=%d", p->choices);
-    if (r->echo)
-        strbuf_append_z(out, " echo");
-    if (r->logprobs)
-        strbuf_printf(out, " logprobs=%d", p->top_logprobs);
-    if (p->prompt_logprobs)
-        strbuf_append_z(out, " prompt_logprobs");
-    if (r->stream)
-        strbuf_append_z(out, " stream");
-    if (r->usage_included)
-        strbuf_append_z(out, " usage");
-    if (r->usage_continuous)
-        strbuf_append_z(out, " continuous");
-    for (int32_t i = 0; i < r->stops_count; i++) {
-        strbuf_printf(out, " stop=%.*s", (int)r->stops[i].bytes, r->stops[i].data);
-    }
-    for (int32_t i = 0; i < p->stop_ids_count; i++)
-        strbuf_printf(out, " id=%d", p->stop_ids[i]);
-    if (r->stop_included)
-        strbuf_append_z(out, " stop_included");
-    for (int32_t i = 0; i < p->biases_count; i++) {
-        strbuf_printf(out, " bias=%d:%g", p->biases[i].token, (double)p->biases[i].bias);
-    }
-    if (!r->special_skipped && r->kind <= OPENAI_COMPLETIONS)
-        strbuf_append_z(out, " special");
-    if (r->add_special_tokens != (r->kind == OPENAI_COMPLETIONS)) {
-        strbuf_printf(out, " add_special=%d", r->add_special_tokens);
-    }
-    if (r->continue_final_message)
-        strbuf_append_z(out, " continue");
-    if (r->token_ids)
-        strbuf_append_z(out, " ids");
-    if (r->tokens_as_ids)
-        strbuf_append_z(out, " as_ids");
-    if (r->token_strs)
-        strbuf_append_z(out, " strs");
-    if (r->cache_salt.bytes > 0) {
-        strbuf_printf(out, " salt=%.*s", (int)r->cache_salt.bytes, r->cache_salt.data);
-    }
-    if (r->user.bytes > 0)
-        strbuf_printf(out, " user=%.*s", (int)r->user.bytes, r->user.data);
+    describe_output(r, out);
 }
 
 typedef struct {
