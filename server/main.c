@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "bench/engine.h"
+#include "bench/loadgen.h"
 #include "engine/base/config.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
@@ -138,7 +139,10 @@ static int bench_main(int argc, char *const *argv) {
     if (argc > 0 && strcmp(argv[0], "engine") == 0) {
         return engine_bench(argc - 1, argv + 1);
     }
-    (void)fprintf(stderr, "usage: weir bench engine [--help]\n");
+    if (argc > 0 && strcmp(argv[0], "serve") == 0) {
+        return loadgen_main(argc - 1, argv + 1);
+    }
+    (void)fprintf(stderr, "usage: weir bench engine|serve [--help]\n");
     return 2;
 }
 
