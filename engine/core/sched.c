@@ -247,7 +247,8 @@ static int32_t sched_budget(const core *c, bool decodes) {
 }
 
 /* False: the step is full. When one finds no pages (`*starved`), nobody younger may start before it
- * or it would starve; but those that have their pages go on, because it may be them it waits for. */
+ * or it would starve; but those that have their pages go on, because it may be them it waits for.
+ */
 static bool sched_add_prompt(core *c, record *r, bool decodes, bool *starved) {
     int32_t budget = sched_budget(c, decodes);
     if (budget <= 0 || c->step.batch.seqs_count == c->step.items_max) {

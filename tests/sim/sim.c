@@ -84,24 +84,29 @@ static core_options worker_options(sim *s, uint32_t roles, uint32_t pages) {
                           .hash_key = {1, 2}};
 }
 
-/* The largest request that a client makes: three quarters of it is what others compete for. */
-static uint32_t pages_of_the_largest(const sim *s) {
+/* What the largest request needs of a pool: all of it on D, one choice of it on P. */
+static uint32_t pages_of_the_largest(const sim *s, bool prefill) {
     uint64_t most = 0;
     for (uint32_t i = 0; i < s->requests_count; i++) {
         const sim_request *r = &s->requests[i];
         router_request q = {.prompt_count = r->prompt_count,
                             .max_tokens = r->params.max_tokens,
-                            .choices = r->params.choices};
+                            .choices = prefill ? 1 : r->params.choices};
         uint64_t pages = router_pages_needed(&q, LIMIT_PAGE_TOKENS) + 1;
         most = pages > most ? pages : most;
     }
     return (uint32_t)most;
 }
 
+/* Half of the pools are so small that requests compete for them. */
+static uint32_t pool_pages(sim *s, bool prefill) {
+    uint32_t least = pages_of_the_largest(s, prefill);
+    return sim_chance(s, 60) ? least + (uint32_t)sim_below(s, least)
+                             : least * (3 + (uint32_t)sim_below(s, 8));
+}
+
 static void make_workers(sim *s) {
-    uint32_t least = pages_of_the_largest(s);
-    uint32_t pages = sim_chance(s, 50) ? least + (uint32_t)sim_below(s, least)
-                                       : least * (4 + (uint32_t)sim_below(s, 8));
+    const uint32_t pages[2] = {pool_pages(s, true), pool_pages(s, false)};
     uint32_t pools[2] = {1 + (uint32_t)sim_below(s, 3), 1 + (uint32_t)sim_below(s, 3)};
     bool aggregated = sim_chance(s, 8);
     s->workers_count = pools[0] + pools[1];
@@ -110,8 +115,8 @@ static void make_workers(sim *s) {
                          : w < pools[0] ? MESSAGE_ROLE_PREFILL
                                         : MESSAGE_ROLE_DECODE;
         s->workers[w].roles = roles;
-        s->workers[w].options = worker_options(s, roles, pages);
-        s->workers[w].options.pages = pages;
+        uint32_t most = pages[roles != MESSAGE_ROLE_PREFILL];
+        s->workers[w].options = worker_options(s, roles, most);
         simnet_at(s, (int64_t)sim_below(s, 100000), SIM_START, w);
     }
 }
@@ -126,7 +131,7 @@ static void set_up(sim *s) {
     s->delay_us = 20 + (int64_t)sim_below(s, sim_chance(s, 20) ? 60000 : 1000);
     s->group_pages = 4 + (uint32_t)sim_below(s, 8);
     s->layer_us = 50 + (int64_t)sim_below(s, 4000);
-    s->requests_count = 2 + (uint32_t)sim_below(s, 14);
+    s->requests_count = 2 + (uint32_t)sim_below(s, sim_chance(s, 30) ? 40 : 14);
     s->strict = sim_chance(s, 70);
     s->gate_options = (gate_options){.requests_max = SIM_REQUESTS_MAX,
                                      .id_first = 1 + sim_below(s, 1000),
@@ -154,7 +159,7 @@ static void happen(sim *s, sim_event *e) {
     s->counts.events++;
     note(s, e);
     if (e->type == SIM_FAULT) {
-        simfault_do(s, e->index);
+        simfault_do(s, e);
     } else if (e->node == SIM_GATEWAY) {
         simgate_event(s, e);
     } else {

@@ -65,7 +65,7 @@ typedef struct {
     uint32_t node, life; /* whose event; of another life: dropped */
     uint32_t link, end;
     uint64_t number; /* of its direction of the link */
-    uint32_t index;  /* of the request, the fault */
+    uint32_t index;  /* of the request; kind of the fault */
     char *bytes;     /* MESSAGE: NULL is the link's end */
     size_t bytes_count;
     uint32_t carried; /* MESSAGE: PEER carries the end of another link; UINT32_MAX: none */
@@ -206,7 +206,12 @@ struct sim {
     int64_t faults_end_us;
     int64_t delay_us, layer_us;
     uint32_t damage_next; /* this many transfers arrive damaged */
-    bool strict;          /* budgets so large that every request must succeed */
+    struct {
+        bool armed;
+        message_type type; /* the next worker that says this meets its fate */
+        uint32_t fate;
+    } ambush;
+    bool strict; /* budgets so large that every request must succeed */
     gate_options gate_options;
     strbuf encoded;
     sim_counts counts;
@@ -278,6 +283,8 @@ void simclient_close(sim *s);
 /* ---- simfault.c ----------------------------------------------------------------------------- */
 
 void simfault_plan(sim *s);
-void simfault_do(sim *s, uint32_t kind);
+void simfault_do(sim *s, const sim_event *e);
+/* A worker has just said something: an ambush may have waited for it. */
+void simfault_said(sim *s, uint32_t w, uint32_t slot, const message *m);
 
 #endif

@@ -62,7 +62,8 @@ static void expect(sim *s, sim_request *r) {
 }
 
 void simclient_make(sim *s) {
-    int64_t spread = 1 + (int64_t)sim_below(s, 8000000);
+    static const int64_t spreads[] = {20000, 200000, 1000000, 6000000};
+    int64_t spread = spreads[sim_below(s, sizeof(spreads) / sizeof(spreads[0]))];
     for (uint32_t i = 0; i < s->requests_count; i++) {
         sim_request *r = &s->requests[i];
         make_prompt(s, r);
@@ -72,7 +73,7 @@ void simclient_make(sim *s) {
             sim_chance(s, 10) ? (int32_t)sim_below(s, (uint64_t)r->params.choices) : -1;
         r->stop_after = 1 + (int32_t)sim_below(s, 10);
         expect(s, r);
-        r->open_us = (int64_t)sim_below(s, (uint64_t)spread);
+        r->open_us = 100000 + (int64_t)sim_below(s, (uint64_t)spread);
         simnet_at(s, r->open_us, SIM_OPEN, SIM_GATEWAY)->index = i;
         if (sim_chance(s, 15)) {
             int64_t stay = (int64_t)sim_below(s, sim_chance(s, 50) ? 50000 : 3000000);

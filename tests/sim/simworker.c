@@ -165,14 +165,6 @@ static void start_send(sim *s, uint32_t w, const core_action *a) {
     }
     s->counts.transfers++;
     int64_t at = s->now_us + sim_delay(s, s->links[p->link].delay_us);
-    if (sim_planted(s, "early-sent") && sim_chance(s, 20)) {
-        at += 20000;
-        sim_data *sent = mem_calloc(1, sizeof(*sent));
-        CHECK(sent != NULL);
-        sent->sequence = t->sequence;
-        data_event(s, s->now_us, SIM_DATA_SENT, p->link, p->end, sent);
-        d->sent = true;
-    }
     data_event(s, at, SIM_DATA_READ, p->link, p->end, d);
 }
 
@@ -181,9 +173,7 @@ static void on_read(sim *s, uint32_t w, sim_event *e) {
     sim_data *d = e->data;
     sim_link *l = &s->links[e->link];
     if (!d->junk) {
-        if (!d->sent) {
-            check_pinned(s, w, d->pages, d->pages_count, "reads");
-        }
+        check_pinned(s, w, d->pages, d->pages_count, "reads");
         for (uint32_t p = 0; p < d->pages_count; p++) {
             for (uint32_t i = 0; i < d->layers; i++) {
                 memcpy(content_at(d, p, i), pool_at(k, d->pages[p], d->layer_first + i),
@@ -198,12 +188,10 @@ static void on_read(sim *s, uint32_t w, sim_event *e) {
     int64_t at = s->now_us + sim_delay(s, l->delay_us);
     at = at > l->data_last_us ? at : l->data_last_us;
     l->data_last_us = at;
-    if (!d->sent) {
-        sim_data *sent = mem_calloc(1, sizeof(*sent));
-        CHECK(sent != NULL);
-        sent->sequence = d->sequence;
-        data_event(s, s->now_us + sim_delay(s, l->delay_us), SIM_DATA_SENT, e->link, e->end, sent);
-    }
+    sim_data *sent = mem_calloc(1, sizeof(*sent));
+    CHECK(sent != NULL);
+    sent->sequence = d->sequence;
+    data_event(s, s->now_us + sim_delay(s, l->delay_us), SIM_DATA_SENT, e->link, e->end, sent);
     data_event(s, at, SIM_DATA_ARRIVE, e->link, 1 - e->end, d);
     e->data = NULL; /* it travels on */
 }
@@ -284,6 +272,7 @@ static void act_one(sim *s, uint32_t w, const core_action *a) {
                       message_type_name(a->message.type), (unsigned long long)a->message.request,
                       a->message.attempt, a->peer);
             send(s, w, a->peer, &a->message);
+            simfault_said(s, w, a->peer, &a->message);
             break;
         case CORE_TRANSFER_SEND:
             start_send(s, w, a);

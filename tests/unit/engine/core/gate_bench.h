@@ -5,8 +5,8 @@
  * Threads    One.
  * Limits     LOG_MAX actions between two clears.
  */
-#ifndef TESTS_GATE_BENCH_H
-#define TESTS_GATE_BENCH_H
+#ifndef TESTS_UNIT_ENGINE_CORE_GATE_BENCH_H
+#define TESTS_UNIT_ENGINE_CORE_GATE_BENCH_H
 
 #include "engine/core/gate.h"
 
