@@ -49,7 +49,7 @@ static const char *const tiny_merges[] = {
     "in g", "_ p",   "o u",  "_a n", "a l", "a r",  "_t o",  "_ m",  "_o f", "_ in",  "_ d",
     "_ h",  "_an d", "i c",  "a s",  "l e", "_t h", "i on",  "o m",  "l l",  "en t",  "_ n",
     "_ l",  "s t",   "_ re", "v e",  "_ e", "r o",  "l y",   "_b e", "_ g",  "_T he", "_ T",
-    "c t",  "_i s",  "_s t", "u r",  "o t", "i l"};
+    "c t",  "_ is",  "_s t", "u r",  "o t", "i l"};
 
 static void tiny_raw(strbuf *b, const void *data, size_t bytes) {
     CHECK(strbuf_append(b, data, bytes));
