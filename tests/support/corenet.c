@@ -281,15 +281,25 @@ uint32_t corenet_waiting(const corenet *n, uint32_t from, uint32_t to) {
     return n->queues[from][to].count;
 }
 
-const message *corenet_peek(corenet *n, uint32_t from, uint32_t to) {
+static const message *peek_at(corenet *n, uint32_t from, uint32_t to, uint32_t index) {
     queue *q = &n->queues[from][to];
     diag d;
-    if (q->count == 0) {
-        return NULL;
-    }
-    const packet *p = &q->items[q->first];
+    CHECK_LT(index, q->count);
+    const packet *p = &q->items[(q->first + index) % QUEUE_MAX];
     CHECK_EQ(message_decode(str_of(p->data, p->bytes), n->scratch, &n->peeked, &d), STATUS_OK);
     return &n->peeked;
+}
+
+const message *corenet_peek(corenet *n, uint32_t from, uint32_t to) {
+    return n->queues[from][to].count > 0 ? peek_at(n, from, to, 0) : NULL;
+}
+
+uint32_t corenet_queued(corenet *n, uint32_t from, uint32_t to, message_type type) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < n->queues[from][to].count; i++) {
+        count += peek_at(n, from, to, i)->type == type;
+    }
+    return count;
 }
 
 bool corenet_deliver(corenet *n, uint32_t from, uint32_t to) {
@@ -342,6 +352,17 @@ bool corenet_land(corenet *n, uint32_t from, uint32_t to, bool damage) {
     core_received(n->workers[to].core, CORENET_FIRST + from, sequence, result, tick_time(n));
     drain(n, to);
     return true;
+}
+
+void corenet_end_send(corenet *n, uint32_t w, uint32_t slot, uint32_t sequence) {
+    core_sent(n->workers[w].core, slot, sequence, tick_time(n));
+    drain(n, w);
+}
+
+void corenet_end_receive(corenet *n, uint32_t w, uint32_t slot, uint32_t sequence,
+                         core_received_result result) {
+    core_received(n->workers[w].core, slot, sequence, result, tick_time(n));
+    drain(n, w);
 }
 
 /* ---- steps ---------------------------------------------------------------------------------- */

@@ -72,6 +72,14 @@ bool corenet_deliver(corenet *n, uint32_t from, uint32_t to);
 uint32_t corenet_flying(const corenet *n, uint32_t from, uint32_t to);
 bool corenet_land(corenet *n, uint32_t from, uint32_t to, bool damage);
 
+/* The ends of a transfer by hand, for a test that plays the other worker itself. */
+void corenet_end_send(corenet *n, uint32_t worker, uint32_t slot, uint32_t sequence);
+void corenet_end_receive(corenet *n, uint32_t worker, uint32_t slot, uint32_t sequence,
+                         core_received_result result);
+
+/* How many messages of that type wait from one worker to another. */
+uint32_t corenet_queued(corenet *n, uint32_t from, uint32_t to, message_type type);
+
 /* Steps: whole, or in parts (begin; layers done so far; finish). False: nothing to do. */
 bool corenet_step(corenet *n, uint32_t worker);
 bool corenet_begin(corenet *n, uint32_t worker);
