@@ -254,7 +254,7 @@ static void sampler_adjust(sampler *s, const sampler_input *in) {
     bool early = in->generated_count < p->min_tokens;
     if (early || p->ignore_eos) {
         for (int32_t i = 0; i < in->eog_count; i++) {
-            if (early || !sampler_listed(in->eog[i], p->stop_ids, p->stop_ids_count)) {
+            if (!sampler_listed(in->eog[i], p->stop_ids, p->stop_ids_count)) {
                 sampler_mask(s, &in->eog[i], 1);
             }
         }

@@ -6,6 +6,7 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
+#include "engine/core/core_state.h"
 
 enum { QUEUE_MAX = 4096, NOTES_MAX = 1 << 16, DATA_PAGES_MAX = 256 };
 
@@ -302,6 +303,14 @@ uint32_t corenet_queued(corenet *n, uint32_t from, uint32_t to, message_type typ
     return count;
 }
 
+void corenet_skip(corenet *n, uint32_t from, uint32_t to) {
+    queue *q = &n->queues[from][to];
+    CHECK(q->count > 0);
+    mem_free(q->items[q->first].data);
+    q->first = (q->first + 1) % QUEUE_MAX;
+    q->count--;
+}
+
 bool corenet_deliver(corenet *n, uint32_t from, uint32_t to) {
     queue *q = &n->queues[from][to];
     const message *m = corenet_peek(n, from, to);
@@ -367,6 +376,58 @@ void corenet_end_receive(corenet *n, uint32_t w, uint32_t slot, uint32_t sequenc
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
+static bool holds(const record *r, uint32_t page) {
+    for (int32_t i = 0; i < r->params.choices; i++) {
+        for (uint32_t k = 0; k < r->seqs[i].pages_count; k++) {
+            if (r->seqs[i].pages[k] == page) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* Only its request holds a page that a step writes, and nobody can find it. */
+static void check_written(const core *c, uint32_t page) {
+    uint32_t holders = 0;
+    for (int role = 0; role < RECORD_ROLES; role++) {
+        for (const record *r = c->records.first[role]; r; r = r->next) {
+            holders += holds(r, page);
+        }
+    }
+    CHECK_EQ(holders, 1);
+    CHECK(!blocks_is_cached(c->blocks, page));
+}
+
+/* What must hold of every batch, whatever it computes. */
+static void check_batch(const worker *k, const core_options *o) {
+    const core_batch *b = &k->batch;
+    int32_t rows = 0;
+    CHECK(b->rows > 0 && b->rows <= o->step_tokens_max);
+    CHECK(b->seqs_count > 0 && b->seqs_count <= 2 * o->seqs_max);
+    CHECK(b->logit_rows_count <= o->logit_rows_max);
+    for (int32_t i = 0; i < b->seqs_count; i++) {
+        const core_seq *s = &b->seqs[i];
+        CHECK_EQ(s->row_first, rows);
+        CHECK(s->rows > 0 && s->position_first >= 0);
+        rows += s->rows;
+        int32_t first = s->position_first / LIMIT_PAGE_TOKENS;
+        int32_t last = (s->position_first + s->rows - 1) / LIMIT_PAGE_TOKENS;
+        CHECK_EQ(s->pages_count, last + 1);
+        for (int32_t p = first; p <= last; p++) {
+            check_written(k->core, s->pages[p]);
+        }
+    }
+    CHECK_EQ(rows, b->rows);
+    for (int32_t i = 0; i < b->logit_rows_count; i++) {
+        CHECK(b->logit_rows[i] < rows && (i == 0 || b->logit_rows[i - 1] < b->logit_rows[i]));
+    }
+    for (int32_t i = 0; i < b->copies_count; i++) {
+        CHECK(b->copies[i].from != b->copies[i].to);
+        CHECK_EQ(blocks_references(k->core->blocks, b->copies[i].to), 1);
+    }
+}
+
 bool corenet_begin(corenet *n, uint32_t w) {
     worker *k = &n->workers[w];
     CHECK(!k->in_step);
@@ -374,6 +435,7 @@ bool corenet_begin(corenet *n, uint32_t w) {
     k->layers_done = 0;
     drain(n, w);
     if (k->in_step) {
+        check_batch(k, &n->options.core);
         hashmodel_copy_pages(&k->model, &k->batch);
     }
     return k->in_step;

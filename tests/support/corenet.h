@@ -68,6 +68,7 @@ void corenet_cancel(corenet *n, uint32_t worker, request_id request, uint32_t at
 /* What waits from one worker to another. Delivering or landing returns false when nothing does. */
 uint32_t corenet_waiting(const corenet *n, uint32_t from, uint32_t to);
 const message *corenet_peek(corenet *n, uint32_t from, uint32_t to);
+void corenet_skip(corenet *n, uint32_t from, uint32_t to); /* the oldest is taken off, unread */
 bool corenet_deliver(corenet *n, uint32_t from, uint32_t to);
 uint32_t corenet_flying(const corenet *n, uint32_t from, uint32_t to);
 bool corenet_land(corenet *n, uint32_t from, uint32_t to, bool damage);

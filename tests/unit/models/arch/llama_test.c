@@ -86,6 +86,7 @@ Test(llama, agrees_with_a_naive_forward_pass) {
         {"one kv head", false, false, false, 0, 10000, 0, 1, 0, 1},
         {"a kv head a head", true, true, true, 2, 10000, 16, 4, 0, 3},
         {"part of a head turns", false, false, false, 0, 10000, 0, 2, 8, 2},
+        {"heads that do not divide the width", false, false, false, 0, 10000, 16, 3, 0, 2},
     };
     int32_t tokens[TOKENS];
     for (int32_t i = 0; i < TOKENS; i++) {
@@ -102,6 +103,7 @@ Test(llama, agrees_with_a_naive_forward_pass) {
         o.rope_base = cases[c].base;
         o.head_dim = cases[c].head_dim;
         o.kv_heads = cases[c].kv_heads;
+        o.heads = cases[c].kv_heads == 3 ? 3 : 4;
         o.layers = cases[c].layers;
         if (cases[c].rope_dim) {
             o.overrides[0] = (tinymodel_override){"llama.rope.dimension_count", cases[c].rope_dim};

@@ -382,28 +382,31 @@ Test(model, refuses_what_is_no_batch) {
     static const struct {
         const char *what;
         model_seq seq;
-        int32_t rows, seqs, token, logit_row, logit_rows;
+        int32_t rows, seqs, token, logit_row[2], logit_rows;
         status expected;
     } cases[] = {
-        {"fine", {0, 4, 0, pages, 1}, 4, 1, 0, 3, 1, STATUS_OK},
-        {"empty", {0, 0, 0, pages, 1}, 0, 0, 0, 0, 0, STATUS_OK},
-        {"the last position", {0, 4, 508, pages, 32}, 4, 1, 0, 3, 1, STATUS_OK},
-        {"past the context", {0, 4, 509, pages, 33}, 4, 1, 0, 3, 1, STATUS_INVALID},
-        {"far past the context", {0, 4, INT32_MAX - 1, pages, 33}, 4, 1, 0, 3, 1, STATUS_INVALID},
-        {"before the start", {0, 4, -1, pages, 1}, 4, 1, 0, 3, 1, STATUS_INVALID},
-        {"a row of nobody", {0, 3, 0, pages, 1}, 4, 1, 0, 3, 1, STATUS_INVALID},
-        {"rows of nobody first", {1, 3, 0, pages, 1}, 4, 1, 0, 3, 1, STATUS_INVALID},
-        {"more rows than there are", {0, 5, 0, pages, 1}, 4, 1, 0, 3, 1, STATUS_INVALID},
-        {"no rows in a sequence", {0, 0, 0, pages, 1}, 0, 1, 0, 0, 0, STATUS_INVALID},
-        {"too many rows", {0, 601, 0, pages, 33}, 601, 1, 0, 3, 1, STATUS_INVALID},
-        {"logits of no row", {0, 4, 0, pages, 1}, 4, 1, 0, 4, 1, STATUS_INVALID},
-        {"logits before the rows", {0, 4, 0, pages, 1}, 4, 1, 0, -1, 1, STATUS_INVALID},
-        {"a token outside", {0, 4, 0, pages, 1}, 4, 1, TINYMODEL_VOCAB, 3, 1, STATUS_INVALID},
-        {"a negative token", {0, 4, 0, pages, 1}, 4, 1, -1, 3, 1, STATUS_INVALID},
-        {"too few pages", {0, 4, 16, pages, 1}, 4, 1, 0, 3, 1, STATUS_INVALID},
-        {"a page outside", {0, 4, 0, far, 1}, 4, 1, 0, 3, 1, STATUS_INVALID},
+        {"fine", {0, 4, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_OK},
+        {"empty", {0, 0, 0, pages, 1}, 0, 0, 0, {0}, 0, STATUS_OK},
+        {"the last position", {0, 4, 508, pages, 32}, 4, 1, 0, {3}, 1, STATUS_OK},
+        {"past the context", {0, 4, 509, pages, 33}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"far past the context", {0, 4, INT32_MAX - 1, pages, 33}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"before the start", {0, 4, -1, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"a row of nobody", {0, 3, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"rows of nobody first", {1, 3, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"more rows than there are", {0, 5, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"no rows in a sequence", {0, 0, 0, pages, 1}, 0, 1, 0, {0}, 0, STATUS_INVALID},
+        {"too many rows", {0, 601, 0, pages, 33}, 601, 1, 0, {3}, 1, STATUS_INVALID},
+        {"logits of no row", {0, 4, 0, pages, 1}, 4, 1, 0, {4}, 1, STATUS_INVALID},
+        {"logits before the rows", {0, 4, 0, pages, 1}, 4, 1, 0, {-1}, 1, STATUS_INVALID},
+        {"two rows", {0, 4, 0, pages, 1}, 4, 1, 0, {1, 3}, 2, STATUS_OK},
+        {"a row twice", {0, 4, 0, pages, 1}, 4, 1, 0, {3, 3}, 2, STATUS_INVALID},
+        {"rows the wrong way", {0, 4, 0, pages, 1}, 4, 1, 0, {3, 1}, 2, STATUS_INVALID},
+        {"a token outside", {0, 4, 0, pages, 1}, 4, 1, TINYMODEL_VOCAB, {3}, 1, STATUS_INVALID},
+        {"a negative token", {0, 4, 0, pages, 1}, 4, 1, -1, {3}, 1, STATUS_INVALID},
+        {"too few pages", {0, 4, 16, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"a page outside", {0, 4, 0, far, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
     };
-    float *logits = mem_alloc((size_t)b.vocab, sizeof(float));
+    float *logits = mem_alloc(2 * (size_t)b.vocab, sizeof(float));
     static int32_t tokens[700];
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
         tokens[2] = cases[c].token;
@@ -411,7 +414,7 @@ Test(model, refuses_what_is_no_batch) {
                              cases[c].rows,
                              &cases[c].seq,
                              cases[c].seqs,
-                             &cases[c].logit_row,
+                             cases[c].logit_row,
                              cases[c].logit_rows,
                              logits,
                              NULL,
