@@ -321,3 +321,177 @@ Test(core, refuses_options_by_name) {
         arena_close(&a);
     }
 }
+
+/* Runs a request until `moves` things have moved. */
+static corenet *run_moves(int shape, int moves, uint64_t seed, bool *moved) {
+    corenet_options o = corenet_defaults();
+    corenet *n = corenet_open(&o);
+    static int32_t prompt[70];
+    make_prompt(prompt, 70, 1);
+    request_params params = corenet_params(6);
+    params.choices = shape == 1 ? 3 : 1;
+    if (shape != 2) {
+        corenet_submit(n, P, 1, 1, D, prompt, 70, 70, &params);
+    }
+    corenet_reserve(n, D, 1, 1, shape == 2 ? MESSAGE_NO_WORKER : P, prompt, 70, 70, &params);
+    *moved = true;
+    for (int i = 0; i < moves && *moved; i++) {
+        *moved = corenet_move_one(n, &seed);
+    }
+    return n;
+}
+
+static void finish_steps(corenet *n) {
+    corenet_run(n);
+    for (uint32_t w = P; w <= D; w++) {
+        core_stats s = corenet_stats(n, w);
+        cr_assert_eq(s.pages_owned, 0);
+        cr_assert_eq(s.pages_quarantined, 0);
+        cr_assert(core_idle(corenet_core(n, w)));
+        cr_assert_not(corenet_asked_close(n, w, CORENET_FIRST + (1 - w)));
+    }
+}
+
+Test(core, cancel_at_any_point_leaves_no_page_and_a_working_link) {
+    int points = 0;
+    for (int shape = 0; shape < 3; shape++) {
+        for (uint64_t seed = 1; seed <= 4; seed++) {
+            bool moved = true;
+            for (int at = 0; moved; at++) {
+                corenet *n = run_moves(shape, at, seed, &moved);
+                uint32_t first = seed % 2 ? P : D;
+                corenet_cancel(n, first, 1, 1);
+                uint64_t random = seed + 100;
+                for (int i = 0; i < (int)(seed * 3); i++) {
+                    (void)corenet_move_one(n, &random); /* one end knows, the other not yet */
+                }
+                corenet_cancel(n, 1 - first, 1, 1);
+                finish_steps(n);
+                int32_t prompt[70];
+                make_prompt(prompt, 70, 1);
+                request_params params = corenet_params(6);
+                corenet_submit(n, P, 2, 1, D, prompt, 70, 70, &params);
+                corenet_reserve(n, D, 2, 1, P, prompt, 70, 70, &params);
+                corenet_run(n);
+                expect_exact(n, 2, prompt, 70, &params);
+                finish_steps(n);
+                corenet_close(n);
+                points++;
+            }
+        }
+    }
+    cr_assert_gt(points, 300);
+}
+
+Test(core, link_cut_at_any_point_leaves_what_can_be_retried) {
+    for (uint64_t seed = 1; seed <= 4; seed++) {
+        bool moved = true;
+        for (int at = 0; moved; at++) {
+            corenet *n = run_moves(0, at, seed, &moved);
+            corenet_cut(n, P, D);
+            corenet_join(n, P, D);
+            bool adopted = corenet_count(n, D, MESSAGE_ADOPTED) > 0;
+            bool told = corenet_count(n, P, MESSAGE_LINK_LOST) > 0 ||
+                        corenet_count(n, D, MESSAGE_LINK_LOST) > 0;
+            cr_assert(adopted || told, "the gateway learns of it");
+            int32_t prompt[70];
+            make_prompt(prompt, 70, 1);
+            request_params params = corenet_params(6);
+            if (!adopted) {
+                corenet_submit(n, P, 1, 2, D, prompt, 70, 70, &params);
+                corenet_reserve(n, D, 1, 2, P, prompt, 70, 70, &params);
+            } else {
+                corenet_cancel(n, P, 1, 1);
+            }
+            corenet_run(n);
+            expect_exact(n, 1, prompt, 70, &params);
+            finish_steps(n);
+            corenet_close(n);
+        }
+    }
+}
+
+Test(core, damaged_page_is_refused_and_sent_again) {
+    corenet_options o = corenet_defaults();
+    corenet *n = corenet_open(&o);
+    int32_t prompt[70];
+    make_prompt(prompt, 70, 1);
+    request_params params = corenet_params(6);
+    corenet_submit(n, P, 1, 1, D, prompt, 70, 70, &params);
+    corenet_reserve(n, D, 1, 1, P, prompt, 70, 70, &params);
+    while (corenet_flying(n, P, D) == 0) {
+        if (!corenet_deliver(n, P, D) && !corenet_deliver(n, D, P)) {
+            cr_assert(corenet_step(n, P));
+        }
+    }
+    cr_assert(corenet_land(n, P, D, true));
+    cr_assert_eq(corenet_last(n, D, MESSAGE_REJECT)->m.reason, MESSAGE_REASON_CHECKSUM);
+    cr_assert_eq(corenet_stats(n, D).groups_damaged, 1);
+    corenet_submit(n, P, 1, 2, D, prompt, 70, 70, &params);
+    corenet_reserve(n, D, 1, 2, P, prompt, 70, 70, &params);
+    corenet_run(n);
+    expect_exact(n, 1, prompt, 70, &params);
+    finish_steps(n);
+    corenet_close(n);
+}
+
+Test(core, worker_of_both_roles_serves_itself_over_a_loop) {
+    corenet_options o = corenet_defaults();
+    o.workers = 1;
+    o.roles[0] = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    corenet *n = corenet_open(&o);
+    int32_t prompt[70];
+    make_prompt(prompt, 70, 1);
+    request_params params = corenet_params(6);
+    for (request_id id = 1; id <= 3; id++) {
+        corenet_submit(n, 0, id, 1, 0, prompt, 70, 70, &params);
+        corenet_reserve(n, 0, id, 1, 0, prompt, 70, 70, &params);
+    }
+    corenet_run(n);
+    for (request_id id = 1; id <= 3; id++) {
+        expect_exact(n, id, prompt, 70, &params);
+    }
+    cr_assert(core_idle(corenet_core(n, 0)));
+    corenet_close(n);
+}
+
+Test(core, message_of_a_kind_a_worker_never_gets_ends_the_link) {
+    static const message_type types[] = {MESSAGE_HELLO, MESSAGE_PEER, MESSAGE_METRICS,
+                                         MESSAGE_LEASES, MESSAGE_DRAIN};
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        corenet_options o = corenet_defaults();
+        corenet *n = corenet_open(&o);
+        message m = {.type = types[i]};
+        corenet_say(n, P, CORENET_FIRST + D, &m);
+        cr_assert(corenet_asked_close(n, P, CORENET_FIRST + D), "%s", message_type_name(types[i]));
+        cr_assert_eq(corenet_stats(n, P).links_closed, 1);
+        corenet_say(n, P, CORENET_FIRST + D, &m);
+        cr_assert_eq(corenet_stats(n, P).links_closed, 1, "said once");
+        corenet_close(n);
+    }
+}
+
+Test(core, drain_message_stops_new_work_and_heartbeats_tell_the_load) {
+    corenet_options o = corenet_defaults();
+    corenet *n = corenet_open(&o);
+    int32_t prompt[70];
+    make_prompt(prompt, 70, 1);
+    request_params params = corenet_params(6);
+    corenet_submit(n, P, 1, 1, D, prompt, 70, 70, &params);
+    corenet_tick(n, P);
+    const message *beat = &corenet_last(n, P, MESSAGE_HEARTBEAT)->m;
+    cr_assert_eq(beat->heartbeat.queued_tokens, 70);
+    cr_assert_eq(beat->heartbeat.waiting, 1);
+    cr_assert_eq(beat->heartbeat.pages_free, 64);
+    cr_assert_gt(corenet_queued(n, P, D, MESSAGE_HEARTBEAT), 0, "workers hear it too");
+    int64_t due = core_deadline_us(corenet_core(n, P));
+    cr_assert(due > 0 && due <= 1100000, "the next one is due in a second");
+    message m = {.type = MESSAGE_DRAIN};
+    corenet_say(n, P, CORENET_GATEWAY, &m);
+    corenet_submit(n, P, 2, 1, D, prompt, 70, 70, &params);
+    cr_assert_eq(corenet_last(n, P, MESSAGE_REJECT)->m.reason, MESSAGE_REASON_DRAINING);
+    cr_assert_not(core_idle(corenet_core(n, P)));
+    corenet_cancel(n, P, 1, 1);
+    cr_assert(core_idle(corenet_core(n, P)));
+    corenet_close(n);
+}
