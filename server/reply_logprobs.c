@@ -72,13 +72,19 @@ typedef struct {
     const request_token *score;
 } reply_logprobs_row;
 
-static int32_t reply_logprobs_rows_count(const reply_part *p) {
-    return p->prompt_count + p->tokens_count;
+/* A part has the prompt's ids for return_token_ids too; its rows are for echo alone. */
+static int32_t reply_logprobs_prompt_rows(const reply *r, const reply_part *p) {
+    return r->request->echo ? p->prompt_count : 0;
 }
 
-static reply_logprobs_row reply_logprobs_row_at(const reply_part *p, int32_t i) {
-    if (i >= p->prompt_count) {
-        const request_token *t = &p->tokens[i - p->prompt_count];
+static int32_t reply_logprobs_rows_count(const reply *r, const reply_part *p) {
+    return reply_logprobs_prompt_rows(r, p) + p->tokens_count;
+}
+
+static reply_logprobs_row reply_logprobs_row_at(const reply *r, const reply_part *p, int32_t i) {
+    int32_t prompt_rows = reply_logprobs_prompt_rows(r, p);
+    if (i >= prompt_rows) {
+        const request_token *t = &p->tokens[i - prompt_rows];
         return (reply_logprobs_row){t->token, t};
     }
     int32_t k = i - p->score_first;
@@ -110,18 +116,18 @@ static void reply_logprobs_top_map(strbuf *out, const reply *r, const request_to
 
 /* {"text_offset":[],"token_logprobs":[],"tokens":[],"top_logprobs":[]} */
 static void reply_logprobs_legacy(strbuf *out, const reply *r, const reply_part *p) {
-    int32_t rows = reply_logprobs_rows_count(p);
+    int32_t rows = reply_logprobs_rows_count(r, p);
     strbuf_append_z(out, "{\"text_offset\":[");
     int32_t offset = p->text_offset;
     for (int32_t i = 0; i < rows; i++) {
         jsonout_comma(out);
         jsonout_int(out, offset);
         offset +=
-            reply_characters(r->pieces.piece(r->pieces.self, reply_logprobs_row_at(p, i).token));
+            reply_characters(r->pieces.piece(r->pieces.self, reply_logprobs_row_at(r, p, i).token));
     }
     strbuf_append_z(out, "],\"token_logprobs\":[");
     for (int32_t i = 0; i < rows; i++) {
-        reply_logprobs_row row = reply_logprobs_row_at(p, i);
+        reply_logprobs_row row = reply_logprobs_row_at(r, p, i);
         jsonout_comma(out);
         if (row.score != NULL) {
             reply_logprobs_logprob(out, row.score->logprob);
@@ -132,11 +138,11 @@ static void reply_logprobs_legacy(strbuf *out, const reply *r, const reply_part 
     strbuf_append_z(out, "],\"tokens\":[");
     for (int32_t i = 0; i < rows; i++) {
         jsonout_comma(out);
-        reply_logprobs_token(out, r, reply_logprobs_row_at(p, i).token, true);
+        reply_logprobs_token(out, r, reply_logprobs_row_at(r, p, i).token, true);
     }
     strbuf_append_z(out, "],\"top_logprobs\":[");
     for (int32_t i = 0; i < rows; i++) {
-        reply_logprobs_row row = reply_logprobs_row_at(p, i);
+        reply_logprobs_row row = reply_logprobs_row_at(r, p, i);
         jsonout_comma(out);
         if (row.score != NULL) {
             reply_logprobs_top_map(out, r, row.score);
@@ -149,7 +155,7 @@ static void reply_logprobs_legacy(strbuf *out, const reply *r, const reply_part 
 
 void reply_logprobs_write(strbuf *out, const reply *r, const reply_part *p) {
     bool chat = r->request->kind == OPENAI_CHAT;
-    bool any = chat ? p->tokens_count > 0 : reply_logprobs_rows_count(p) > 0;
+    bool any = chat ? p->tokens_count > 0 : reply_logprobs_rows_count(r, p) > 0;
     if (!r->request->logprobs || !any) {
         strbuf_append_z(out, "null");
     } else if (chat) {
