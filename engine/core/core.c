@@ -30,6 +30,14 @@ static record_options core_record_options(const core_options *o) {
     };
 }
 
+/* Grants that are ahead of their SUBMIT: every request that may be here, and as many again that are
+ * on their way to it, since each D grants without asking how full this worker is. */
+static uint32_t core_parked_max(const core_options *o) {
+    uint32_t lives = core_record_options(o).lives_max[RECORD_PREFILL];
+    CHECK(lives > 0);
+    return 2 * lives + o->tombstones_max;
+}
+
 static uint32_t core_actions_max(const core_options *o) {
     /* An event sends at most a few messages a record, a sequence and a link. */
     return 6 * core_record_options(o).count_max + 4 * o->peers_max + (uint32_t)o->logit_rows_max +
@@ -47,7 +55,7 @@ uint64_t core_bytes(const core_options *o) {
     return sizeof(core) + blocks_bytes(o->pages) + prefix_bytes(o->pages) + record_bytes(&records) +
            links_bytes(o->peers_max) + outbox_bytes(core_actions_max(o), core_tokens_max(o)) +
            tokenlog_bytes(o->pages) + 2 * marks_bytes(o->tombstones_max) +
-           marks_bytes(records.lives_max[0]) + sched_bytes(o) + (uint64_t)o->pages * 8 + 65536;
+           marks_bytes(core_parked_max(o)) + sched_bytes(o) + (uint64_t)o->pages * 8 + 65536;
 }
 
 static status core_check_options(const core_options *o, diag *d) {
@@ -101,7 +109,7 @@ static status core_open_parts(core *c, arena *a) {
     for (int i = 0; i < RECORD_ROLES; i++) {
         TRY(marks_open(&c->tombstones[i], a, o->tombstones_max, key.k0));
     }
-    TRY(marks_open(&c->parked, a, records.lives_max[RECORD_PREFILL], key.k0));
+    TRY(marks_open(&c->parked, a, core_parked_max(o), key.k0));
     TRY(sched_open(c, a));
     c->holders = ARENA_TAKE(a, o->pages, uint32_t);
     c->touched = ARENA_TAKE(a, o->pages, uint32_t);

@@ -43,6 +43,32 @@ const marks_entry *marks_get(const marks *m, request_id request) {
     return &m->entries[at];
 }
 
+/* Moves the marks together, so that the holes between them can be used. */
+static void marks_compact(marks *m) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < m->span; i++) {
+        marks_entry *e = &m->entries[(m->first + i) % m->count_max];
+        uint32_t to = (m->first + kept) % m->count_max;
+        if (e->used) {
+            CHECK(hash_put(&m->by_request, e->request, to));
+            e->used = false;
+            m->entries[to] = *e;
+            m->entries[to].used = true;
+            kept++;
+        }
+    }
+    m->span = kept;
+    CHECK_EQ(m->span, m->by_request.count);
+}
+
+bool marks_full(marks *m) {
+    CHECK_LE(m->span, m->count_max);
+    if (m->span == m->count_max && m->by_request.count < m->span) {
+        marks_compact(m);
+    }
+    return m->span == m->count_max;
+}
+
 void marks_put(marks *m, const marks_entry *e) {
     const marks_entry *old = marks_get(m, e->request);
     if (old) {
@@ -51,7 +77,7 @@ void marks_put(marks *m, const marks_entry *e) {
         }
         marks_drop(m, e->request);
     }
-    if (m->span == m->count_max) {
+    if (marks_full(m)) {
         marks_clear(m, &m->entries[m->first]);
         marks_trim(m);
     }

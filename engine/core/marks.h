@@ -4,9 +4,9 @@
  *            (the GRANT came before its SUBMIT). At most one mark a request: the newest attempt.
  * Ownership  Memory is the arena's.
  * Threads    The owner thread of the core.
- * Limits     The count given at creation; past it the oldest mark is forgotten, which is safe:
- * marks save work and noise, correctness does not rest on them (except that a forgotten grant is
- * one that its D's lease ends).
+ * Limits     The count given at creation; past it the oldest mark is forgotten. For tombstones that
+ *            is safe: they save work and noise, correctness does not rest on them. A grant must not
+ *            be forgotten, so ask marks_full first.
  */
 #ifndef ENGINE_CORE_MARKS_H
 #define ENGINE_CORE_MARKS_H
@@ -39,6 +39,9 @@ void marks_put(marks *m, const marks_entry *e);
 
 /* The mark, or NULL. */
 const marks_entry *marks_get(const marks *m, request_id request);
+
+/* The next mark of another request would push out the oldest. */
+bool marks_full(marks *m);
 
 void marks_drop(marks *m, request_id request);
 void marks_drop_peer(marks *m, uint32_t peer);

@@ -54,6 +54,12 @@ void prefill_grant(core *c, uint32_t peer, const message *m) {
     if (!r && tombstone && m->attempt <= tombstone->attempt) {
         return;
     }
+    if (marks_full(&c->parked) && !marks_get(&c->parked, m->request)) {
+        /* A grant forgotten in silence would be renewed for ever: neither side would ever ask. The
+         * end of the link lets the gateway try again. */
+        core_close(c, peer, m);
+        return;
+    }
     /* The SUBMIT is still on its way [R1]. */
     marks_put(&c->parked, &(marks_entry){.request = m->request,
                                          .attempt = m->attempt,
@@ -138,6 +144,20 @@ static void prefill_inherit(core *c, record *r, record *old) {
     r->chain = old->chain;
 }
 
+/* Its grant, here already or still to come, will find nobody. */
+static void prefill_turn_away(core *c, uint32_t peer, const message *m, message_reason reason) {
+    const marks_entry *parked = marks_get(&c->parked, m->request);
+    core_reject(c, peer, m, reason);
+    if (parked && parked->attempt <= m->attempt) {
+        marks_drop(&c->parked, m->request);
+    }
+    marks_put(&c->tombstones[RECORD_PREFILL],
+              &(marks_entry){.request = m->request,
+                             .attempt = m->attempt,
+                             .peer = RECORD_NONE,
+                             .expires_us = c->now_us + c->options.lease_us});
+}
+
 static bool prefill_acceptable(core *c, uint32_t peer, const message *m, record *old) {
     const marks_entry *tombstone = marks_get(&c->tombstones[RECORD_PREFILL], m->request);
     if (old && (old->gateway != peer || m->attempt <= old->attempt)) {
@@ -161,10 +181,10 @@ static bool prefill_acceptable(core *c, uint32_t peer, const message *m, record 
         reason = MESSAGE_REASON_DRAINING;
     }
     if (reason != MESSAGE_REASON_NONE) {
-        core_reject(c, peer, m, reason);
         if (old) {
             core_leave(c, old);
         }
+        prefill_turn_away(c, peer, m, reason);
         return false;
     }
     return true;
@@ -207,7 +227,7 @@ void prefill_submit(core *c, uint32_t peer, const message *m) {
     record *r = record_add(&c->records, RECORD_PREFILL, m, old);
     if (!r) {
         CHECK(!old); /* a new attempt takes the old one's place */
-        core_reject(c, peer, m, MESSAGE_REASON_FULL);
+        prefill_turn_away(c, peer, m, MESSAGE_REASON_FULL);
         return;
     }
     r->state = RECORD_WORK;

@@ -33,3 +33,53 @@ Test(core_regression, prompt_without_pages_does_not_stop_a_younger_one_that_has_
     cr_assert_eq(corenet_stats(n, P).handoffs, 1);
     corenet_close(n);
 }
+
+/* A worker that turns requests away used to keep their early grants for a lease, and these pushed
+ * out the grant of a request that it had taken: D waited for pages, P for the grant, for ever. */
+Test(core_regression, grants_of_requests_turned_away_do_not_push_out_others) {
+    corenet_options o = corenet_defaults();
+    o.core.seqs_max = 2;
+    o.core.queue_max = 1;
+    o.core.tombstones_max = 1;
+    corenet *n = corenet_open(&o);
+    int32_t prompt[20] = {1, 2, 3};
+    request_params params = corenet_params(8);
+    message grant = {.type = MESSAGE_GRANT, .attempt = 1, .pages = 2};
+    for (request_id id = 1; id <= 4; id++) {
+        corenet_submit(n, P, id, 1, D, prompt, 20, 20, &params); /* full from here on */
+    }
+    grant.request = 50;
+    corenet_say(n, P, FROM_D, &grant);
+    for (request_id id = 100; id < 130; id++) {
+        grant.request = id;
+        corenet_say(n, P, FROM_D, &grant);
+        corenet_submit(n, P, id, 1, D, prompt, 20, 20, &params);
+    }
+    cr_assert_eq(corenet_stats(n, P).rejects, 30);
+    cr_assert_eq(corenet_stats(n, P).parked_grants, 1);
+    for (request_id id = 1; id <= 4; id++) {
+        corenet_cancel(n, P, id, 1);
+    }
+    corenet_submit(n, P, 50, 1, D, prompt, 20, 20, &params);
+    while (corenet_step(n, P)) {
+    }
+    cr_assert_eq(corenet_stats(n, P).handoffs, 1);
+    corenet_close(n);
+}
+
+/* More early grants than can be kept: the link ends, so that the gateway tries again. */
+Test(core_regression, grant_that_cannot_be_kept_ends_the_link) {
+    corenet_options o = corenet_defaults();
+    o.core.seqs_max = 1;
+    o.core.queue_max = 0;
+    o.core.tombstones_max = 1;
+    corenet *n = corenet_open(&o);
+    message grant = {.type = MESSAGE_GRANT, .attempt = 1, .pages = 2};
+    while (!corenet_asked_close(n, P, FROM_D)) {
+        grant.request++;
+        cr_assert_lt(grant.request, 100);
+        corenet_say(n, P, FROM_D, &grant);
+    }
+    cr_assert_eq(corenet_stats(n, P).parked_grants, grant.request - 1);
+    corenet_close(n);
+}
