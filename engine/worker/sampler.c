@@ -78,23 +78,30 @@ status sampler_create(arena *a, int32_t vocab, sampler **out) {
     return STATUS_OK;
 }
 
-/* NaN becomes -inf and +inf the largest float, so that differences are defined. */
+/* NaN becomes -inf and +inf the largest float, so that differences are defined. On bits, as in
+ * sampler_exp, for the sake of vector code. */
 static inline float sampler_sane(float x) {
-    x = x > FLT_MAX ? FLT_MAX : x;
-    return x >= -FLT_MAX ? x : -INFINITY;
+    const int32_t infinity = 0x7F800000, largest = 0x7F7FFFFF;
+    int32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    int32_t instead = bits == infinity ? largest : (int32_t)0xFF800000u;
+    bits = (bits & 0x7FFFFFFF) >= infinity ? instead : bits;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
 }
 
 static void sampler_load(sampler *s, const float *logits) {
-    int32_t whole = s->vocab / BLOCK * BLOCK;
-    for (int32_t at = 0; at < whole; at += BLOCK) {
-        const float *restrict from = logits + at;
-        float *restrict to = s->logits + at;
-        for (int32_t i = 0; i < BLOCK; i++) {
-            to[i] = sampler_sane(from[i]);
+    for (int32_t at = 0; at < s->blocks * BLOCK; at += BLOCK) {
+        float x[BLOCK];
+        int32_t there = s->vocab - at < BLOCK ? s->vocab - at : BLOCK;
+        memcpy(x, logits + at, (size_t)there * sizeof(x[0]));
+        for (int32_t i = there; i < BLOCK; i++) {
+            x[i] = -INFINITY;
         }
-    }
-    for (int32_t i = whole; i < s->blocks * BLOCK; i++) {
-        s->logits[i] = i < s->vocab ? sampler_sane(logits[i]) : -INFINITY;
+        for (int32_t i = 0; i < BLOCK; i++) {
+            x[i] = sampler_sane(x[i]);
+        }
+        memcpy(s->logits + at, x, sizeof(x));
     }
 }
 
@@ -119,13 +126,19 @@ static float sampler_max(sampler *s) {
     return max;
 }
 
-/* exp(x) for x <= 0, relative error below 2e-7; below -80, where a weight is zero anyway, about
- * exp(-80). Range reduction as in Cody and Waite, "Software Manual for the Elementary Functions"
- * (1980), then the Taylor polynomial of degree 7 on [-ln2/2, ln2/2]. Our own, because libm's bits
- * differ between versions. Branch-free, so that it becomes vector code. */
-static inline float sampler_exp(float x) {
-    x = x > -80.0f ? x : -80.0f;
+/* exp(-y) for y >= 0, relative error below 2e-7; past 80, where a weight is zero anyway, exp(-80).
+ * Range reduction as in Cody and Waite, "Software Manual for the Elementary Functions" (1980), then
+ * the Taylor polynomial of degree 7 on [-ln2/2, ln2/2]. Our own, because libm's bits differ between
+ * versions. The bound is set on the bits as integers, which for numbers >= 0 order alike: a float
+ * comparison would keep the compiler from making vector code. */
+static inline float sampler_exp(float y) {
+    const int32_t bound = 0x42A00000; /* 80.0f */
+    int32_t bits;
+    memcpy(&bits, &y, sizeof(bits));
+    bits = bits < bound ? bits : bound;
+    memcpy(&y, &bits, sizeof(bits));
     const float round = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
+    float x = -y;
     float n = (x * 1.44269504f + round) - round;
     float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
     float p = 1.0f / 5040;
@@ -136,9 +149,9 @@ static inline float sampler_exp(float x) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) << 23;
+    int32_t scale_bits = ((int32_t)n + 127) << 23;
     float scale;
-    memcpy(&scale, &bits, sizeof(scale));
+    memcpy(&scale, &scale_bits, sizeof(scale));
     return p * scale;
 }
 
@@ -150,11 +163,12 @@ static inline uint64_t sampler_integer(float weight) {
 static uint64_t sampler_weigh(sampler *s, float max, float temperature_inverse) {
     uint64_t sum = 0;
     for (int32_t b = 0; b < s->blocks; b++) {
-        const float *restrict x = s->logits + (ptrdiff_t)b * BLOCK;
-        float *restrict w = s->weights + (ptrdiff_t)b * BLOCK;
+        float x[BLOCK], w[BLOCK]; /* local: nothing aliases, so the loop becomes vectors */
+        memcpy(x, s->logits + (ptrdiff_t)b * BLOCK, sizeof(x));
         for (int32_t i = 0; i < BLOCK; i++) {
-            w[i] = sampler_exp((x[i] - max) * temperature_inverse);
+            w[i] = sampler_exp((max - x[i]) * temperature_inverse);
         }
+        memcpy(s->weights + (ptrdiff_t)b * BLOCK, w, sizeof(w));
         uint64_t block = 0;
         for (int32_t i = 0; i < BLOCK; i++) {
             block += sampler_integer(w[i]);
