@@ -280,7 +280,9 @@ static void http_defaults(http_options *o) {
 
 static status http_start_daemon(http *h, diag *d) {
     const http_options *o = &h->options;
-    unsigned limit = o->connections_max + SWEEPER_REFUSED_MAX + o->threads;
+    /* The sweeper keeps the limit; MHD divides its own among its threads, and must never reach it
+     * (it would close a connection without a word). */
+    unsigned limit = (o->connections_max + SWEEPER_REFUSED_MAX + 1) * o->threads;
     unsigned timeout_s = (unsigned)((o->stall_deadline_us + 999999) / 1000000);
     struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, (intptr_t)o->threads, NULL},
                                     {MHD_OPTION_END, 0, NULL}};

@@ -68,7 +68,8 @@ Test(reply, whole_chat) {
     reply_write_whole(&out, &r, parts, 2, &usage);
     assert_json(&out,
                 HEAD("chat.completion")
-                "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"Hi \\\"you\\\"\\n\","
+                "{\"index\":0,\"message\":{\"role\":\"assistant\",\"content"
+                "\":\"Hi \\\"you\\\"\\n\","
                 "\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"stop\",\"stop_reason\":"
                 "null},{\"index\":1,\"message\":{\"role\":\"assistant\",\"content\":\"\","
                 "\"refusal\":null},\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":"
@@ -117,13 +118,15 @@ Test(reply, chat_stream) {
     reply_part part = {.first = true, .stop_token = -1};
     reply_write_event(&out, &r, &part, NULL);
     assert_event(&out, HEAD("chat.completion.chunk")
-                 "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs\":null,"
+                 "{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"logprobs"
+                 "\":null,"
                  "\"finish_reason\":null,\"stop_reason\":null}]}");
     part = (reply_part){.text = str_from("Hi"), .stop_token = -1};
     reply_write_event(&out, &r, &part, &usage);
     assert_event(&out, HEAD("chat.completion.chunk")
                  "{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"logprobs\":null,\"finish_reason\":"
-                 "null,\"stop_reason\":null}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3,"
+                 "null,\"stop_reason\":null}],\"usage\":{\"prompt_tokens\":7,\"completion_toke"
+                 "ns\":3,"
                  "\"total_tokens\":10,\"prompt_tokens_details\":{\"cached_tokens\":0}}}");
     part = (reply_part){.finish = REPLY_STOP, .stop_token = -1};
     reply_write_event(&out, &r, &part, NULL);
@@ -148,7 +151,8 @@ Test(reply, chat_logprobs_give_exact_bytes_of_half_characters) {
     strbuf out = strbuf_make(1 << 20);
     reply_write_event(&out, &r, &part, NULL);
     assert_event(&out, HEAD("chat.completion.chunk")
-                 "{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"logprobs\":{\"content\":[{\"token\":"
+                 "{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"logprobs\":{\"content"
+                 "\":[{\"token\":"
                  "\"Hi\",\"logprob\":-0.5,\"bytes\":[72,105],\"top_logprobs\":[{\"token\":\"Hi\","
                  "\"logprob\":-0.5,\"bytes\":[72,105]},{\"token\":\"\\ufffd\",\"logprob\":-1.25,"
                  "\"bytes\":[195]}]},{\"token\":\"\\ufffd\",\"logprob\":-9999,\"bytes\":[169],"
@@ -158,7 +162,8 @@ Test(reply, chat_logprobs_give_exact_bytes_of_half_characters) {
     tokens[0].top_count = 0;
     reply_write_event(&out, &r, &part, NULL);
     assert_event(&out, HEAD("chat.completion.chunk")
-                 "{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"logprobs\":{\"content\":[{\"token\":"
+                 "{\"index\":0,\"delta\":{\"content\":\"Hi\"},\"logprobs\":{\"content"
+                 "\":[{\"token\":"
                  "\"token_id:0\",\"logprob\":-0.5,\"bytes\":[72,105],\"top_logprobs\":[]}]},"
                  "\"finish_reason\":null,\"stop_reason\":null}]}");
     strbuf_close(&out);
@@ -186,10 +191,12 @@ Test(reply, legacy_logprobs_with_echo_begin_with_null) {
     reply_write_whole(&out, &r, &part, 1, &usage);
     assert_json(&out,
                 HEAD("text_completion")
-                "{\"index\":0,\"text\":\"Hi\xC3\xA9 there\",\"logprobs\":{\"text_offset\":[0,2,3,3],"
+                "{\"index\":0,\"text\":\"Hi\xC3\xA9 there\",\"logprobs\":{\"text_offset\":[0,2"
+                ",3,3],"
                 "\"token_logprobs\":[null,-2,-3,-0.25],\"tokens\":[\"Hi\",\"bytes:\\\\xc3\","
                 "\"bytes:\\\\xa9\",\" there\"],\"top_logprobs\":[null,{\"bytes:\\\\xc3\":-2},"
-                "{\"bytes:\\\\xa9\":-3},{\" there\":-0.25,\"bytes:\\\\xc3\":-4}]},\"finish_reason\":"
+                "{\"bytes:\\\\xa9\":-3},{\" there\":-0.25,\"bytes:\\\\xc3\":-4}]},\"finish_rea"
+                "son\":"
                 "\"length\",\"stop_reason\":null}],\"usage\":{\"prompt_tokens\":3,"
                 "\"completion_tokens\":1,\"total_tokens\":4,\"prompt_tokens_details\":{"
                 "\"cached_tokens\":0}},\"system_fingerprint\":null}");
