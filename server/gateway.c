@@ -25,6 +25,7 @@ enum {
     TAG_SUPERVISOR,
     TAG_SIGNAL,
     TICK_US = 500000,
+    PENDING_US = 10000, /* what waits for workers is looked at this often */
     LEASE_US = 30000000,
     STOP_US = 5000000, /* workers get this long to go after the drain */
     METRICS_PAGE_BYTES = 8 << 20,
@@ -110,6 +111,9 @@ static void on_message(gateway_state *g, uint32_t worker, const message *m) {
     } else if (m->type == MESSAGE_METRICS) {
         pool_metrics(&g->pool, worker, m->metrics);
     } else {
+        if (m->type == MESSAGE_LINK_LOST) {
+            pool_rejoin(&g->pool, worker, m->worker, w->heard_us);
+        }
         gate_message(g->gate, worker, m, clock_now_us());
     }
 }
@@ -287,6 +291,9 @@ static int wait_ms(const gateway_state *g) {
         due = start;
     }
     int64_t most = g->stop_by_us ? 50000 : TICK_US;
+    if (gate_pending_count(g->gate) > 0) {
+        most = PENDING_US;
+    }
     int64_t us = due - now < most ? due - now : most;
     return us <= 0 ? 0 : (int)(us / 1000) + 1;
 }

@@ -9,7 +9,11 @@
 #include "engine/base/check.h"
 #include "engine/base/log.h"
 
-enum { METRICS_BYTES_MAX = 1 << 20, BOTH = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE };
+enum {
+    METRICS_BYTES_MAX = 1 << 20,
+    REJOIN_US = 1000000, /* between two introductions of a pair whose link was lost */
+    BOTH = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE
+};
 
 const char *pool_role_name(uint32_t roles) {
     return roles == BOTH ? "both" : roles == MESSAGE_ROLE_PREFILL ? "prefill" : "decode";
@@ -115,6 +119,30 @@ static void introduce(pool *p, uint32_t prefill, uint32_t decode) {
     }
 }
 
+/* Introduces them if one can prefill for the other. */
+static void introduce_pair(pool *p, uint32_t a, uint32_t b) {
+    uint32_t a_roles = p->workers[a].hello.roles;
+    uint32_t b_roles = p->workers[b].hello.roles;
+    if ((a_roles & MESSAGE_ROLE_PREFILL) && (b_roles & MESSAGE_ROLE_DECODE)) {
+        introduce(p, a, b);
+    } else if ((a_roles & MESSAGE_ROLE_DECODE) && (b_roles & MESSAGE_ROLE_PREFILL)) {
+        introduce(p, b, a);
+    }
+}
+
+void pool_rejoin(pool *p, uint32_t worker, uint32_t peer, int64_t now_us) {
+    if (peer >= p->count || peer == worker || !p->workers[worker].joined ||
+        !p->workers[peer].joined) {
+        return; /* the other has died: it is introduced when it is back */
+    }
+    int64_t *last = &p->rejoined_us[worker < peer ? worker : peer][worker < peer ? peer : worker];
+    if (now_us - *last >= REJOIN_US) {
+        *last = now_us;
+        LOG(INFO, "pool", "a pair gets a new link", "workers=%u,%u", worker, peer);
+        introduce_pair(p, worker, peer);
+    }
+}
+
 status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) {
     pool_worker *w = &p->workers[worker];
     if (hello->version != MESSAGE_VERSION) {
@@ -144,12 +172,7 @@ status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) 
         if (i == worker || !other->joined) {
             continue;
         }
-        if ((hello->roles & MESSAGE_ROLE_PREFILL) && (other->hello.roles & MESSAGE_ROLE_DECODE)) {
-            introduce(p, worker, i);
-        } else if ((hello->roles & MESSAGE_ROLE_DECODE) &&
-                   (other->hello.roles & MESSAGE_ROLE_PREFILL)) {
-            introduce(p, i, worker);
-        }
+        introduce_pair(p, worker, i);
     }
     return STATUS_OK;
 }

@@ -33,6 +33,7 @@ typedef struct {
     uint32_t count; /* slots ever used */
     int epoll_fd;
     strbuf encoded;
+    int64_t rejoined_us[LIMIT_WORKERS][LIMIT_WORKERS]; /* lower number first; 0: never */
     uint32_t roles_wanted; /* ready means that each of these has joined */
     uint64_t model_hash;   /* what a worker's must be; 0: that of the first to join */
 } pool;
@@ -55,6 +56,11 @@ void pool_flush(pool *p);
 
 /* HELLO: joined if it fits, and introduced to every worker of the other role. */
 MUST_USE status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d);
+
+/* A worker has lost its link to `peer`, and both may be well: they get a new one, at most once a
+ * second. Whoever still has the old link drops it when it takes the new. */
+void pool_rejoin(pool *p, uint32_t worker, uint32_t peer, int64_t now_us);
+
 void pool_heartbeat(pool *p, uint32_t worker, const message_heartbeat *h);
 void pool_metrics(pool *p, uint32_t worker, str snapshot);
 

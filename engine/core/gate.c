@@ -637,6 +637,7 @@ bool gate_next(gate *g, gate_action *out) {
             return true;
         }
     }
+    g->queue_head = g->queue_tail = 0; /* the far end of the ring stays untouched memory */
     return false;
 }
 
