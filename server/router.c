@@ -262,10 +262,6 @@ static pick pick_decode(const router *r, const router_view *views, uint32_t coun
 
 /* ---- choosing ------------------------------------------------------------------------------- */
 
-static router_result none(const pick *p) {
-    return p->exists && !p->possible ? ROUTER_NEVER : ROUTER_NONE_NOW;
-}
-
 static void choose_local(const router_view *views, const router_request *q, uint32_t decode,
                          const int32_t *cached, router_choice *out) {
     *out = (router_choice){
@@ -289,17 +285,15 @@ router_result router_choose(router *r, const router_view *views, uint32_t views_
     }
     pick d = pick_decode(r, views, views_count, q, cached);
     if (d.worker == MESSAGE_NO_WORKER) {
-        return none(&d);
+        return d.exists && !d.possible ? ROUTER_NEVER : ROUTER_NONE_NOW;
     }
     int32_t uncached = q->prompt_count + q->delivered - cached[d.worker];
-    /* A worker of both roles computes straight into the pages it decodes from. */
-    if ((views[d.worker].roles & MESSAGE_ROLE_PREFILL) != 0 || !p.exists ||
+    /* A worker of both roles computes straight into the pages it decodes from. Without a P that
+     * could do it, any D does. */
+    if ((views[d.worker].roles & MESSAGE_ROLE_PREFILL) != 0 || p.worker == MESSAGE_NO_WORKER ||
         uncached <= r->options.local_prefill_max) {
         choose_local(views, q, d.worker, cached, out);
         return ROUTER_CHOSEN;
-    }
-    if (p.worker == MESSAGE_NO_WORKER) {
-        return none(&p);
     }
     *out = (router_choice){p.worker, d.worker, cached[p.worker], p.cost_us};
     return ROUTER_CHOSEN;
