@@ -31,11 +31,11 @@
 #include "models/text/jinja_vm.h"
 
 enum {
-    JINJA_TEMPLATE_BYTES_MAX = 1 << 20,
-    JINJA_PARSE_MEMORY_BYTES_MAX = 256 << 20,
+    JINJA_TEMPLATE_BYTES_MAX = 256 << 10,
+    JINJA_PARSE_MEMORY_BYTES_MAX = 64 << 20,
     JINJA_PARSE_DEPTH_MAX = 450, /* about 150 nested brackets */
     JINJA_MEMORY_BYTES_MAX = 64 << 20,
-    JINJA_STEPS_MAX = 4 << 20, /* a step is one node, one item, or about 64 bytes moved */
+    JINJA_STEPS_MAX = 8 << 20, /* a step is one node, one item, or about 64 bytes moved */
     JINJA_DEPTH_MAX = 1000,    /* nested evaluations: about 100 calls of a macro by itself */
     JINJA_STACK_BYTES = 1 << 20
 };

@@ -178,7 +178,7 @@ bool jinja_compare_contains(jinja_heap *h, jinja_value container, jinja_value it
                             "'in <string>' requires string as left operand, not %s",
                             jinja_value_type_name(item));
         }
-        jinja_heap_charge_bytes(h, container.as.string->bytes);
+        jinja_string_charge_search(h, container.as.string->bytes, item.as.string->bytes);
         return str_find(jinja_string_str(container), jinja_string_str(item), 0) != SIZE_MAX;
     }
     if (container.type == JINJA_DICT ||

@@ -28,6 +28,7 @@ JINJA_BUILTIN(filter_title) {
     const jinja_string *s = soft(vm, self);
     jinja_builder b = jinja_string_builder(vm->h);
     size_t from = 0;
+    jinja_string_charge(vm->h, s);
     while (from < s->bytes) {
         size_t first_end = from, end;
         uint32_t c = jinja_unicode_next(s->data, s->bytes, &first_end);
@@ -148,7 +149,7 @@ JINJA_BUILTIN(filter_wordcount) {
     const jinja_string *s = soft(vm, self);
     int64_t words = 0;
     bool inside = false;
-    jinja_heap_charge(vm->h, s->bytes / 8);
+    jinja_string_charge(vm->h, s);
     for (size_t at = 0; at < s->bytes;) {
         uint32_t c = jinja_unicode_next(s->data, s->bytes, &at);
         bool word = c == '_' || jinja_unicode_alnum(c);

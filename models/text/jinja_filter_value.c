@@ -32,6 +32,7 @@ JINJA_BUILTIN(filter_int) {
         if (base_known && jinja_number_read_int(vm->h, jinja_string_str(self), (int)base, &out)) {
             return out;
         }
+        jinja_heap_charge(vm->h, JINJA_PRINT_FLOAT_STEPS);
         if (!jinja_number_read_float(jinja_string_str(self), &out)) {
             return fallback;
         }
@@ -52,6 +53,7 @@ JINJA_BUILTIN(filter_float) {
     if (jinja_value_number(self, &number)) {
         return jinja_value_float(number);
     }
+    jinja_heap_charge(vm->h, JINJA_PRINT_FLOAT_STEPS);
     if (self.type == JINJA_STRING && jinja_number_read_float(jinja_string_str(self), &out)) {
         return out;
     }
@@ -112,6 +114,7 @@ JINJA_BUILTIN(filter_round) {
         if (jinja_value_integer(self, &integer)) {
             return round_integer(vm, integer, digits);
         }
+        jinja_heap_charge(vm->h, JINJA_PRINT_FLOAT_STEPS + (digits > 0 ? 8 * (size_t)digits : 0));
         return jinja_value_float(jinja_number_round(number, digits));
     }
     jinja_value scale =

@@ -72,6 +72,7 @@ static jinja_value has_case(jinja_vm *vm, jinja_value v, jinja_unicode_class wan
                             jinja_unicode_class other) {
     const jinja_string *s = jinja_print_soft(vm->h, v).as.string;
     bool any = false;
+    jinja_string_charge(vm->h, s);
     for (size_t at = 0; at < s->bytes;) {
         uint32_t c = jinja_unicode_next(s->data, s->bytes, &at);
         if (jinja_unicode_is(other, c) || jinja_unicode_is(JINJA_UNICODE_TITLE, c)) {

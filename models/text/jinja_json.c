@@ -34,7 +34,7 @@ static void dump_string(jinja_builder *b, const jinja_string *s, bool ensure_asc
     char escape[16];
     size_t from = 0;
     jinja_string_put(b, "\"", 1);
-    jinja_heap_charge(b->h, s->bytes / 16);
+    jinja_string_charge(b->h, s);
     for (size_t at = 0; at < s->bytes;) {
         size_t before = at;
         uint32_t c = (unsigned char)s->data[at];
@@ -59,6 +59,7 @@ static void dump_float(jinja_builder *b, double f) {
     if (isnan(f) || isinf(f)) {
         jinja_string_put_z(b, isnan(f) ? "NaN" : f < 0 ? "-Infinity" : "Infinity");
     } else {
+        jinja_heap_charge(b->h, JINJA_PRINT_FLOAT_STEPS);
         jinja_string_put(b, text, jinja_print_float(f, text));
     }
 }
@@ -298,6 +299,7 @@ static jinja_value load_number(json_reader *r) {
         }
         return jinja_value_int(i);
     }
+    jinja_heap_charge(r->h, JINJA_PRINT_FLOAT_STEPS);
     if (!str_to_f64(digits, &f)) {
         load_fail(r, "a number out of range ends");
     }

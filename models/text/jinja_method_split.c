@@ -38,7 +38,7 @@ static jinja_value partition(jinja_vm *vm, jinja_value self, jinja_value at, boo
         jinja_heap_fail(vm->h, STATUS_INVALID, "empty separator");
     }
     str text = jinja_string_str(self), wanted = str_of(sep->data, sep->bytes);
-    jinja_heap_charge(vm->h, s->bytes / 16);
+    jinja_string_charge_search(vm->h, s->bytes, sep->bytes);
     size_t found =
         last ? jinja_text_find_last(vm->h, text, wanted, text.bytes) : str_find(text, wanted, 0);
     size_t cut[4] = {0, found, found + sep->bytes, s->bytes};

@@ -32,7 +32,7 @@ CASE_METHOD(text_swapcase, JINJA_TEXT_SWAP)
 /* True when there are characters and each passes. */
 static jinja_value every(jinja_vm *vm, jinja_value self, bool (*passes)(uint32_t)) {
     const jinja_string *s = self.as.string;
-    jinja_heap_charge(vm->h, s->bytes / 8);
+    jinja_string_charge(vm->h, s);
     for (size_t at = 0; at < s->bytes;) {
         if (!passes(jinja_unicode_next(s->data, s->bytes, &at))) {
             return jinja_value_bool(false);
@@ -100,19 +100,19 @@ static jinja_value one_case(const jinja_string *s, jinja_unicode_class wanted,
 }
 
 JINJA_BUILTIN(text_islower) {
-    jinja_heap_charge(vm->h, self.as.string->bytes / 8);
+    jinja_string_charge(vm->h, self.as.string);
     return one_case(self.as.string, JINJA_UNICODE_LOWER, JINJA_UNICODE_UPPER);
 }
 
 JINJA_BUILTIN(text_isupper) {
-    jinja_heap_charge(vm->h, self.as.string->bytes / 8);
+    jinja_string_charge(vm->h, self.as.string);
     return one_case(self.as.string, JINJA_UNICODE_UPPER, JINJA_UNICODE_LOWER);
 }
 
 JINJA_BUILTIN(text_istitle) {
     const jinja_string *s = self.as.string;
     bool any = false, before = false;
-    jinja_heap_charge(vm->h, s->bytes / 8);
+    jinja_string_charge(vm->h, s);
     for (size_t at = 0; at < s->bytes;) {
         uint32_t c = jinja_unicode_next(s->data, s->bytes, &at);
         bool lower = jinja_unicode_is(JINJA_UNICODE_LOWER, c), cased = jinja_unicode_cased(c);
@@ -180,7 +180,7 @@ static int64_t find_in(jinja_vm *vm, jinja_value self, const jinja_value *argv, 
         return -1;
     }
     str text = jinja_string_str(part), wanted = str_of(needle->data, needle->bytes);
-    jinja_heap_charge(vm->h, text.bytes / 16);
+    jinja_string_charge_search(vm->h, text.bytes, wanted.bytes);
     size_t found =
         last ? jinja_text_find_last(vm->h, text, wanted, text.bytes) : str_find(text, wanted, 0);
     return found == SIZE_MAX ? -1 : (int64_t)(from + jinja_string_count(text.data, found));
@@ -222,9 +222,10 @@ JINJA_BUILTIN(text_count) {
     }
     int64_t count = 0;
     str text = jinja_string_str(part), wanted = str_of(needle->data, needle->bytes);
-    jinja_heap_charge(vm->h, text.bytes / 8);
+    jinja_string_charge_search(vm->h, text.bytes, wanted.bytes);
     for (size_t at = str_find(text, wanted, 0); at != SIZE_MAX;
          at = str_find(text, wanted, at + wanted.bytes)) {
+        jinja_heap_charge(vm->h, 1);
         count++;
     }
     return jinja_value_int(count);
@@ -323,7 +324,7 @@ JINJA_BUILTIN(text_expandtabs) {
                        : jinja_value_need_int(vm->h, argv[0], "expandtabs()'s size");
     int64_t column = 0;
     jinja_builder b = jinja_string_builder(vm->h);
-    jinja_heap_charge(vm->h, s->bytes / 8);
+    jinja_string_charge(vm->h, s);
     for (size_t at = 0; at < s->bytes;) {
         uint32_t c = jinja_unicode_next(s->data, s->bytes, &at);
         if (c == '\t') {

@@ -1,6 +1,7 @@
 /* jinja_print.c -- str() and repr(). */
 #include "models/text/jinja_print.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -14,7 +15,9 @@
  * ten to the returned power. */
 static int shortest_digits(double f, char digits[20], size_t *count) {
     char text[JINJA_PRINT_FLOAT_BYTES];
-    for (int precision = 0; precision <= 16; precision++) {
+    /* 15 digits survive the way through a double, so fewer are 15 with zeros behind them; but a
+     * subnormal has less than 15. */
+    for (int precision = f < DBL_MIN ? 0 : 14; precision <= 16; precision++) {
         snprintf(text, sizeof text, "%.*e", precision, f);
         if (strtod(text, NULL) == f) {
             break;
@@ -107,7 +110,7 @@ static void repr_string(jinja_builder *b, const jinja_string *s) {
         jinja_string_put_z(b, "Markup(");
     }
     jinja_string_put(b, &quote, 1);
-    jinja_heap_charge(b->h, s->bytes / 8);
+    jinja_string_charge(b->h, s);
     for (size_t at = 0; at < s->bytes;) {
         repr_character(b, jinja_unicode_next(s->data, s->bytes, &at), quote);
     }
@@ -214,6 +217,7 @@ void jinja_print_repr(jinja_builder *b, jinja_value v) {
             put_int(b, v.as.integer);
             break;
         case JINJA_FLOAT:
+            jinja_heap_charge(b->h, JINJA_PRINT_FLOAT_STEPS);
             jinja_string_put(b, number, jinja_print_float(v.as.real, number));
             break;
         case JINJA_STRING:

@@ -10,7 +10,10 @@
 
 #include "models/text/jinja_string.h"
 
-enum { JINJA_PRINT_FLOAT_BYTES = 40 };
+enum {
+    JINJA_PRINT_FLOAT_BYTES = 40,
+    JINJA_PRINT_FLOAT_STEPS = 128 /* what printing or reading one costs */
+};
 
 void jinja_print_str(jinja_builder *b, jinja_value v);
 void jinja_print_repr(jinja_builder *b, jinja_value v);

@@ -160,8 +160,10 @@ static size_t float_digits(jinja_builder *b, double f, const jinja_spec *spec, c
         jinja_heap_fail(b->h, STATUS_LIMIT, "a precision above %d", JINJA_FORMAT_PRECISION_MAX);
     }
     if (!type && spec->precision < 0) {
+        jinja_heap_charge(b->h, JINJA_PRINT_FLOAT_STEPS);
         return jinja_print_float(f, out);
     }
+    jinja_heap_charge(b->h, JINJA_PRINT_FLOAT_STEPS + 4 * (size_t)precision);
     f = type == '%' ? f * 100 : f;
     char conversion = !type || type == 'n' ? 'g' : type == '%' ? 'f' : type;
     precision = precision == 0 && (conversion | 32) == 'g' ? 1 : precision;

@@ -15,6 +15,15 @@ size_t jinja_string_count(const char *data, size_t bytes) {
     return chars;
 }
 
+void jinja_string_charge(jinja_heap *h, const jinja_string *s) {
+    jinja_heap_charge(h, s->bytes == s->chars ? s->bytes / 8 + 1 : s->bytes / 2 + 1);
+}
+
+void jinja_string_charge_search(jinja_heap *h, size_t text_bytes, size_t needle_bytes) {
+    jinja_heap_charge(h,
+                      text_bytes / 32 * (1 + (needle_bytes < 256 ? needle_bytes : 256) / 16) + 1);
+}
+
 static jinja_string *string_new(jinja_heap *h, const char *data, size_t bytes, size_t chars) {
     jinja_string *s = JINJA_TAKE(h, 1, jinja_string);
     *s = (jinja_string){.data = data, .bytes = bytes, .chars = chars};
@@ -75,7 +84,7 @@ size_t jinja_string_offset(jinja_heap *h, const jinja_string *s, size_t chars) {
         return chars;
     }
     size_t at = 0;
-    jinja_heap_charge_bytes(h, chars);
+    jinja_heap_charge(h, chars / 16);
     while (chars > 0) {
         at++;
         while (at < s->bytes && ((unsigned char)s->data[at] & 0xC0) == 0x80) {

@@ -35,6 +35,12 @@ typedef struct {
 
 size_t jinja_string_count(const char *data, size_t bytes);
 
+/* Charges for work on each character of `s`: little for ASCII, more for what needs tables. */
+void jinja_string_charge(jinja_heap *h, const jinja_string *s);
+
+/* Charges for a search of `needle` in `text`. */
+void jinja_string_charge_search(jinja_heap *h, size_t text_bytes, size_t needle_bytes);
+
 /* The bytes stay where they are. */
 jinja_value jinja_string_borrow(jinja_heap *h, const char *data, size_t bytes);
 jinja_value jinja_string_copy(jinja_heap *h, const char *data, size_t bytes);

@@ -37,10 +37,22 @@ static void put_lower(jinja_builder *b, const jinja_string *s, uint32_t c, size_
     }
 }
 
+static jinja_value case_ascii(jinja_heap *h, const jinja_string *s, bool upper) {
+    char *out = jinja_heap_take(h, 1, s->bytes), first = upper ? 'a' : 'A';
+    for (size_t i = 0; i < s->bytes; i++) {
+        char c = s->data[i];
+        out[i] = (char)(c >= first && c < first + 26 ? c ^ 0x20 : c);
+    }
+    return jinja_string_marked(h, jinja_string_borrow(h, out, s->bytes), s->markup);
+}
+
 jinja_value jinja_text_case(jinja_heap *h, const jinja_string *s, jinja_text_casing how) {
     jinja_builder b = jinja_string_builder(h);
     bool cased_before = false;
-    jinja_heap_charge(h, s->bytes / 4);
+    if (s->bytes == s->chars && (how == JINJA_TEXT_LOWER || how == JINJA_TEXT_UPPER)) {
+        return case_ascii(h, s, how == JINJA_TEXT_UPPER);
+    }
+    jinja_heap_charge(h, s->bytes / 2);
     for (size_t at = 0; at < s->bytes;) {
         bool first = at == 0;
         uint32_t c = jinja_unicode_next(s->data, s->bytes, &at);
@@ -91,7 +103,7 @@ jinja_value jinja_text_strip(jinja_heap *h, const jinja_string *s, const jinja_s
         if (!in_set(chars, jinja_unicode_next(s->data, to, &next))) {
             break;
         }
-        jinja_heap_charge_bytes(h, set);
+        jinja_heap_charge_bytes(h, set * 16);
         from = next;
     }
     while (right && to > from) {
@@ -99,7 +111,7 @@ jinja_value jinja_text_strip(jinja_heap *h, const jinja_string *s, const jinja_s
         if (!in_set(chars, jinja_unicode_next(s->data, to, &at))) {
             break;
         }
-        jinja_heap_charge_bytes(h, set);
+        jinja_heap_charge_bytes(h, set * 16);
         to = start;
     }
     return jinja_string_part(h, s, from, to);
@@ -133,7 +145,7 @@ jinja_value jinja_text_replace(jinja_heap *h, const jinja_string *s, const jinja
     jinja_builder b = jinja_string_builder(h);
     str whole = str_of(s->data, s->bytes), needle = str_of(from->data, from->bytes);
     size_t at = 0;
-    jinja_heap_charge_bytes(h, s->bytes);
+    jinja_string_charge_search(h, s->bytes, from->bytes);
     while (times != 0) {
         size_t found = str_find(whole, needle, at);
         if (found == SIZE_MAX) {
@@ -172,6 +184,7 @@ static size_t skip_back(const jinja_string *s, size_t end, bool space) {
 
 static void push_part(jinja_heap *h, jinja_list *list, const jinja_string *s, size_t from,
                       size_t to) {
+    jinja_heap_charge(h, 1);
     jinja_value_list_push(h, list, jinja_string_part(h, s, from, to));
 }
 
@@ -221,12 +234,13 @@ static void need_separator(jinja_heap *h, const jinja_string *separator) {
 jinja_list *jinja_text_split(jinja_heap *h, const jinja_string *s, const jinja_string *separator,
                              int64_t times) {
     jinja_list *list = jinja_value_list_make(h, 0);
-    jinja_heap_charge_bytes(h, s->bytes);
     if (!separator) {
+        jinja_string_charge(h, s);
         split_blanks(h, list, s, times);
         return list;
     }
     need_separator(h, separator);
+    jinja_string_charge_search(h, s->bytes, separator->bytes);
     str whole = str_of(s->data, s->bytes), needle = str_of(separator->data, separator->bytes);
     size_t at = 0;
     while (times != 0) {
@@ -267,13 +281,14 @@ size_t jinja_text_find_last(jinja_heap *h, str s, str needle, size_t to) {
 jinja_list *jinja_text_split_right(jinja_heap *h, const jinja_string *s,
                                    const jinja_string *separator, int64_t times) {
     jinja_list *list = jinja_value_list_make(h, 0);
-    jinja_heap_charge(h, s->bytes / 8);
     if (!separator) {
+        jinja_string_charge(h, s);
         split_blanks_right(h, list, s, times);
         reverse(list);
         return list;
     }
     need_separator(h, separator);
+    jinja_heap_charge(h, s->bytes / 32);
     str whole = str_of(s->data, s->bytes), needle = str_of(separator->data, separator->bytes);
     size_t end = s->bytes;
     while (times != 0) {
@@ -298,7 +313,7 @@ static bool ends_line(uint32_t c) {
 jinja_list *jinja_text_lines(jinja_heap *h, const jinja_string *s, bool keep_ends) {
     jinja_list *list = jinja_value_list_make(h, 0);
     size_t from = 0;
-    jinja_heap_charge(h, s->bytes / 8);
+    jinja_string_charge(h, s);
     for (size_t at = 0; at < s->bytes;) {
         size_t end = at;
         uint32_t c = jinja_unicode_next(s->data, s->bytes, &at);

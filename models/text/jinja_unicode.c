@@ -21,7 +21,33 @@ static bool range_has(const jinja_range *rows, size_t count, uint32_t c) {
     return false;
 }
 
+static bool ascii_is(jinja_unicode_class what, uint32_t c) {
+    bool lower = c >= 'a' && c <= 'z', upper = c >= 'A' && c <= 'Z';
+    switch (what) {
+        case JINJA_UNICODE_ALPHA:
+            return lower || upper;
+        case JINJA_UNICODE_DECIMAL:
+        case JINJA_UNICODE_DIGIT:
+        case JINJA_UNICODE_NUMERIC:
+            return c >= '0' && c <= '9';
+        case JINJA_UNICODE_SPACE:
+            return c == ' ' || (c >= '\t' && c <= '\r') || (c >= 0x1C && c <= 0x1F);
+        case JINJA_UNICODE_PRINTABLE:
+            return c >= ' ' && c < 127;
+        case JINJA_UNICODE_LOWER:
+            return lower;
+        case JINJA_UNICODE_UPPER:
+            return upper;
+        case JINJA_UNICODE_TITLE:
+            return false;
+    }
+    return false;
+}
+
 bool jinja_unicode_is(jinja_unicode_class what, uint32_t c) {
+    if (c < 128) {
+        return ascii_is(what, c);
+    }
     switch (what) {
         case JINJA_UNICODE_ALPHA:
             return range_has(unicode_alpha, COUNT(unicode_alpha), c);

@@ -46,8 +46,7 @@ size_t jinja_unicode_map(jinja_unicode_case to, uint32_t c, uint32_t out[3]);
 uint32_t jinja_unicode_next(const char *data, size_t bytes, size_t *at);
 
 static inline bool jinja_unicode_space(uint32_t c) {
-    return c < 128 ? (c == ' ' || (c >= 9 && c <= 13) || (c >= 28 && c <= 31))
-                   : jinja_unicode_is(JINJA_UNICODE_SPACE, c);
+    return jinja_unicode_is(JINJA_UNICODE_SPACE, c);
 }
 
 #endif

@@ -71,7 +71,10 @@ def mapping(name, what, change):
 
 def main():
     print("/* jinja_unicode_table.h -- classes and case of Unicode characters.\n *\n"
-          f" * Unicode {unicodedata.unidata_version}; written by jinja_unicode_make.py. */")
+          " * Purpose    Constant tables for jinja_unicode.c, written by jinja_unicode_make.py.\n"
+          " * Ownership  None.\n"
+          " * Threads    Constants.\n"
+          f" * Limits     Unicode {unicodedata.unidata_version}.\n */")
     print("#ifndef MODELS_TEXT_JINJA_UNICODE_TABLE_H")
     print("#define MODELS_TEXT_JINJA_UNICODE_TABLE_H\n")
     print("#include <stdint.h>\n")

@@ -1,6 +1,10 @@
 /* jinja_unicode_table.h -- classes and case of Unicode characters.
  *
- * Unicode 14.0.0; written by jinja_unicode_make.py. */
+ * Purpose    Constant tables for jinja_unicode.c, written by jinja_unicode_make.py.
+ * Ownership  None.
+ * Threads    Constants.
+ * Limits     Unicode 14.0.0.
+ */
 #ifndef MODELS_TEXT_JINJA_UNICODE_TABLE_H
 #define MODELS_TEXT_JINJA_UNICODE_TABLE_H
 

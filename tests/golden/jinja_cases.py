@@ -60,21 +60,22 @@ d['b'] + d['a'] ;; (d)['a'] ;; s.__class__ ;; l.__len__ ;; d.__dict__ ;; none.x
 ''.__class__.__mro__
 # filters of text
 s|upper ;; s|lower ;; 'hELLO wORLD'|capitalize ;; 'hELLO wORLD-foo (bar) it\'s'|title ;; u|upper
-u|title ;; 'ǆ ß ﬁ'|upper ;; 'ǆ'|title ;; 'ΑΣ ΣΑΣ'|lower ;; mixed|trim ;; mixed|trim|length
-'xxaxx'|trim('x') ;; '..a.'|trim('.') ;; ' a '|trim(none) ;; i|upper ;; none|upper ;; missing|upper
-missing|trim ;; l|trim ;; s|replace('o', '0') ;; s|replace('o', '0', 1) ;; s|replace('', '-')
-s|replace('l', '') ;; i|replace(7, 8) ;; s|length ;; u|length ;; l|length|d|length
-missing|length ;; i|length ;; none|length ;; s|count ;; lines|indent ;; lines|indent(2)
-lines|indent(2, true) ;; lines|indent(2, true, true) ;; lines|indent('> ')
-lines|indent(width=1, blank=true) ;; ''|indent ;; i|indent ;; s|center(20) ;; 'ab'|center(5)
-'abc'|center(6) ;; s|truncate(8) ;; s|truncate(8, true) ;; s|truncate(8, true, '..')
-s|truncate(8, false, '..', 0) ;; s|truncate(2) ;; 'a b  c'|wordcount ;; u|wordcount ;; html|e
-html|escape ;; html|safe ;; html|safe|escape ;; html|e|e ;; html|forceescape ;; (html|e) ~ '<'
-(html|e) + '<' ;; '<' + (html|e) ;; (html|safe) + '<x>' ;; [html|safe] ;; (html|safe) * 2
-(html|safe)|upper ;; (html|safe)|length ;; (html|safe)|string ;; i|string ;; l|string
-none|string ;; missing|string ;; u|list ;; csv.split(',')|join('+') ;; l|join ;; l|join(', ')
-l|join(none) ;; words|join('-')|d|join(',') ;; s|join('.') ;; people|join(', ', attribute='name')
-people|join(', ', 'age') ;; missing|join ;; i|join ;; '%s=%s'|format('a', 1) ;; '%(a)s'|format(a=2)
+u|title ;; 'ǆ ß ﬁ'|upper ;; 'ǆ'|title ;; 'ΑΣ ΣΑΣ'|lower ;; mixed|trim
+mixed|trim|length ;; 'xxaxx'|trim('x') ;; '..a.'|trim('.') ;; ' a '|trim(none) ;; i|upper
+none|upper ;; missing|upper ;; missing|trim ;; l|trim ;; s|replace('o', '0')
+s|replace('o', '0', 1) ;; s|replace('', '-') ;; s|replace('l', '') ;; i|replace(7, 8) ;; s|length
+u|length ;; l|length ;; d|length ;; missing|length ;; i|length ;; none|length ;; s|count
+lines|indent ;; lines|indent(2) ;; lines|indent(2, true) ;; lines|indent(2, true, true)
+lines|indent('> ') ;; lines|indent(width=1, blank=true) ;; ''|indent ;; i|indent ;; s|center(20)
+'ab'|center(5) ;; 'abc'|center(6) ;; s|truncate(8) ;; s|truncate(8, true)
+s|truncate(8, true, '..') ;; s|truncate(8, false, '..', 0) ;; s|truncate(2) ;; 'a b  c'|wordcount
+u|wordcount ;; html|e ;; html|escape ;; html|safe ;; html|safe|escape ;; html|e|e
+html|forceescape ;; (html|e) ~ '<' ;; (html|e) + '<' ;; '<' + (html|e) ;; (html|safe) + '<x>'
+[html|safe] ;; (html|safe) * 2 ;; (html|safe)|upper ;; (html|safe)|length ;; (html|safe)|string
+i|string ;; l|string ;; none|string ;; missing|string ;; u|list ;; csv.split(',')|join('+')
+l|join ;; l|join(', ') ;; l|join(none) ;; words|join('-') ;; d|join(',') ;; s|join('.')
+people|join(', ', attribute='name') ;; people|join(', ', 'age') ;; missing|join ;; i|join
+'%s=%s'|format('a', 1) ;; '%(a)s'|format(a=2)
 '%d %5.2f %-5s| %05d %x %X %o %e %g'|format(1, 2.5, 'a', 42, 255, 255, 8, 12345.678, 0.0001)
 '%s'|format ;; 'x'|format('y') ;; '%s %% %c'|format('a', 'b') ;; '%i'|format('a') ;; 'a%sb' % 'c'
 '%s %s' % (1, 2) ;; '%s' % l ;; '%s' % (l,) ;; '%(k)s' % {'k': 1} ;; '%d' % 3.9
@@ -91,36 +92,36 @@ missing|default(default_value=3) ;; d.zz|default('y') ;; numstr|int ;; fstr|int 
 none|float ;; t|float ;; neg|abs ;; 'a'|abs ;; 2.5|round ;; 3.5|round ;; 2.567|round(2)
 2.5|round(0, 'ceil') ;; 2.1|round(method='ceil') ;; 2.9|round(0, 'floor')
 2.567|round(1, 'floor') ;; i|round ;; 15|round(-1) ;; 25|round(-1) ;; 1234.5|round(-2) ;; 'x'|round
-2.5|round(0, 'x') ;; l|list ;; s|list|d|list ;; i|list ;; l|tojson|d|tojson ;; s|tojson ;; u|tojson
-u|tojson(ensure_ascii=true) ;; ctl|tojson ;; html|tojson ;; none|tojson ;; t|tojson ;; f|tojson
-1e16|tojson ;; missing|tojson ;; [missing]|tojson|d|tojson(indent=2) ;; nested|tojson(indent=1)
-people|tojson(indent=4)|d|tojson(sort_keys=true)
-d|tojson(separators=(',', ':'))|d|tojson(false, none, (', ', '=')) ;; []|tojson(indent=2)
+2.5|round(0, 'x') ;; l|list ;; s|list ;; d|list ;; i|list ;; l|tojson ;; d|tojson ;; s|tojson
+u|tojson ;; u|tojson(ensure_ascii=true) ;; ctl|tojson ;; html|tojson ;; none|tojson ;; t|tojson
+f|tojson ;; 1e16|tojson ;; missing|tojson ;; [missing]|tojson ;; d|tojson(indent=2)
+nested|tojson(indent=1) ;; people|tojson(indent=4) ;; d|tojson(sort_keys=true)
+d|tojson(separators=(',', ':')) ;; d|tojson(false, none, (', ', '=')) ;; []|tojson(indent=2)
 {}|tojson(indent=2) ;; {'a': []}|tojson(indent=2) ;; (1, 2)|tojson
 {1: 2, none: 3, true: 4, 1.5: 5}|tojson ;; {(1, 2): 3}|tojson ;; range(3)|tojson
-d.items()|tojson ;; both|tojson ;; lines|tojson|d|tojson(indent='--')
-d|tojson(indent=0)|d|tojson(true) ;; 'a/b</script>'|tojson ;; '[1, 2.5, {"a": null}]'|from_json
+d.items()|tojson ;; both|tojson ;; lines|tojson ;; d|tojson(indent='--') ;; d|tojson(indent=0)
+d|tojson(true) ;; 'a/b</script>'|tojson ;; '[1, 2.5, {"a": null}]'|from_json
 '"\\u00e9\\n"'|from_json ;; '{"a": [true, false]}'|from_json ;; 'nope'|from_json ;; ''|from_json
 ' 1 '|from_json ;; '1 2'|from_json ;; '-0.5e1'|from_json ;; '[1,]'|from_json ;; '01'|from_json
-d|attr('a') ;; s|attr('nope')|d|items|list ;; missing|items|list ;; l|items|list|d|length
+d|attr('a') ;; s|attr('nope') ;; d|items|list ;; missing|items|list ;; l|items|list ;; d|length
 (d|items)|length
 # filters of sequences
 l|sort ;; l|sort(reverse=true) ;; words|sort ;; words|sort(case_sensitive=true)
 words|sort(true, true) ;; people|sort(attribute='age')|map(attribute='name')|list
 people|sort(attribute='age,name')|map(attribute='name')|list ;; [1, 'a']|sort ;; [none, none]|sort
-missing|sort|d|sort ;; s|sort ;; [3, 1.5, true]|sort ;; [[2], [1, 5]]|sort
-people|sort(attribute='ok')|d|dictsort|d|dictsort(true)|d|dictsort(by='value')|d|dictsort(reverse=true)|d|dictsort(false, 'x')
-l|dictsort ;; l|first ;; l|last ;; e_list|first ;; e_list|last ;; s|first ;; s|last|d|first|d|last
-missing|first ;; missing|last ;; i|first ;; l|reverse|list ;; s|reverse
-(1, 2)|reverse|list|d|reverse|list ;; l|max ;; l|min ;; words|max ;; words|min
-words|max(case_sensitive=true) ;; e_list|max ;; people|max(attribute='age')|tojson
-people|min(attribute='name')|tojson ;; [1, 'a']|max ;; l|sum ;; people|sum(attribute='age')
-e_list|sum ;; l|sum(start=10) ;; words|sum ;; [0.1, 0.2]|sum ;; [[1], [2]]|sum(start=[])
-words|unique|list ;; ['a', 'A', 'b']|unique|list ;; ['a', 'A', 'b']|unique(true)|list
-people|unique(attribute='age')|map(attribute='name')|list ;; [1, 1.0, true, '1']|unique|list
-[[1]]|unique|list ;; l|batch(2)|list ;; l|batch(2, 'x')|list ;; range(7)|batch(3)|list
-range(7)|slice(3)|list ;; range(7)|slice(3, 'x')|list ;; people|groupby('age')
-people|groupby('age')|map(attribute='grouper')|list
+missing|sort ;; d|sort ;; s|sort ;; [3, 1.5, true]|sort ;; [[2], [1, 5]]|sort
+people|sort(attribute='ok') ;; d|dictsort ;; d|dictsort(true) ;; d|dictsort(by='value')
+d|dictsort(reverse=true) ;; d|dictsort(false, 'x') ;; l|dictsort ;; l|first ;; l|last
+e_list|first ;; e_list|last ;; s|first ;; s|last ;; d|first ;; d|last ;; missing|first
+missing|last ;; i|first ;; l|reverse|list ;; s|reverse ;; (1, 2)|reverse|list ;; d|reverse|list
+l|max ;; l|min ;; words|max ;; words|min ;; words|max(case_sensitive=true) ;; e_list|max
+people|max(attribute='age')|tojson ;; people|min(attribute='name')|tojson ;; [1, 'a']|max ;; l|sum
+people|sum(attribute='age') ;; e_list|sum ;; l|sum(start=10) ;; words|sum ;; [0.1, 0.2]|sum
+[[1], [2]]|sum(start=[]) ;; words|unique|list ;; ['a', 'A', 'b']|unique|list
+['a', 'A', 'b']|unique(true)|list ;; people|unique(attribute='age')|map(attribute='name')|list
+[1, 1.0, true, '1']|unique|list ;; [[1]]|unique|list ;; l|batch(2)|list ;; l|batch(2, 'x')|list
+range(7)|batch(3)|list ;; range(7)|slice(3)|list ;; range(7)|slice(3, 'x')|list
+people|groupby('age') ;; people|groupby('age')|map(attribute='grouper')|list
 people|groupby('age')|map('last')|map('length')|list
 people|groupby('ok', default=false)|map('first')|list ;; words|map('upper')|list
 words|map('upper') ;; words|map('replace', 'a', 'z')|list
