@@ -182,6 +182,52 @@ Test(core, decode_asks_only_for_pages_it_does_not_hold) {
     corenet_close(n);
 }
 
+Test(core, prompt_of_whole_pages_that_is_cached_whole_is_still_sampled) {
+    corenet_options o = corenet_defaults();
+    corenet *n = corenet_open(&o);
+    int32_t prompt[65];
+    make_prompt(prompt, 65, 16);
+    request_params params = corenet_params(5);
+    request_id id = 1;
+    for (int round = 0; round < 3; round++) {
+        for (int32_t length = 63; length <= 65; length++, id++) {
+            if (round < 2) {
+                corenet_submit(n, P, id, 1, D, prompt, length, length, &params);
+            }
+            corenet_reserve(n, D, id, 1, round < 2 ? P : MESSAGE_NO_WORKER, prompt, length, length,
+                            &params);
+            corenet_run(n);
+            expect_exact(n, id, prompt, length, &params);
+        }
+    }
+    corenet_close(n);
+}
+
+Test(core, next_turn_reads_only_kv_that_was_computed) {
+    for (int32_t generated = 1; generated <= 34; generated++) {
+        corenet_options o = corenet_defaults();
+        corenet *n = corenet_open(&o);
+        int32_t tokens[120];
+        make_prompt(tokens, 120, 17);
+        request_params params = corenet_params(generated);
+        corenet_reserve(n, D, 1, 1, MESSAGE_NO_WORKER, tokens, 30, 30, &params);
+        corenet_run(n);
+        static request_token heard[TOKENS_MAX];
+        bool done;
+        cr_assert_eq(corenet_heard(n, 1, 1, 0, heard, TOKENS_MAX, &done), generated);
+        for (int32_t i = 0; i < generated; i++) {
+            tokens[30 + i] = heard[i].token;
+        }
+        params.max_tokens = 3;
+        corenet_reserve(n, D, 2, 1, MESSAGE_NO_WORKER, tokens, 100, 100, &params);
+        corenet_run(n);
+        expect_exact(n, 2, tokens, 100, &params);
+        core_stats s = corenet_stats(n, D);
+        cr_assert_eq(s.prompt_tokens_cached, (uint64_t)((30 + generated - 1) / 16 * 16));
+        corenet_close(n);
+    }
+}
+
 Test(core, tenants_do_not_share_pages) {
     corenet_options o = corenet_defaults();
     corenet *n = corenet_open(&o);

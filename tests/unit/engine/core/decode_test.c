@@ -658,3 +658,15 @@ Test(decode, finished_generations_can_be_found_by_the_next_turn) {
     corenet_run(n);
     corenet_close(n);
 }
+
+Test(decode, reserve_that_comes_after_the_request_left_is_refused) {
+    corenet *n = build(LANDED);
+    corenet_cut(n, D, P);
+    cr_assert_null(find(n));
+    reserve(n, A, P2);
+    cr_assert_null(find(n));
+    cr_assert_eq(corenet_last(n, D, MESSAGE_REJECT)->m.reason, MESSAGE_REASON_GONE);
+    reserve(n, A + 1, P2);
+    cr_assert_not_null(find(n));
+    corenet_close(n);
+}

@@ -608,3 +608,30 @@ Test(prefill, refuses_by_reason_what_it_cannot_do) {
     cr_assert_eq(corenet_count(n, P, MESSAGE_REJECT), 2, "what it has, it goes on with");
     corenet_close(n);
 }
+
+Test(prefill, grant_that_comes_after_the_request_left_is_not_kept) {
+    for (int how = 0; how < 3; how++) { /* adopted, lease ended, ended with its first token */
+        corenet *n = build(how == 0 ? HANDED : WORK);
+        if (how == 0) {
+            tell(n, FD, MESSAGE_ADOPTED, A);
+        } else if (how == 1) {
+            corenet_pass(n, 31000000);
+            corenet_tick(n, P);
+        } else {
+            request_params params = corenet_params(1);
+            corenet_submit(n, P, REQUEST, A + 1, D, prompt, TOKENS, TOKENS, &params);
+            while (corenet_step(n, P)) {
+            }
+        }
+        cr_assert_null(find(n));
+        tell(n, FD, MESSAGE_GRANT, A);
+        cr_assert_eq(corenet_stats(n, P).parked_grants, 0);
+        tell(n, FD, MESSAGE_GRANT, A + 2);
+        cr_assert_eq(corenet_stats(n, P).parked_grants, 1, "but that of a new attempt is");
+        corenet_pass(n, 31000000);
+        corenet_tick(n, P);
+        tell(n, FD, MESSAGE_GRANT, A);
+        cr_assert_eq(corenet_stats(n, P).parked_grants, 1, "a tombstone lives one lease");
+        corenet_close(n);
+    }
+}
