@@ -8,8 +8,9 @@
     check_logits.py --tiny WEIR_LOGITS WEIR_TINYMODEL  random tiny models of every weight format
                                                        against the reference (needs numpy and gguf)
 
-The reference log probabilities lie in logits_smollm2.logprobs, made by
-    reference_llama.py SmolLM2-135M-Instruct.Q4_1.gguf logits_smollm2.tokens > logits_smollm2.logprobs
+The reference log probabilities lie in logits_smollm2.logprobs, made from
+SmolLM2-135M-Instruct.Q4_1.gguf by
+    reference_llama.py MODEL.gguf logits_smollm2.tokens > logits_smollm2.logprobs
 (the tokens by make_tokens.py). Perplexity of the second halves of the 14 whole windows under that
 reference is 18.300, which two other implementations gave for the same file and text.
 Rounding activations to int8 moves each log probability by some 0.06 at random, so perplexity over n
@@ -96,7 +97,8 @@ def check_tiny(tool, maker):
         tokens = os.path.join(folder, "tokens")
         with open(tokens, "w", encoding="ascii") as f:
             for window in range(3):
-                f.write(" ".join(str((7 + i * i * 31 + window * 101) % 320) for i in range(200)) + "\n")
+                ids = [(7 + i * i * 31 + window * 101) % 320 for i in range(200)]
+                f.write(" ".join(map(str, ids)) + "\n")
         for kind in TINY_TYPES:
             model = os.path.join(folder, kind + ".gguf")
             subprocess.run([maker, model, kind], check=True)
