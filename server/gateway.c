@@ -207,6 +207,10 @@ static void dispatch(gateway_state *g) {
         router_choice choice;
         router_result r = router_choose(g->router, g->pool.views, g->pool.count, &request, &choice);
         if (r == ROUTER_CHOSEN) {
+            if (p.params->prompt_logprobs && choice.decode != MESSAGE_NO_WORKER) {
+                /* A hand-over carries no scores: the worker that decodes makes them. */
+                choice.prefill = MESSAGE_NO_WORKER;
+            }
             router_remember(g->router, &request, &choice);
             pool_charge(&g->pool, &choice, &request);
             gate_dispatch(g->gate, p.run, (gate_choice){choice.prefill, choice.decode}, now);
