@@ -76,7 +76,7 @@ static core_options worker_options(sim *s, uint32_t roles, uint32_t pages) {
                           .group_cells_max = s->layers * s->group_pages,
                           .peers_max = SIM_SLOTS,
                           .tombstones_max = sim_chance(s, 30) ? 2 : 256,
-                          .lease_us = LEASE_US,
+                          .lease_us = s->worker_lease_us,
                           .queue_deadline_us = QUEUE_US,
                           .quarantine_us = QUARANTINE_US,
                           .heartbeat_us = 1000000,
@@ -130,6 +130,8 @@ static void set_up(sim *s) {
     s->model = (hashmodel_options){.layers = s->layers, .vocab = 61, .eog = 1};
     s->delay_us = 20 + (int64_t)sim_below(s, sim_chance(s, 20) ? 60000 : 1000);
     s->group_pages = 4 + (uint32_t)sim_below(s, 8);
+    /* Shorter than the gateway's rounds: leases end while it still counts on them [R9]. */
+    s->worker_lease_us = sim_chance(s, 10) ? 500000 + (int64_t)sim_below(s, 9000000) : LEASE_US;
     s->layer_us = 50 + (int64_t)sim_below(s, 4000);
     s->requests_count = 2 + (uint32_t)sim_below(s, sim_chance(s, 30) ? 40 : 14);
     s->strict = sim_chance(s, 70);

@@ -204,7 +204,7 @@ struct sim {
     uint32_t group_pages; /* of a transfer of all layers */
     uint32_t fault_kinds; /* bits */
     int64_t faults_end_us;
-    int64_t delay_us, layer_us;
+    int64_t delay_us, layer_us, worker_lease_us;
     uint32_t damage_next; /* this many transfers arrive damaged */
     struct {
         bool armed;
