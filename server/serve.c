@@ -206,6 +206,12 @@ static status open_http(server *s) {
                        .port = (uint16_t)s->set.port,
                        .connections_max = (uint32_t)s->set.connections,
                        .threads = (uint32_t)s->set.http_threads};
+    bool loopback = strncmp(s->set.host, "127.", 4) == 0 || strcmp(s->set.host, "::1") == 0 ||
+                    strcmp(s->set.host, "localhost") == 0;
+    if (!loopback && !s->keys) {
+        LOG(WARN, "serve", "open to the network without a key", "host=%s hint=\"--api-key-file\"",
+            s->set.host);
+    }
     return http_open(&ho, &handlers, &s->http, &s->d);
 }
 
