@@ -119,6 +119,9 @@ JINJA_BUILTIN(filter_center) {
 }
 
 JINJA_BUILTIN(filter_truncate) {
+    if (self.type == JINJA_UNDEFINED) {
+        return self;
+    }
     const jinja_string *s = need_text(vm, self, "truncate");
     jinja_value dots = argv[2].type == JINJA_ABSENT ? jinja_string_from(vm->h, "...") : argv[2];
     const jinja_string *end = need_text(vm, dots, "truncate");

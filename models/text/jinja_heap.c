@@ -16,7 +16,7 @@ struct jinja_block {
 enum {
     ALIGN_BYTES = 16,
 #if defined(__SANITIZE_ADDRESS__)
-    BLOCK_BYTES = 0, /* every value its own block, so the sanitizer sees its ends */
+    BLOCK_BYTES = 64, /* every value its own block, so the sanitizer sees its ends */
 #else
     BLOCK_BYTES = 32 << 10,
 #endif
@@ -97,6 +97,7 @@ void *jinja_heap_take(jinja_heap *h, size_t count, size_t bytes) {
                         h->bytes_max);
     }
     size_t total = ((size_t)product + ALIGN_BYTES - 1) & ~(size_t)(ALIGN_BYTES - 1);
+    total = total ? total : ALIGN_BYTES;
     if (total >= LARGE_BYTES) {
         return heap_block(h, total);
     }

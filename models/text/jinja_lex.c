@@ -140,7 +140,7 @@ static size_t raw_tag(const lexer *x, size_t at, const char *word, bool trims) {
 
 static void lex_raw(lexer *x, size_t begin_end) {
     advance(x, begin_end);
-    for (size_t at = x->at;; at++) {
+    for (size_t at = x->at; at < x->source.bytes; at++) { /* nothing after it needs no end */
         at = str_find(x->source, str_from("{%"), at);
         if (at == SIZE_MAX) {
             lex_fail(x, "missing end of raw block");
@@ -156,6 +156,10 @@ static void lex_raw(lexer *x, size_t begin_end) {
 
 static void lex_comment(lexer *x, size_t inside) {
     size_t at = str_find(x->source, str_from("#}"), inside);
+    if (inside == x->source.bytes) { /* nothing after it needs no end */
+        advance(x, inside);
+        return;
+    }
     if (at == SIZE_MAX) {
         lex_fail(x, "missing end of comment");
     }
