@@ -16,6 +16,13 @@
 
 enum { TOKENS = 150, PAGES = 64, SEQS_MAX = 8 };
 
+/* Tokens for the real model: a sanitizer makes each many times slower. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { REAL_TOKENS = 20, REAL_SEQS = 2 };
+#else
+enum { REAL_TOKENS = 70, REAL_SEQS = 4 };
+#endif
+
 typedef struct {
     backend *device;
     model *m;
@@ -252,8 +259,8 @@ Test(model, the_real_model_is_exact_too, .timeout = 600) {
     if (!real) {
         cr_skip_test("WEIR_TEST_MODEL names no model file");
     }
-    check_exact((how){real, 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, 70);
-    check_mixes((how){real, 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, 4, 60);
+    check_exact((how){real, 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, REAL_TOKENS);
+    check_mixes((how){real, 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, REAL_SEQS, REAL_TOKENS);
 }
 
 Test(model, asking_for_fewer_logits_changes_none) {
