@@ -74,6 +74,12 @@ void backend_close(backend *b) {
     }
 }
 
+void backend_use_threads(backend *b, int32_t threads) {
+    if (b->table->use_threads) {
+        b->table->use_threads(b, threads);
+    }
+}
+
 const char *backend_numerics(const backend *b) {
     return b->numerics;
 }

@@ -99,6 +99,11 @@ MUST_USE status backend_open(const char *name, const backend_options *options, b
                              diag *d);
 void backend_close(backend *b);
 
+/* Compute with at most `threads` threads from the next operator on (1 .. those opened): cores can
+ * be lent and taken back between two operators, for no result depends on it. Other devices than the
+ * CPU take no notice. */
+void backend_use_threads(backend *b, int32_t threads);
+
 /* What must be equal between two processes for bit-equal results. Borrowed until the close. */
 const char *backend_numerics(const backend *b);
 
@@ -148,6 +153,7 @@ MUST_USE status backend_sync(backend *b);
 /* What a backend implements; arguments are already checked. */
 struct backend_table {
     void (*close)(backend *b);
+    void (*use_threads)(backend *b, int32_t threads); /* may be NULL */
     status (*alloc)(backend *b, uint64_t bytes, void **out);
     void (*free)(backend *b, void *device);
     status (*upload)(backend *b, void *device, const void *host, uint64_t bytes);

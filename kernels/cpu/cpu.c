@@ -47,6 +47,10 @@ static void cpu_close(backend *b) {
     mem_free(c);
 }
 
+static void cpu_use_threads(backend *b, int32_t threads) {
+    cpupool_use(cpu_of(b)->pool, threads);
+}
+
 /* The allocation's own start is kept just before the aligned address. */
 static status cpu_alloc(backend *b, uint64_t bytes, void **out) {
     (void)b;
@@ -123,6 +127,7 @@ static status cpu_sync(backend *b) {
 
 static const backend_table CPU_TABLE = {
     .close = cpu_close,
+    .use_threads = cpu_use_threads,
     .alloc = cpu_alloc,
     .free = cpu_free,
     .upload = cpu_upload,

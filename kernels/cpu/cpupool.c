@@ -1,9 +1,9 @@
 /* cpupool.c -- compute threads: one counter of items, a short spin, then a futex.
  *
- * `ticket` holds the job's generation (high half) and the next item (low half). Taking an item is a
- * compare-and-swap on both, so a thread that wakes up late, with an old generation, can take
- * nothing; and since a job ends only when all its items are done, the job's fields that a thread
- * read before a successful take are the ones of that very job.
+ * `ticket` holds the job's generation (high half) and the items left to take (low half). Taking an
+ * item is a compare-and-swap on both, so a thread that wakes up late, with an old generation, takes
+ * nothing. The job's fields are read after a take: until that item is done the job cannot end, so
+ * they are that job's. (Read before, they could be half of the next job's.)
  */
 #define _GNU_SOURCE
 #include "kernels/cpu/cpupool.h"
@@ -28,6 +28,8 @@ enum {
 };
 
 typedef struct {
+    _Alignas(64) _Atomic uint32_t wake; /* the last generation it was called to; it sleeps on it */
+    _Atomic uint32_t sleeps;
     cpupool *pool;
     pthread_t handle;
     int32_t index;
@@ -35,15 +37,15 @@ typedef struct {
 
 struct cpupool {
     _Alignas(64) _Atomic uint64_t ticket;
-    _Alignas(64) _Atomic uint32_t generation; /* workers sleep on it */
-    _Atomic uint32_t sleepers;
     _Alignas(64) _Atomic uint32_t done; /* items finished; the caller sleeps on it */
     _Atomic uint32_t caller_sleeps;
     _Alignas(64) _Atomic(cpupool_fn) fn;
     _Atomic(void *) context;
     _Atomic uint32_t items;
     _Atomic bool stop;
+    uint32_t generation; /* of the last job; the caller's */
     int32_t threads;
+    int32_t called;  /* threads that jobs are given to now: cpupool_use */
     worker *workers; /* [threads - 1] */
     arena memory;    /* holds this struct too */
 };
@@ -80,17 +82,13 @@ static bool spin_while(_Atomic uint32_t *word, uint32_t seen, int64_t spin_ns) {
 static void work(cpupool *p, uint32_t generation, int32_t thread) {
     uint32_t finished = 0;
     uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
-    for (;;) {
-        const cpupool_fn fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
-        void *context = atomic_load_explicit(&p->context, memory_order_relaxed);
-        const uint32_t items = atomic_load_explicit(&p->items, memory_order_relaxed);
-        const uint32_t item = (uint32_t)ticket;
-        if ((uint32_t)(ticket >> 32) != generation || item >= items) {
-            break;
-        }
-        if (atomic_compare_exchange_weak_explicit(&p->ticket, &ticket, ticket + 1,
+    while ((uint32_t)(ticket >> 32) == generation && (uint32_t)ticket != 0) {
+        if (atomic_compare_exchange_weak_explicit(&p->ticket, &ticket, ticket - 1,
                                                   memory_order_acq_rel, memory_order_acquire)) {
-            fn(context, (int32_t)item, thread);
+            const cpupool_fn fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
+            void *context = atomic_load_explicit(&p->context, memory_order_relaxed);
+            const uint32_t items = atomic_load_explicit(&p->items, memory_order_relaxed);
+            fn(context, (int32_t)(items - (uint32_t)ticket), thread);
             finished++;
             ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
         }
@@ -106,21 +104,21 @@ static void work(cpupool *p, uint32_t generation, int32_t thread) {
 }
 
 static void *worker_main(void *argument) {
-    const worker *w = argument;
+    worker *w = argument;
     cpupool *p = w->pool;
     char name[16];
     (void)snprintf(name, sizeof(name), "weir-cpu-%d", (int)w->index);
     (void)pthread_setname_np(pthread_self(), name);
     uint32_t seen = 0;
     for (;;) {
-        if (!spin_while(&p->generation, seen, SPIN_WORKER_NS)) {
-            atomic_fetch_add(&p->sleepers, 1);
-            while (atomic_load(&p->generation) == seen) {
-                futex_wait(&p->generation, seen);
+        if (!spin_while(&w->wake, seen, SPIN_WORKER_NS)) {
+            atomic_store(&w->sleeps, 1);
+            while (atomic_load(&w->wake) == seen) {
+                futex_wait(&w->wake, seen);
             }
-            atomic_fetch_sub(&p->sleepers, 1);
+            atomic_store(&w->sleeps, 0);
         }
-        seen = atomic_load_explicit(&p->generation, memory_order_acquire);
+        seen = atomic_load_explicit(&w->wake, memory_order_acquire);
         if (atomic_load_explicit(&p->stop, memory_order_acquire)) {
             return NULL;
         }
@@ -128,23 +126,37 @@ static void *worker_main(void *argument) {
     }
 }
 
+/* Its store comes before its look at `sleeps`, the worker's store before its look at `wake` (both
+ * in the one order of sequential consistency): one of the two sees the other. */
+static void call(worker *w, uint32_t generation) {
+    atomic_store(&w->wake, generation);
+    if (atomic_load(&w->sleeps) != 0) {
+        futex_wake(&w->wake, 1);
+    }
+}
+
+void cpupool_use(cpupool *p, int32_t threads) {
+    p->called = threads < 1 ? 1 : threads > p->threads ? p->threads : threads;
+}
+
 void cpupool_run(cpupool *p, cpupool_fn fn, void *context, int32_t items) {
     CHECK_LE(0, items);
-    if (p->threads == 1 || items <= 1) {
+    if (p->called == 1 || items <= 1) {
         for (int32_t i = 0; i < items; i++) {
             fn(context, i, 0);
         }
         return;
     }
-    const uint32_t generation = atomic_load_explicit(&p->generation, memory_order_relaxed) + 1;
+    const uint32_t generation = ++p->generation;
     atomic_store_explicit(&p->fn, fn, memory_order_relaxed);
     atomic_store_explicit(&p->context, context, memory_order_relaxed);
     atomic_store_explicit(&p->items, (uint32_t)items, memory_order_relaxed);
     atomic_store_explicit(&p->done, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->ticket, (uint64_t)generation << 32, memory_order_release);
-    atomic_store(&p->generation, generation);
-    if (atomic_load(&p->sleepers) != 0) {
-        futex_wake(&p->generation, items - 1 < p->threads ? items - 1 : p->threads);
+    atomic_store_explicit(&p->ticket, ((uint64_t)generation << 32) | (uint32_t)items,
+                          memory_order_release);
+    const int32_t called = items < p->called ? items : p->called;
+    for (int32_t i = 1; i < called; i++) {
+        call(&p->workers[i - 1], generation);
     }
     work(p, generation, 0);
     for (;;) {
@@ -187,6 +199,7 @@ status cpupool_open(int32_t threads, cpupool **out, diag *d) {
         }
         p->threads = i + 1;
     }
+    p->called = threads;
     *out = p;
     return STATUS_OK;
 }
@@ -196,9 +209,8 @@ void cpupool_close(cpupool *p) {
         return;
     }
     atomic_store_explicit(&p->stop, true, memory_order_release);
-    atomic_fetch_add(&p->generation, 1);
-    futex_wake(&p->generation, p->threads);
     for (int32_t i = 1; i < p->threads; i++) {
+        call(&p->workers[i - 1], p->generation + 1);
         (void)pthread_join(p->workers[i - 1].handle, NULL);
     }
     arena memory = p->memory;

@@ -22,6 +22,10 @@ typedef void (*cpupool_fn)(void *context, int32_t item, int32_t thread);
 MUST_USE status cpupool_open(int32_t threads, cpupool **out, diag *d);
 void cpupool_close(cpupool *p);
 
+/* Gives jobs to the first `threads` threads from now on (1 .. those opened); the others sleep. For
+ * cores that are lent: results never depend on it. */
+void cpupool_use(cpupool *p, int32_t threads);
+
 /* Returns when every item is done. */
 void cpupool_run(cpupool *p, cpupool_fn fn, void *context, int32_t items);
 
