@@ -167,6 +167,7 @@ static void supervise(gateway_state *g) {
             continue;
         }
         bool killed = WIFSIGNALED(e.status);
+        cores_clear(g->options->cores, e.child);
         if (!g->stop_by_us) {
             LOG(WARN, "supervisor", "worker ended", "worker=%u pid=%d %s=%d", e.child, (int)e.pid,
                 killed ? "signal" : "status", killed ? WTERMSIG(e.status) : WEXITSTATUS(e.status));

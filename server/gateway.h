@@ -10,6 +10,7 @@
 #ifndef SERVER_GATEWAY_H
 #define SERVER_GATEWAY_H
 
+#include "engine/base/cores.h"
 #include "engine/base/trace.h"
 #include "server/http.h"
 #include "server/intake.h"
@@ -20,6 +21,7 @@ typedef struct {
     http *http;
     supervisor *supervisor; /* its children are workers 0, 1, ... */
     const tokenizer *tokenizer;
+    cores *cores;          /* the board of its workers; NULL: none */
     uint32_t roles_wanted; /* ready when each of these has joined */
     uint32_t requests_max;
     int32_t context_tokens;

@@ -17,7 +17,7 @@
 
 typedef struct {
     const char *model, *backend, *trace;
-    int64_t worker, epoch, link_fd, threads, kv_bytes, context, seqs, chunk;
+    int64_t worker, epoch, link_fd, cores_fd, threads, threads_own, kv_bytes, context, seqs, chunk;
     int32_t role, kv_dtype, activations, log_level;
     bool log_json;
 } worker_settings;
@@ -40,6 +40,10 @@ static const config_option worker_flags[] = {
     {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME", "where the model runs"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads; 0: one a core"},
+    {"threads-own", CONFIG_INT, FIELD(threads_own), 1, LIMIT_THREADS, "1", NULL, NULL,
+     "threads it keeps while the other workers of this machine are busy"},
+    {"cores-fd", CONFIG_INT, FIELD(cores_fd), -1, 1 << 20, "-1", NULL, NULL,
+     "descriptor of the board on which local workers lend each other cores"},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL, "KV cache"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL, "dtype of the cache"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", activation_kinds, NULL,
@@ -90,6 +94,8 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .epoch = (uint64_t)o->epoch,
                         .gateway_fd = (int)o->link_fd,
                         .threads = (int32_t)o->threads,
+                        .threads_own = (int32_t)o->threads_own,
+                        .cores_fd = (int)o->cores_fd,
                         .kv_type = (backend_kv_type)o->kv_dtype,
                         .activations = (backend_activations)o->activations,
                         .kv_bytes = (uint64_t)o->kv_bytes,

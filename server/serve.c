@@ -46,7 +46,8 @@ static const config_option options[] = {
     {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
      "one worker does both phases, for comparison"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
-     "compute threads of each worker; 0: one a core"},
+     "compute threads of all workers together; 0: one a core. Each has an equal share, and the "
+     "shares of those that are idle"},
     {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "cpu", backends, NULL, "where the model runs"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
      "how KV pages move between workers"},
@@ -109,6 +110,7 @@ typedef struct {
     http *http;
     supervisor *supervisor;
     tracefile trace;
+    cores cores;
     int64_t started_us;
     diag d;
 } server;
@@ -217,13 +219,14 @@ static status open_http(server *s) {
 
 /* ---- workers -------------------------------------------------------------------------------- */
 
-static status add_worker(server *s, const char *role, int64_t threads) {
-    char number[16], thread_text[16], kv[32], context[16], seqs[16], chunk[16];
+static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
+    char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16];
     const settings *o = &s->set;
     uint32_t child = 0;
     static uint32_t next;
     (void)snprintf(number, sizeof number, "%u", next++);
     (void)snprintf(thread_text, sizeof thread_text, "%d", (int)threads);
+    (void)snprintf(own_text, sizeof own_text, "%d", (int)own);
     (void)snprintf(kv, sizeof kv, "%lld", (long long)o->kv_bytes);
     (void)snprintf(context, sizeof context, "%d", (int)s->limits.context_tokens);
     (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
@@ -270,18 +273,22 @@ static int64_t usable_cores(void) {
 
 static status open_workers(server *s) {
     int64_t threads = s->set.threads ? s->set.threads : usable_cores();
+    int64_t workers = s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode;
+    int64_t own = threads / workers > 0 ? threads / workers : 1;
     TRY(supervisor_open(&s->supervisor, &s->d));
+    TRY(cores_create(&s->cores, &s->d));
+    supervisor_share(s->supervisor, s->cores.fd);
     if (s->set.aggregated) {
         for (int64_t i = 0; i < s->set.decode; i++) {
-            TRY(add_worker(s, "both", threads));
+            TRY(add_worker(s, "both", threads, own));
         }
         return STATUS_OK;
     }
     for (int64_t i = 0; i < s->set.prefill; i++) {
-        TRY(add_worker(s, "prefill", threads));
+        TRY(add_worker(s, "prefill", threads, own));
     }
     for (int64_t i = 0; i < s->set.decode; i++) {
-        TRY(add_worker(s, "decode", threads));
+        TRY(add_worker(s, "decode", threads, own));
     }
     return STATUS_OK;
 }
@@ -324,6 +331,7 @@ static status run(server *s) {
     gateway_options go = {.intake = s->intake,
                           .http = s->http,
                           .supervisor = s->supervisor,
+                          .cores = &s->cores,
                           .tokenizer = s->tokenizer,
                           .roles_wanted = roles,
                           .requests_max = (uint32_t)s->set.requests,
@@ -347,6 +355,7 @@ static void close_all(server *s) {
     routes_close(s->routes);
     apikeys_close(s->keys);
     supervisor_close(s->supervisor);
+    cores_close(&s->cores);
     chat_close(s->chat);
     tokenizer_close(s->tokenizer);
     gguf_close(s->file);

@@ -6,6 +6,7 @@
 #include "server/supervisor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
@@ -39,6 +40,7 @@ struct supervisor {
     child_record children[LIMIT_WORKERS];
     uint32_t children_count;
     int signal_fd;
+    int shared_fd; /* -1: none */
     bool stopping;
     uint64_t restarts;
     char program[4096];
@@ -49,6 +51,7 @@ status supervisor_open(supervisor **out, diag *d) {
     if (!s) {
         return status_fail(d, STATUS_NOMEM, "no memory for the supervisor");
     }
+    s->shared_fd = -1;
     ssize_t n = readlink("/proc/self/exe", s->program, sizeof s->program - 1);
     sigset_t set;
     sigemptyset(&set);
@@ -60,6 +63,12 @@ status supervisor_open(supervisor **out, diag *d) {
     }
     *out = s;
     return STATUS_OK;
+}
+
+/* A copy far from 3 and 4: the child's descriptors are set one after the other, and the first must
+ * not overwrite the second's source. */
+void supervisor_share(supervisor *s, int fd) {
+    s->shared_fd = fcntl(fd, F_DUPFD_CLOEXEC, 16);
 }
 
 status supervisor_add(supervisor *s, const char *const *args, uint32_t args_count, uint32_t *child,
@@ -105,6 +114,9 @@ static int spawn_child(supervisor *s, child_record *c, int child_fd) {
         (void)posix_spawnattr_setsigdefault(&attributes, &all);
         (void)posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
         error = posix_spawn_file_actions_adddup2(&actions, child_fd, SUPERVISOR_CHILD_FD);
+        if (!error && s->shared_fd >= 0) {
+            error = posix_spawn_file_actions_adddup2(&actions, s->shared_fd, SUPERVISOR_SHARED_FD);
+        }
         if (!error) {
             error = posix_spawn(&c->pid, s->program, &actions, &attributes, args, environ);
         }
@@ -241,5 +253,8 @@ void supervisor_close(supervisor *s) {
         }
     }
     (void)close(s->signal_fd);
+    if (s->shared_fd >= 0) {
+        (void)close(s->shared_fd);
+    }
     mem_free(s);
 }

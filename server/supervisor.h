@@ -19,7 +19,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/status.h"
 
-enum { SUPERVISOR_CHILD_FD = 3, SUPERVISOR_ARGS_MAX = 64 };
+enum { SUPERVISOR_CHILD_FD = 3, SUPERVISOR_SHARED_FD = 4, SUPERVISOR_ARGS_MAX = 64 };
 
 typedef struct supervisor supervisor;
 
@@ -37,6 +37,9 @@ typedef struct {
 } supervisor_event;
 
 MUST_USE status supervisor_open(supervisor **out, diag *d);
+
+/* Every child started from now on gets `fd` as SUPERVISOR_SHARED_FD; it stays the caller's. */
+void supervisor_share(supervisor *s, int fd);
 
 /* Adds a child, to be started by the next supervisor_poll. `args` [args_count] is copied: the
  * program is this executable, args are what follows its name; "{epoch}" as an argument becomes the

@@ -46,9 +46,17 @@ static void wake_owner(const stepper *s) {
     (void)n; /* a full counter is readable all the same */
 }
 
+/* Takes lent cores, or gives them back. */
+static void share_cores(const stepper *s) {
+    if (s->options.cores) {
+        backend_use_threads(s->options.device, cores_threads(s->options.cores));
+    }
+}
+
 static void on_layer(void *context, int32_t layers_done) {
     stepper *s = context;
     atomic_store_explicit(&s->layers_done, layers_done, memory_order_release);
+    share_cores(s);
     if (layers_done % s->options.progress_layers == 0) {
         wake_owner(s);
     }
@@ -76,6 +84,10 @@ static void sample(stepper *s, const core_want *want, request_token *out) {
 static void run(stepper *s) {
     const core_batch *b = &s->batch;
     int64_t started = clock_now_us();
+    if (s->options.cores) {
+        cores_work(s->options.cores, true);
+    }
+    share_cores(s);
     for (int32_t i = 0; i < b->copies_count; i++) {
         model_kv_copy(s->options.model, b->copies[i].from, b->copies[i].to);
     }
@@ -96,6 +108,9 @@ static void run(stepper *s) {
     s->failed = model_forward(s->options.model, &m);
     for (int32_t i = 0; s->failed == STATUS_OK && i < b->wants_count; i++) {
         sample(s, &b->wants[i], &s->results[i]);
+    }
+    if (s->options.cores) {
+        cores_work(s->options.cores, false);
     }
     s->busy_us = clock_now_us() - started;
 }

@@ -11,6 +11,7 @@
 #ifndef ENGINE_WORKER_STEPPER_H
 #define ENGINE_WORKER_STEPPER_H
 
+#include "engine/base/cores.h"
 #include "engine/core/core.h"
 #include "models/arch/model.h"
 
@@ -18,6 +19,8 @@ typedef struct stepper stepper;
 
 typedef struct {
     model *model;
+    cores *cores;    /* asked before every layer how many threads to use; NULL: no lending */
+    backend *device; /* of the model, when there are cores */
     int32_t seqs_max;
     int32_t logit_rows_max;
     int32_t wants_max;

@@ -198,6 +198,8 @@ static status open_core(worker_state *w, uint32_t pages) {
         return status_fail(w->d, s, "no memory for the metrics");
     }
     stepper_options so = {.model = w->model,
+                          .device = w->backend,
+                          .cores = &w->cores,
                           .seqs_max = c.step_tokens_max,
                           .logit_rows_max = c.logit_rows_max,
                           .wants_max = c.logit_rows_max + LIMIT_CHOICES * c.seqs_max,
@@ -211,6 +213,11 @@ static status open_model(worker_state *w, uint32_t *pages) {
     const worker_options *o = w->options;
     backend_options bo = {.threads = o->threads};
     TRY(backend_open(o->backend, &bo, &w->backend, w->d));
+    w->cores = (cores){.total = w->backend->threads, .own = w->backend->threads};
+    if (o->cores_fd >= 0) {
+        TRY(cores_open(&w->cores, o->cores_fd, o->worker, o->threads_own, w->backend->threads,
+                       w->d));
+    }
     model_options mo = {.path = o->model_path,
                         .device = w->backend,
                         .kv_bytes = o->kv_bytes,
@@ -302,6 +309,7 @@ status worker_run(const worker_options *options, diag *d) {
     arena_close(&w.arena);
     model_close(w.model);
     backend_close(w.backend);
+    cores_close(&w.cores);
     tracefile_close(&w.trace);
     return s;
 }

@@ -19,8 +19,10 @@ typedef struct {
     uint32_t roles;      /* MESSAGE_ROLE_* bits */
     uint32_t worker;     /* its number */
     uint64_t epoch;
-    int gateway_fd; /* a connected socket; taken over */
-    int32_t threads;
+    int gateway_fd;      /* a connected socket; taken over */
+    int32_t threads;     /* most compute threads; 0: one a core */
+    int32_t threads_own; /* of them when every worker on this machine is busy */
+    int cores_fd;        /* engine/base/cores.h board, taken over; -1: none */
     backend_kv_type kv_type;
     backend_activations activations;
     uint64_t kv_bytes;      /* of the page pool; at least one whole context is taken */

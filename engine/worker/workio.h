@@ -12,6 +12,7 @@
 #ifndef ENGINE_WORKER_WORKIO_H
 #define ENGINE_WORKER_WORKIO_H
 
+#include "engine/base/cores.h"
 #include "engine/base/tracefile.h"
 #include "engine/worker/peers.h"
 #include "engine/worker/stepper.h"
@@ -30,6 +31,7 @@ typedef struct {
     core *core;
     stepper *stepper;
     workstats *stats;
+    cores cores;
     tracefile trace;
     peers peers;
     message_scratch *scratch;
