@@ -1,4 +1,5 @@
 /* cores_test.c -- who may use how many threads, whatever the others do. */
+#define _GNU_SOURCE
 #include "engine/base/cores.h"
 
 #include <criterion/criterion.h>

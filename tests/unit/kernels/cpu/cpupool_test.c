@@ -65,3 +65,25 @@ Test(cpupool, opens_and_closes_without_work) {
         cpupool_close(p);
     }
 }
+
+Test(cpupool, threads_that_are_not_used_take_nothing) {
+    enum { THREADS = 6 };
+    cpupool *p = NULL;
+    diag d;
+    cr_assert_eq(cpupool_open(THREADS, &p, &d), STATUS_OK);
+    for (int32_t j = 0; j < 1500; j++) {
+        /* Asked for too few or too many, it uses one or all. */
+        const int32_t asked = (j * 5) % (THREADS + 3) - 1;
+        const int32_t used = asked < 1 ? 1 : asked > THREADS ? THREADS : asked;
+        tally t = {.sleep_item = -1};
+        cpupool_use(p, asked);
+        cpupool_run(p, count_item, &t, 40);
+        int32_t total = 0;
+        for (int32_t i = 0; i < THREADS_MAX; i++) {
+            cr_assert(i < used || t.threads_seen[i] == 0, "job %d thread %d", j, i);
+            total += t.threads_seen[i];
+        }
+        cr_assert_eq(total, 40);
+    }
+    cpupool_close(p);
+}
