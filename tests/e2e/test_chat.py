@@ -341,20 +341,20 @@ def errors_are_the_clients_own_types_and_name_the_field():
 
 @case
 def keys_are_needed_when_there_are_some():
-    with Server("--api-key", "open sesame") as keyed:
+    with Server("--api-key", "open-sesame") as keyed:
         def user(key):
             return openai.OpenAI(base_url=keyed.url + "/v1", api_key=key, max_retries=0)
-        name = user("open sesame").models.list().data[0].id
-        assert user("open sesame").completions.create(model=name, prompt="a", max_tokens=1).choices
-        for key in ("other", "open sesam", "open sesamee", ""):
+        name = user("open-sesame").models.list().data[0].id
+        assert user("open-sesame").completions.create(model=name, prompt="a", max_tokens=1).choices
+        for key in ("other", "open sesam", "open-sesamee", ""):
             raises(openai.AuthenticationError, lambda: user(key or "x").models.list())
             raises(openai.AuthenticationError,
                    lambda: user(key or "x").completions.create(model=name, prompt="a"))
         assert keyed.get("/metrics").status == 401 and keyed.get("/health").status == 200
         assert keyed.get("/nowhere").status == 401
-    with Server(env={"WEIR_API_KEY": "from the environment"}) as keyed:
+    with Server(env={"WEIR_API_KEY": "from-the-environment"}) as keyed:
         assert keyed.get("/v1/models").status == 401
-        assert keyed.get("/v1/models", {"Authorization": "Bearer from the environment"}).status == 200
+        assert keyed.get("/v1/models", {"Authorization": "Bearer from-the-environment"}).status == 200
 
 
 # ---- the rest of the API -----------------------------------------------------------------------

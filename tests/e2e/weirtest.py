@@ -25,7 +25,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), 
 BIN = os.environ.get("WEIR_BIN") or os.path.join(ROOT, "build", "release", "weir")
 FULL = os.environ.get("WEIR_TIER") == "full"
 # A guard against hangs: far longer than anything here takes.
-HANG_S = 120
+HANG_S = 60
 
 _cases = []
 _scratch = tempfile.mkdtemp(prefix="weir-e2e-")
