@@ -111,60 +111,15 @@ status chat_render(const chat *c, const cJSON *input, int64_t wall_us, size_t ou
     return jinja_render(c->template, fill, input, wall_us, output_bytes_max, out, d);
 }
 
-static status parse_object(str text, cJSON **out, diag *d) {
-    const char *end = NULL;
-    *out = cJSON_ParseWithLengthOpts(text.data, text.bytes, &end, false);
-    if (!*out) {
-        size_t at = end && end >= text.data ? (size_t)(end - text.data) : 0;
-        return status_fail(d, STATUS_INVALID, "the input is not JSON, at byte %zu", at);
-    }
-    return STATUS_OK;
-}
-
 status chat_render_json(const chat *c, str input, int64_t wall_us, size_t output_bytes_max,
                         strbuf *out, diag *d) {
-    cJSON *json = NULL;
-    TRY(parse_object(input, &json, d));
+    const char *end = NULL;
+    cJSON *json = cJSON_ParseWithLengthOpts(input.data, input.bytes, &end, false);
+    if (!json) {
+        size_t at = end && end >= input.data ? (size_t)(end - input.data) : 0;
+        return status_fail(d, STATUS_INVALID, "the input is not JSON, at byte %zu", at);
+    }
     status s = chat_render(c, json, wall_us, output_bytes_max, out, d);
     cJSON_Delete(json);
-    return s;
-}
-
-/* Opens the case's template and renders it into `text`. */
-static status render_case(const cJSON *item, strbuf *text, diag *d) {
-    const cJSON *source = cJSON_GetObjectItemCaseSensitive(item, "template");
-    const cJSON *now_us = cJSON_GetObjectItemCaseSensitive(item, "now_us");
-    chat *c = NULL;
-    if (!cJSON_IsString(source)) {
-        return status_fail_param(d, STATUS_INVALID, "template", "a case needs a template");
-    }
-    TRY(chat_open(str_from(source->valuestring), &c, d));
-    int64_t wall_us = cJSON_IsNumber(now_us) ? (int64_t)now_us->valuedouble : 0;
-    status s = chat_render(c, cJSON_GetObjectItemCaseSensitive(item, "input"), wall_us,
-                           text->bytes_max, text, d);
-    chat_close(c);
-    return s;
-}
-
-status chat_render_case(str line, strbuf *out, diag *d) {
-    cJSON *item = NULL, *answer = cJSON_CreateObject();
-    diag failure = {.code = STATUS_OK};
-    strbuf text = strbuf_make(out->bytes_max);
-    status s = parse_object(line, &item, d);
-    if (s == STATUS_OK) {
-        if (render_case(item, &text, &failure) == STATUS_OK) {
-            cJSON_AddStringToObject(answer, "text", text.data ? text.data : "");
-        } else {
-            cJSON_AddStringToObject(answer, "status", status_name(failure.code));
-            cJSON_AddStringToObject(answer, "error", failure.text);
-        }
-        char *printed = cJSON_PrintUnformatted(answer);
-        bool fits = printed && strbuf_append_z(out, printed) && strbuf_append_char(out, '\n');
-        s = fits ? STATUS_OK : status_fail(d, STATUS_LIMIT, "the answer is too long");
-        cJSON_free(printed);
-        cJSON_Delete(item);
-    }
-    strbuf_close(&text);
-    cJSON_Delete(answer);
     return s;
 }

@@ -41,9 +41,4 @@ MUST_USE status chat_render(const chat *c, const cJSON *input, int64_t wall_us,
 MUST_USE status chat_render_json(const chat *c, str input, int64_t wall_us, size_t output_bytes_max,
                                  strbuf *out, diag *d);
 
-/* One case of a batch, for tests against the reference: `line` is an object with `template`,
- * `input` and optionally `now_us`; appends one line, {"text": ...} or {"status": ..., "error":
- * ...}. Fails only when `line` is no such object or `out` is full. */
-MUST_USE status chat_render_case(str line, strbuf *out, diag *d);
-
 #endif

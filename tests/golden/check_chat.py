@@ -11,25 +11,29 @@ raise_exception's message must be the same.
     WEIR_BIN            the binary (default build/release/weir)
     WEIR_TEMPLATE_DIR   a folder of *.jinja files
 
-Cases go to `weir template --cases`, a JSON object a line in, an answer a line out. Prints
-`ok NAME`, `not ok NAME - why` or `skip NAME - why` a line; exits 1 if anything is not ok. With
-names as arguments runs only those. Needs `pip install jinja2`.
+Prints `ok NAME`, `not ok NAME - why` or `skip NAME - why` a line; exits 1 if anything is not ok.
+With names as arguments runs only those. Needs `pip install jinja2`.
 """
 
+import concurrent.futures
 import datetime
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
+import time
 
 import chat_conversations
 import jinja_cases
 import jinja_templates
 
 HERE = pathlib.Path(__file__).resolve().parent
-NOW_US = 1764806399123456
+SEPARATOR = "<<<answer-5d27>>>"
+FAILED = "error: "
 SHOWN = 5
+THREADS = 4
 
 
 def reference_environments():
@@ -62,7 +66,7 @@ def reference_environments():
                           sort_keys=sort_keys)
 
     def strftime_now(form):
-        return datetime.datetime.fromtimestamp(NOW_US / 1e6).strftime(form)
+        return datetime.datetime.now().strftime(form)
 
     def make(kind):
         env = kind(trim_blocks=True,
@@ -79,25 +83,41 @@ def reference_environments():
 
 
 class Weir:
-    """Answers to cases, in batches."""
+    """Renders templates with the binary: {"text": ...} or {"error": ...} for each input."""
 
-    def __init__(self):
+    def __init__(self, folder):
+        self.folder = folder
         self.binary = os.environ.get("WEIR_BIN",
                                      str(HERE.parent.parent / "build" / "release" / "weir"))
+        self.small_input = self.write("context.json", json.dumps(jinja_cases.CONTEXT))
 
-    def answers(self, cases):
-        lines = "".join(json.dumps(case, ensure_ascii=False) + "\n" for case in cases)
-        done = subprocess.run([self.binary, "template", "--cases"],
-                              input=lines.encode(),
-                              capture_output=True,
-                              timeout=300,
-                              check=False,
-                              env=dict(os.environ, TZ="UTC"))
-        out = done.stdout.decode().splitlines()
-        if done.returncode != 0 or len(out) != len(cases):
-            raise RuntimeError(f"exit {done.returncode}, {len(out)} of {len(cases)} answers: "
-                               f"{done.stderr.decode()[-300:]}")
-        return [json.loads(line) for line in out]
+    def write(self, name, text):
+        path = os.path.join(self.folder, name)
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        return path
+
+    def run(self, template_path, input_paths):
+        command = [self.binary, "template", template_path, *input_paths, "--separator", SEPARATOR]
+        done = subprocess.run(command, capture_output=True, timeout=300, check=False)
+        if done.returncode not in (0, 1):
+            raise RuntimeError(f"exit {done.returncode}: {done.stderr.decode()[-300:]}")
+        out = done.stdout.decode().split(SEPARATOR)[:-1]
+        if len(out) != len(input_paths):  # the template itself was refused
+            return [{"error": done.stderr.decode().strip()}] * len(input_paths)
+        return [{"error": text[len(FAILED):]} if text.startswith(FAILED) else {"text": text}
+                for text in out]
+
+    def small(self, numbered):
+        """One small template with the context all of them share."""
+        number, source = numbered
+        path = self.write(f"small{number}.jinja", source)
+        return self.run(path, [self.small_input])[0]
+
+    def file(self, path, inputs):
+        paths = [self.write(f"input{i}.json", json.dumps(value, ensure_ascii=False))
+                 for i, value in enumerate(inputs)]
+        return self.run(str(path), paths)
 
 
 def expected(template, source_input):
@@ -127,7 +147,7 @@ def difference(want, got):
     kind, text = want
     if kind == "text":
         if "text" not in got:
-            return f"failed ({got['status']}: {got['error']}), reference gave {text[:200]!r}"
+            return f"failed ({got['error']}), reference gave {text[:200]!r}"
         if got["text"] == text or " at 0x" in text or "<generator object" in text:
             return None
         at = next((i for i, (a, b) in enumerate(zip(text, got["text"])) if a != b),
@@ -160,21 +180,23 @@ class Report:
 
 def check_small(weir, env, name, sources, report):
     """Small templates with the one context."""
-    cases = [{"template": s, "input": jinja_cases.CONTEXT, "now_us": NOW_US} for s in sources]
     wrong = []
-    for source, got in zip(sources, weir.answers(cases)):
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        answers = list(pool.map(weir.small, enumerate(sources)))
+    for source, got in zip(sources, answers):
         template, error = compiled(env, source)
         want = expected(template, jinja_cases.CONTEXT) if template else ("fail", error)
         why = difference(want, got)
         if why:
             wrong.append(f"{source!r}: {why}")
-    report.say(name, len(cases), wrong)
+    report.say(name, len(sources), wrong)
 
 
 def check_different(weir, report):
-    cases = [{"template": s, "input": jinja_cases.CONTEXT} for s in jinja_cases.DIFFERENT]
-    wrong = [c["template"] for c, got in zip(cases, weir.answers(cases)) if "text" in got]
-    report.say("chat/refused_by_design", len(cases), wrong)
+    sources = jinja_cases.DIFFERENT
+    answers = [weir.small(numbered) for numbered in enumerate(sources)]
+    wrong = [source for source, got in zip(sources, answers) if "text" in got]
+    report.say("chat/refused_by_design", len(sources), wrong)
 
 
 def check_file(weir, env, name, path, report):
@@ -182,9 +204,8 @@ def check_file(weir, env, name, path, report):
     source = path.read_text(encoding="utf-8")
     template, error = compiled(env, source)
     inputs = list(chat_conversations.conversations())
-    cases = [{"template": source, "input": i, "now_us": NOW_US} for i in inputs]
     wrong, rendered = [], 0
-    for source_input, got in zip(inputs, weir.answers(cases)):
+    for source_input, got in zip(inputs, weir.file(path, inputs)):
         want = expected(template, source_input) if template else ("fail", error)
         rendered += want[0] == "text"
         why = difference(want, got)
@@ -192,7 +213,7 @@ def check_file(weir, env, name, path, report):
             wrong.append(f"{chat_conversations.describe(source_input)}: {why}")
     if not wrong and not rendered:
         wrong.append("no conversation renders: the template is not tested")
-    report.say(name, f"{len(cases)} ({rendered} rendered)", wrong)
+    report.say(name, f"{len(inputs)} ({rendered} rendered)", wrong)
 
 
 def plan(weir, envs, report):
@@ -214,17 +235,9 @@ def plan(weir, envs, report):
                    lambda n, p=path: check_file(weir, frozen, n, p, report))
 
 
-def main():
-    os.environ["TZ"] = "UTC"
-    try:
-        envs = reference_environments()
-    except ImportError:
-        print("skip chat - jinja2 is not installed")
-        return 77
-    weir, report = Weir(), Report()
-    if not os.path.exists(weir.binary):
-        print("skip chat - there is no weir binary")
-        return 77
+def run(weir, envs):
+    """Everything once; False if anything is not ok."""
+    report = Report()
     if not os.environ.get("WEIR_TEMPLATE_DIR"):
         print("skip chat/real - WEIR_TEMPLATE_DIR names no folder of real templates")
     for name, check in plan(weir, envs, report):
@@ -235,7 +248,28 @@ def main():
         except (RuntimeError, OSError, subprocess.SubprocessError, ValueError) as error:
             report.failed = True
             print(f"not ok {name} - {error}")
-    return 1 if report.failed else 0
+    return not report.failed
+
+
+def main():
+    os.environ["TZ"] = "UTC"
+    time.tzset()
+    try:
+        envs = reference_environments()
+    except ImportError:
+        print("skip chat - jinja2 is not installed")
+        return 77
+    with tempfile.TemporaryDirectory() as folder:
+        weir = Weir(folder)
+        if not os.path.exists(weir.binary):
+            print("skip chat - there is no weir binary")
+            return 77
+        day = datetime.date.today()
+        passed = run(weir, envs)
+        if not passed and datetime.date.today() != day:
+            print("a new day began between the two renderings of a date: again")
+            passed = run(weir, envs)
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -221,7 +221,7 @@ namespace({'a': 1}).a ;; namespace(a=1) ;; namespace() ;; dict(a=1) ;; dict(a=1,
 dict([('a', 1)]) ;; dict({'a': 1}, b=2) ;; dict([1]) ;; dict(1) ;; joiner()() ~ 'x'
 cycler('a', 'b').next() ;; cycler('a', 'b').current ;; cycler() ;; raise_exception('boom: ' ~ s)
 raise_exception() ;; raise_exception(none)|nope() ;; i() ;; d['a']() ;; strftime_now('%Y-%m-%d')
-strftime_now('%d %b %Y %H:%M:%S %j %A %B %p %y %%') ;; strftime_now('%f|%z|%Z|')
+strftime_now('%d %b %Y %j %A %B %y %%') ;; strftime_now('|%z|%Z|')
 strftime_now('') ;; strftime_now() ;; strftime_now('plain') ;; [*l] ;; range(*[1, 3]) ;; dict(**d)
 range(*5) ;; l + [4] ;; l + (4,) ;; (1,) + (2,) ;; l + none ;; s + 1 ;; s + missing ;; missing + s
 s * 2 ;; 2 * s ;; s * -1 ;; l * 2 ;; (1,) * 3 ;; s * f ;; s - 'a' ;; l - l ;; d + d ;; s / 2

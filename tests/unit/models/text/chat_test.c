@@ -1,4 +1,4 @@
-/* chat_test.c -- requests as variables, failures, concurrent renders, batch cases. */
+/* chat_test.c -- requests as variables, failures, concurrent renders. */
 #define _GNU_SOURCE
 #include "models/text/chat.h"
 
@@ -149,29 +149,4 @@ Test(chat, many_threads_render_one_template) {
     }
     cJSON_Delete(input);
     chat_close(c);
-}
-
-Test(chat, a_case_answers_with_text_or_error) {
-    static const struct {
-        const char *line, *answer; /* or its end */
-    } rows[] = {
-        {"{\"template\": \"{{ a + 1 }}\", \"input\": {\"a\": 1}}", "{\"text\":\"2\"}\n"},
-        {"{\"template\": \"\", \"input\": {}}", "{\"text\":\"\"}\n"},
-        {"{\"template\": \"{{ raise_exception('no') }}\", \"input\": {}}", "\"error\":\"no\"}\n"},
-        {"{\"template\": \"{{ strftime_now('%Y') }}\", \"input\": {}, \"now_us\": 86400000000}",
-         "{\"text\":\"1970\"}\n"},
-        {"{\"input\": {}}", "\"error\":\"a case needs a template\"}\n"},
-    };
-    for (size_t i = 0; i < COUNT(rows); i++) {
-        strbuf out = strbuf_make(4096);
-        diag d = {.code = STATUS_OK};
-        cr_expect_eq(chat_render_case(str_from(rows[i].line), &out, &d), STATUS_OK, "%s", d.text);
-        cr_expect(str_ends_with(strbuf_str(&out), str_from(rows[i].answer)), "%s: %s", rows[i].line,
-                  out.data);
-        strbuf_close(&out);
-    }
-    strbuf out = strbuf_make(4096);
-    diag d;
-    cr_expect_eq(chat_render_case(str_from("{"), &out, &d), STATUS_INVALID);
-    strbuf_close(&out);
 }
