@@ -98,7 +98,8 @@ void *jinja_heap_take(jinja_heap *h, size_t count, size_t bytes) {
     }
     size_t total = ((size_t)product + ALIGN_BYTES - 1) & ~(size_t)(ALIGN_BYTES - 1);
     total = total ? total : ALIGN_BYTES;
-    if (total >= LARGE_BYTES) {
+    /* Totals are multiples of ALIGN_BYTES: >= LARGE_BYTES, also where that is everything. */
+    if (total > LARGE_BYTES - ALIGN_BYTES) {
         return heap_block(h, total);
     }
     if (total > h->room_bytes) {
