@@ -94,6 +94,30 @@ static void group_put(const tile_shape *s, const quant_group *q, int32_t c, uint
     }
 }
 
+/* The commonest formats go from block to tile without being taken apart: their nibbles already lie
+ * as a tile wants them, and their scales are kept as they are. False for the others. */
+static bool group_copy(backend_type type, const uint8_t *row, int32_t group, int32_t c,
+                       uint8_t *to) {
+    const bool bytes = type == BACKEND_Q8_0, minimum = type == BACKEND_Q4_1;
+    if (!bytes && !minimum && type != BACKEND_Q4_0) {
+        return false;
+    }
+    const size_t scales = minimum ? 4 : 2, quants = bytes ? TILE_GROUP : TILE_GROUP / 2;
+    const uint8_t *block = row + (size_t)group * (scales + quants);
+    for (size_t t = 0; t < quants / 4; t++) {
+        uint32_t four;
+        memcpy(&four, block + scales + 4 * t, sizeof(four));
+        four ^= bytes ? 0x80808080u : 0u; /* around 128 */
+        memcpy(to + TILE_BLOCK_BYTES * t + 4 * (size_t)c, &four, sizeof(four));
+    }
+    uint8_t *after = to + TILE_BLOCK_BYTES * (quants / 4) + 2 * (size_t)c;
+    memcpy(after, block, 2);
+    if (minimum) {
+        memcpy(after + 2 * TILE_OUTPUTS, block + 2, 2);
+    }
+    return true;
+}
+
 static void plain_pack(size_t element, const uint8_t *data, int32_t columns, int32_t inputs,
                        uint8_t *to) {
     for (int32_t c = 0; c < columns; c++) {
@@ -120,9 +144,12 @@ void tile_pack(backend_type type, const uint8_t *data, uint64_t row_bytes, int32
     }
     for (int32_t c = 0; c < columns; c++) {
         for (int32_t g = 0; g < inputs / TILE_GROUP; g++) {
-            quant_group q;
-            quant_get(type, rows + (size_t)c * row_bytes, g, &q);
-            group_put(&s, &q, c, to + (size_t)g * (size_t)s.group_bytes);
+            uint8_t *at = to + (size_t)g * (size_t)s.group_bytes;
+            if (!group_copy(type, rows + (size_t)c * row_bytes, g, c, at)) {
+                quant_group q;
+                quant_get(type, rows + (size_t)c * row_bytes, g, &q);
+                group_put(&s, &q, c, at);
+            }
         }
     }
 }
