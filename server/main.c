@@ -17,7 +17,8 @@
 
 typedef struct {
     const char *model, *backend, *trace;
-    int64_t worker, epoch, link_fd, cores_fd, threads, threads_own, kv_bytes, context, seqs, chunk;
+    int64_t worker, epoch, queue_ms, link_fd, cores_fd, threads, threads_own, kv_bytes, context,
+        seqs, chunk;
     int32_t role, kv_dtype, activations, log_level;
     bool log_json;
 } worker_settings;
@@ -55,6 +56,8 @@ static const config_option worker_flags[] = {
      "prompt tokens of a step"},
     {"trace", CONFIG_STRING, FIELD(trace), 0, 4000, NULL, NULL, "DIR",
      "leave the newest spans here as Chrome trace JSON at the end"},
+    {"queue-timeout-ms", CONFIG_INT, FIELD(queue_ms), 1, 3600000, "300000", NULL, NULL,
+     "how long a request waits for KV pages before it is refused"},
     {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
     {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
 };
@@ -102,6 +105,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .context_tokens = (int32_t)o->context,
                         .seqs_max = (int32_t)o->seqs,
                         .prefill_chunk_tokens = (int32_t)o->chunk,
+                        .queue_us = o->queue_ms * 1000,
                         .ring_bytes = 32 << 20,
                         .group_bytes = 4 << 20,
                         .trace_directory = o->trace,

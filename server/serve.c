@@ -83,8 +83,8 @@ static const config_option options[] = {
      "how long requests may go on after SIGTERM"},
     {"heartbeat-timeout-ms", CONFIG_INT, FIELD(silence_ms), 500, 600000, "3000", NULL, NULL,
      "a worker this quiet is killed and its requests go elsewhere"},
-    {"queue-timeout-ms", CONFIG_INT, FIELD(pending_ms), 1, 3600000, "60000", NULL, NULL,
-     "how long a request waits for a worker before it is answered 503"},
+    {"queue-timeout-ms", CONFIG_INT, FIELD(pending_ms), 1, 3600000, "300000", NULL, NULL,
+     "how long a request waits for workers or KV pages before it is answered 503"},
     {"trace", CONFIG_STRING, FIELD(trace), 0, 4000, NULL, NULL, "DIR",
      "each process leaves its newest spans in DIR as Chrome trace JSON when it ends"},
     {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
@@ -220,7 +220,8 @@ static status open_http(server *s) {
 /* ---- workers -------------------------------------------------------------------------------- */
 
 static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
-    char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16];
+    char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16],
+        queue[16];
     const settings *o = &s->set;
     uint32_t child = 0;
     static uint32_t next;
@@ -231,7 +232,10 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(context, sizeof context, "%d", (int)s->limits.context_tokens);
     (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
     (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
+    (void)snprintf(queue, sizeof queue, "%d", (int)o->pending_ms);
     const char *args[] = {"worker",
+                          "--queue-timeout-ms",
+                          queue,
                           "--role",
                           role,
                           "--worker",
@@ -246,6 +250,10 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
                           backends[o->backend],
                           "--threads",
                           thread_text,
+                          "--threads-own",
+                          own_text,
+                          "--cores-fd",
+                          "4",
                           "--kv-memory",
                           kv,
                           "--kv-dtype",

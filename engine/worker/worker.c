@@ -175,7 +175,7 @@ static core_options core_settings(const worker_state *w, uint32_t pages) {
                       .peers_max = PEERS_MAX,
                       .tombstones_max = 4096,
                       .lease_us = 30000000,
-                      .queue_deadline_us = 30000000,
+                      .queue_deadline_us = o->queue_us,
                       .quarantine_us = 30000000,
                       .heartbeat_us = 250000,
                       .silence_us = 3000000};
