@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""sizes.py -- functions of at most 70 lines, lines of at most 100 columns, files of at most 800.
+"""sizes.py -- functions of at most 70 lines, lines of at most 100 columns (Python:
+110), files of at most 800.
 
 A longer function needs a line in sizes_allowed.txt: `path function lines reason`. An entry that is
 no longer needed, or allows more than the function has, is an error too: the list may only shrink.
@@ -12,6 +13,7 @@ import tree
 
 FUNCTION_LINES_MAX = 70
 COLUMNS_MAX = 100
+PYTHON_COLUMNS_MAX = 110  # names of options and paths are long there
 FILE_LINES_MAX = 800
 ALLOWED = os.path.join("tests", "tidy", "sizes_allowed.txt")
 
@@ -79,8 +81,9 @@ def check(root):
         if len(lines) - 1 > FILE_LINES_MAX:
             problems.append(f"{path}: {len(lines) - 1} lines, at most {FILE_LINES_MAX}")
         for number, line in enumerate(lines, 1):
-            if len(line) > COLUMNS_MAX:
-                problems.append(f"{path}:{number}: {len(line)} columns, at most {COLUMNS_MAX}")
+            most = PYTHON_COLUMNS_MAX if path.endswith(".py") else COLUMNS_MAX
+            if len(line) > most:
+                problems.append(f"{path}:{number}: {len(line)} columns, at most {most}")
         if path.endswith(".py"):
             continue
         for name, first, count in functions(text):

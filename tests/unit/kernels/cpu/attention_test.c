@@ -1,5 +1,5 @@
 /* attention_test.c -- attention over pages: right, and the same bits however it is cut. */
-#include "cputest.h"
+#include "tests/unit/kernels/cpu/cputest.h"
 
 TestSuite(attention, .fini = cputest_end);
 

@@ -5,8 +5,8 @@
  * Threads    One.
  * Limits     Failures abort the test.
  */
-#ifndef TESTS_CPUTEST_H
-#define TESTS_CPUTEST_H
+#ifndef TESTS_UNIT_KERNELS_CPU_CPUTEST_H
+#define TESTS_UNIT_KERNELS_CPU_CPUTEST_H
 
 #include <criterion/criterion.h>
 #include <math.h>

@@ -1,8 +1,8 @@
 /* linear_test.c -- matrix products: the written arithmetic, bit for bit, in every shape. */
 #include <stdio.h>
 
-#include "cputest.h"
 #include "kernels/cpu/quant.h"
+#include "tests/unit/kernels/cpu/cputest.h"
 
 /* The arithmetic of kernels/README.md, one scalar at a time, from the file's own blocks. */
 typedef struct {

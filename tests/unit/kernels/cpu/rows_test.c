@@ -1,5 +1,5 @@
 /* rows_test.c -- row operators against double, and against each other's instruction sets. */
-#include "cputest.h"
+#include "tests/unit/kernels/cpu/cputest.h"
 
 TestSuite(rows, .fini = cputest_end);
 

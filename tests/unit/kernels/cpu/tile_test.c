@@ -1,7 +1,7 @@
 /* tile_test.c -- packed weights give back exactly what the file's format means. */
 #include <stdio.h>
 
-#include "cputest.h"
+#include "tests/unit/kernels/cpu/cputest.h"
 
 TestSuite(tile, .fini = cputest_end);
 
