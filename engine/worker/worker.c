@@ -202,7 +202,7 @@ static status open_core(worker_state *w, uint32_t pages) {
                           .cores = &w->cores,
                           .seqs_max = c.step_tokens_max,
                           .logit_rows_max = c.logit_rows_max,
-                          .wants_max = c.logit_rows_max + LIMIT_CHOICES * c.seqs_max,
+                          .wants_max = c.logit_rows_max + 2 * LIMIT_CHOICES * c.seqs_max,
                           .eog = w->options->eog,
                           .eog_count = w->options->eog_count,
                           .progress_layers = (int32_t)c.group_layers};
