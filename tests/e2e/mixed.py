@@ -29,7 +29,7 @@ def sampling(rng):
 
 
 def requests(count, seed=1, words_max=150, tokens_max=40, vocabulary=320):
-    """[(path, body)]: chats and completions, texts and ids, shared prefixes, n > 1, streams."""
+    """[(path, body)]: chats and completions, texts and ids, shared prefixes, n > 1, logprobs, streams."""
     rng = random.Random(seed)
     shared = [text_of(rng, words) for words in (10, 40, 90)]
     jobs = []
@@ -40,18 +40,35 @@ def requests(count, seed=1, words_max=150, tokens_max=40, vocabulary=320):
             body["n"] = rng.choice([2, 3])
         if rng.random() < 0.3:
             body["ignore_eos"] = True
+        scored = rng.random() < 0.2
         words = rng.choice([1, 2, 5, 17, 40, 80, words_max])
         prompt = text_of(rng, rng.randint(1, words))
         if rng.random() < 0.4:
             prompt = rng.choice(shared) + " " + prompt
         if rng.random() < 0.5:
+            if scored:
+                body.update({"logprobs": True, "top_logprobs": rng.choice([0, 3])})
             messages = [{"role": "user", "content": prompt}]
             if rng.random() < 0.3:
                 messages.insert(0, {"role": "system", "content": shared[0]})
             jobs.append(("/v1/chat/completions", {**body, "messages": messages}))
-        elif rng.random() < 0.3:
+            continue
+        if scored:
+            body.update({"logprobs": rng.choice([0, 3])})
+        elif rng.random() < 0.1:
+            body["echo"] = True
+        if rng.random() < 0.3:
             ids = [rng.randrange(3, vocabulary) for _ in range(rng.randint(1, 2 * words))]
             jobs.append(("/v1/completions", {**body, "prompt": ids}))
         else:
             jobs.append(("/v1/completions", {**body, "prompt": prompt}))
     return jobs
+
+
+def scored(count, seed=2):
+    """[(path, body)]: prompts whose own tokens are scored too."""
+    rng = random.Random(seed)
+    return [("/v1/completions", {"prompt": text_of(rng, rng.choice([1, 3, 20, 100])), "echo": True,
+                                 "logprobs": rng.choice([0, 3]), "stream": rng.random() < 0.5,
+                                 "max_tokens": rng.choice([0, 1, 10]), **sampling(rng)})
+            for _ in range(count)]

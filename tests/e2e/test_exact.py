@@ -139,6 +139,18 @@ def few_pages_so_that_requests_wait_and_are_preempted():
 
 
 @case
+def scores_of_prompts_are_the_same_everywhere():
+    some = mixed.scored(40)
+    with Server(*DISAGGREGATED) as server:
+        want = run(server, 1, some)
+        assert all(r.scores[0] for r in want)
+    for flags in (DISAGGREGATED, ("--aggregated", "--threads", "1"), ("--threads", "2"),
+                  (*DISAGGREGATED, "--prefill-chunk", "32")):
+        with Server(*flags) as server:
+            check(run(server, 8, some), want, some)
+
+
+@case
 def damaged_kv_is_found_and_does_not_change_an_answer():
     reference()
     with Server(*DISAGGREGATED, env={"WEIR_FAILPOINTS": "kvt.damage=error:1@3"}) as server:

@@ -155,9 +155,16 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def rss_bytes(pid):
-    with open(f"/proc/{pid}/statm", encoding="ascii") as f:
-        return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def memory_bytes(pid):
+    """Resident memory by kind: what the process took itself, and what it shares (the KV rings fill
+    up once and are then reused)."""
+    found = {}
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
+        for line in f:
+            if line.startswith(("RssAnon:", "RssShmem:")):
+                name, kib = line.split()[:2]
+                found[name[:-1]] = int(kib) * 1024
+    return found["RssAnon"], found["RssShmem"]
 
 
 def fd_count(pid):
@@ -259,7 +266,7 @@ class Server:
         found = []
         for pid in children(self.pid):
             words = command_line(pid)
-            if len(words) > 3 and words[1] == "worker" and (role is None or words[3] == role):
+            if words[1:2] == ["worker"] and role in (None, words[words.index("--role") + 1]):
                 found.append(pid)
         return found
 
@@ -350,16 +357,26 @@ class Server:
 
 
 class Result:
-    """What a generation came to: per choice its ids, text and end."""
+    """What a generation came to: per choice its ids, text, end and scores."""
 
     def __init__(self, count):
         self.ids = [[] for _ in range(count)]
         self.text = [""] * count
         self.finish = [None] * count
+        self.scores = [[] for _ in range(count)]
         self.cached = 0
 
+    def add_scores(self, choice):
+        """Log probabilities, in either shape: of what was chosen and of what was likeliest."""
+        found = choice.get("logprobs") or {}
+        mine = self.scores[choice["index"]]
+        for entry in found.get("content") or []:
+            mine.append((entry["logprob"], [t["logprob"] for t in entry["top_logprobs"]]))
+        mine += zip(found.get("token_logprobs") or [], found.get("top_logprobs") or [],
+                    found.get("text_offset") or [])
+
     def key(self):
-        return self.ids, self.text, self.finish
+        return self.ids, self.text, self.finish, self.scores
 
 
 class Failed(Exception):
@@ -384,6 +401,7 @@ def generate(server, path, body):
             result.ids[i] = choice["token_ids"]
             result.text[i] = choice["message"]["content"] if chat else choice["text"]
             result.finish[i] = choice["finish_reason"]
+            result.add_scores(choice)
         details = data["usage"].get("prompt_tokens_details") or {}
         result.cached = details.get("cached_tokens", 0)
         return result
@@ -400,6 +418,7 @@ def generate(server, path, body):
                 piece = choice["delta"].get("content") if chat else choice["text"]
                 result.text[i] += piece or ""
                 result.ids[i] += choice.get("token_ids") or []
+                result.add_scores(choice)
                 if choice["finish_reason"]:
                     assert result.finish[i] is None, "a choice ends once"
                     result.finish[i] = choice["finish_reason"]
