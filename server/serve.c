@@ -155,7 +155,11 @@ static status open_model(server *s) {
     TRY(tokenizer_open(s->file, &s->tokenizer, &s->d));
     str source;
     if (gguf_get_str(s->file, "tokenizer.chat_template", &source, NULL) == STATUS_OK) {
-        TRY(chat_open(source, &s->chat, &s->d));
+        status parsed = chat_open(source, &s->chat, &s->d);
+        if (parsed != STATUS_OK) {
+            diag why = s->d;
+            return status_fail(&s->d, parsed, "tokenizer.chat_template: %.300s", why.text);
+        }
     }
     int32_t context = 0;
     TRY(read_context(s, &context));
@@ -234,8 +238,6 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
     (void)snprintf(queue, sizeof queue, "%d", (int)o->pending_ms);
     const char *args[] = {"worker",
-                          "--queue-timeout-ms",
-                          queue,
                           "--role",
                           role,
                           "--worker",
@@ -270,7 +272,9 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
                           levels[o->log_level],
                           o->log_json ? "--log-json" : "--no-log-json",
                           "--trace",
-                          o->trace ? o->trace : ""};
+                          o->trace ? o->trace : "",
+                          "--queue-timeout-ms",
+                          queue};
     return supervisor_add(s->supervisor, args, sizeof args / sizeof args[0], &child, &s->d);
 }
 
