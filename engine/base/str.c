@@ -28,7 +28,7 @@ bool str_ends_with(str s, str suffix) {
 }
 
 size_t str_find(str s, str needle, size_t from) {
-    if (from > s.bytes) {
+    if (from > s.bytes || needle.bytes > s.bytes - from) {
         return SIZE_MAX;
     }
     if (needle.bytes == 0) {

@@ -465,10 +465,16 @@ def a_real_model_knows_the_capital_of_france():
         text = user.completions.create(model=name, prompt="The capital of France is", max_tokens=8,
                                        temperature=0).choices[0].text
         assert "Paris" in text, text
-        chat_text = user.chat.completions.create(
-            model=name, max_tokens=24, temperature=0,
-            messages=[{"role": "user", "content": "What is the capital of France?"}])
-        assert "Paris" in chat_text.choices[0].message.content, chat_text
+        asked = [{"role": "user", "content": "What is the capital of France?"}]
+        answer = user.chat.completions.create(model=name, max_tokens=24, temperature=0,
+                                              messages=asked)
+        rendered = real.post("/tokenize", {"messages": asked, "return_token_strs": True}).json()
+        assert answer.usage.prompt_tokens == rendered["count"]
+        assert "".join(rendered["token_strs"]) == (
+            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+            "Face<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+            "<|im_start|>assistant\n")
+        assert "France" in answer.choices[0].message.content, answer
 
 
 @case
