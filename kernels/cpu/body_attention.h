@@ -10,6 +10,7 @@
 
 enum {
     KV_PAGES = ISA_KV_TILE / LIMIT_PAGE_TOKENS, /* pages, and vectors of scores, of a tile */
+    CACHE_LINE = 64,
     KV_CONVERT_QUERIES = 12 /* from here a tile is turned to f32 once, not once a query block */
 };
 
@@ -33,7 +34,8 @@ static_assert(ISA_QUERIES % 16 == 0 && ISA_KV_CHUNK % ISA_KV_TILE == 0, "whole v
 /* Keys [head_dim][16] and values [16][head_dim] of a tile's pages. */
 typedef struct {
     const void *key[KV_PAGES], *value[KV_PAGES];
-    bool f16;
+    const uint8_t *ahead[KV_PAGES]; /* keys and values of the tile to visit next */
+    bool f16, more;                 /* `more`: there is one */
 } attention_tile;
 
 BODY_INLINE v16 attention_load(const void *base, int64_t element, bool f16) {
@@ -57,9 +59,17 @@ static int32_t attention_position(const isa_attention *a, int32_t query) {
     return a->seq->position_first + (a->query_first + query) / attention_group(a);
 }
 
+/* Asks for the next tile while this one is at work: its pieces lie apart, where hardware does not
+ * foresee them. Called once a dimension: an f16 page of one head has as many cache lines. */
+BODY_INLINE void attention_fetch(const attention_tile *tile, int32_t d) {
+    UNROLL for (int j = 0; j < KV_PAGES; j++) {
+        vec_prefetch(tile->ahead[j] + (int64_t)d * CACHE_LINE);
+    }
+}
+
 /* Scores of `queries` queries (a constant) with the tile's 64 tokens. */
 BODY_INLINE void attention_scores(attention_scratch *s, const attention_tile *tile, int32_t first,
-                                  int32_t head_dim, v16 scale, const bool f16,
+                                  int32_t head_dim, v16 scale, const bool f16, bool fetch,
                                   const int32_t queries) {
     v16 acc[VEC_QUERIES][KV_PAGES];
     UNROLL for (int i = 0; i < queries; i++) {
@@ -71,6 +81,9 @@ BODY_INLINE void attention_scores(attention_scratch *s, const attention_tile *ti
         v16 key[KV_PAGES];
         UNROLL for (int j = 0; j < KV_PAGES; j++) {
             key[j] = attention_load(tile->key[j], (int64_t)d * LIMIT_PAGE_TOKENS, f16);
+        }
+        if (fetch) {
+            attention_fetch(tile, d);
         }
         UNROLL for (int i = 0; i < queries; i++) {
             const v16 q = v16_set(s->query[d][first + i]);
@@ -163,14 +176,15 @@ BODY_INLINE void attention_dots(attention_scratch *s, const attention_tile *tile
     const v16 by = v16_set(scale);
     int32_t i = from;
     for (; i + VEC_QUERIES <= to; i += VEC_QUERIES) {
-        attention_scores(s, tile, i, head_dim, by, f16, VEC_QUERIES);
+        attention_scores(s, tile, i, head_dim, by, f16, tile->more && i == from, VEC_QUERIES);
     }
     if (VEC_QUERIES >= 4 && i + VEC_QUERIES / 2 <= to) {
-        attention_scores(s, tile, i, head_dim, by, f16, VEC_QUERIES / 2 < 1 ? 1 : VEC_QUERIES / 2);
+        attention_scores(s, tile, i, head_dim, by, f16, tile->more && i == from,
+                         VEC_QUERIES / 2 < 1 ? 1 : VEC_QUERIES / 2);
         i += VEC_QUERIES / 2;
     }
     for (; i < to; i++) {
-        attention_scores(s, tile, i, head_dim, by, f16, 1);
+        attention_scores(s, tile, i, head_dim, by, f16, tile->more && i == from, 1);
     }
 }
 
@@ -209,19 +223,41 @@ static void attention_softmax(attention_scratch *s, int32_t from, int32_t to, in
     }
 }
 
+static const uint8_t *attention_page(const isa_attention *a, const ops_seq *seq, int32_t kv_head,
+                                     int32_t token) {
+    const backend_kv *kv = a->op->kv;
+    const uint32_t page = seq->pages[token / LIMIT_PAGE_TOKENS];
+    return backend_kv_page(kv, a->op->layer, page) + (uint64_t)kv_head * kv->head_bytes;
+}
+
+/* Where the tile to visit next lies: of these positions, or the first of the unit to come. */
+static void attention_look_ahead(const isa_attention *a, attention_tile *tile, int32_t first) {
+    const bool within = first < a->to;
+    const ops_seq *seq = within ? a->seq : a->next_seq;
+    tile->more = seq != NULL;
+    if (!tile->more) {
+        return;
+    }
+    const int32_t from = within ? first : 0, end = seq->position_first + seq->rows;
+    for (int32_t j = 0; j < KV_PAGES; j++) {
+        const int32_t token = from + j * LIMIT_PAGE_TOKENS;
+        tile->ahead[j] = attention_page(a, seq, within ? a->kv_head : a->next_kv_head,
+                                        token < end ? token : from);
+    }
+}
+
 /* A tile's pages; a page after the sequence's end is replaced by the first, and never looked at. */
 static attention_tile attention_tile_at(const isa_attention *a, int32_t first) {
     const backend_kv *kv = a->op->kv;
     const int32_t end = a->seq->position_first + a->seq->rows;
-    attention_tile tile = {{NULL}, {NULL}, kv->shape.type == BACKEND_KV_F16};
+    attention_tile tile = {.f16 = kv->shape.type == BACKEND_KV_F16};
     for (int32_t j = 0; j < KV_PAGES; j++) {
         const int32_t token = first + j * LIMIT_PAGE_TOKENS;
-        const uint32_t page = a->seq->pages[(token < end ? token : first) / LIMIT_PAGE_TOKENS];
-        const uint8_t *head =
-            backend_kv_page(kv, a->op->layer, page) + (uint64_t)a->kv_head * kv->head_bytes;
+        const uint8_t *head = attention_page(a, a->seq, a->kv_head, token < end ? token : first);
         tile.key[j] = head;
         tile.value[j] = head + kv->head_bytes / 2;
     }
+    attention_look_ahead(a, &tile, first + ISA_KV_TILE);
     return tile;
 }
 
@@ -236,6 +272,7 @@ static void attention_convert(attention_scratch *s, attention_tile *tile, int32_
         tile->value[j] = s->values + j * count;
     }
     tile->f16 = false;
+    tile->more = false; /* many queries: arithmetic sets the pace, and fetching ahead only costs */
 }
 
 static void attention_visit(const isa_attention *a, attention_scratch *s, int32_t token) {

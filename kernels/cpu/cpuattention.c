@@ -9,6 +9,7 @@ typedef struct {
     const cpu *c;
     const ops_attention *op;
     int32_t group;      /* heads of q on one kv head */
+    int32_t items;      /* when not split over positions */
     int32_t queries;    /* all sequences', all kv heads': the stride of parts */
     isa_softmax *parts; /* [chunks, queries] when split over positions */
     float *parts_out;   /* [chunks, queries, head_dim] */
@@ -30,20 +31,33 @@ static int32_t seq_chunks(const ops_seq *s) {
     return s->rows > 0 ? divide_up(seq_end(s), ISA_KV_CHUNK) : 0;
 }
 
+/* An item's sequence; what is left of the item counts that sequence's blocks and heads. */
+static const ops_seq *whole_seq(const attention_job *j, int32_t *item) {
+    const int32_t kv_heads = j->op->kv->shape.kv_heads;
+    const ops_seq *s = j->op->seqs;
+    while (*item >= seq_blocks(j, s) * kv_heads) {
+        *item -= seq_blocks(j, s) * kv_heads;
+        s++;
+    }
+    return s;
+}
+
 static void whole_item(void *context, int32_t item, int32_t thread) {
     const attention_job *j = context;
     const int32_t kv_heads = j->op->kv->shape.kv_heads;
-    const ops_seq *s = j->op->seqs;
-    while (item >= seq_blocks(j, s) * kv_heads) {
-        item -= seq_blocks(j, s) * kv_heads;
-        s++;
-    }
+    /* Threads in step take turns: a guess, worth a prefetch. */
+    int32_t next = item + j->c->shared.threads;
+    const ops_seq *s = whole_seq(j, &item);
     /* Later positions cost more, and the longest items should start first. */
     const int32_t block = seq_blocks(j, s) - 1 - item / kv_heads;
     const int32_t first = block * ISA_QUERIES, left = s->rows * j->group - first;
     isa_attention a = {.op = j->op, .seq = s, .kv_head = item % kv_heads, .query_first = first};
     a.queries = left < ISA_QUERIES ? left : ISA_QUERIES;
     a.to = s->position_first + (first + a.queries - 1) / j->group + 1;
+    if (next < j->items) {
+        a.next_seq = whole_seq(j, &next);
+        a.next_kv_head = next % kv_heads;
+    }
     j->c->kernels->attention(&a, cpu_scratch(j->c, thread));
 }
 
@@ -104,9 +118,9 @@ static void merge_item(void *context, int32_t item, int32_t thread) {
 
 /* Splitting pays when threads would idle and somebody has positions to share; partial results must
  * fit. It changes no bit. */
-static bool split_plan(attention_job *j, int32_t items, int32_t chunks_max) {
+static bool split_plan(attention_job *j, int32_t chunks_max) {
     const ops_attention *op = j->op;
-    if (items >= j->c->shared.threads * ITEMS_PER_THREAD || chunks_max < 2 ||
+    if (j->items >= j->c->shared.threads * ITEMS_PER_THREAD || chunks_max < 2 ||
         j->c->shared.threads == 1) {
         return false;
     }
@@ -130,18 +144,18 @@ status cpuattention_run(backend *b, const ops_attention *op) {
     const cpu *c = cpu_of(b);
     const int32_t kv_heads = op->kv->shape.kv_heads;
     attention_job j = {.c = c, .op = op, .group = op->heads / kv_heads};
-    int32_t items = 0, part_items = 0, chunks_max = 0;
+    int32_t part_items = 0, chunks_max = 0;
     for (int32_t i = 0; i < op->seqs_count; i++) {
         const int32_t chunks = seq_chunks(&op->seqs[i]);
-        items += seq_blocks(&j, &op->seqs[i]) * kv_heads;
+        j.items += seq_blocks(&j, &op->seqs[i]) * kv_heads;
         part_items += chunks * kv_heads;
         chunks_max = chunks > chunks_max ? chunks : chunks_max;
     }
-    if (split_plan(&j, items, chunks_max)) {
+    if (split_plan(&j, chunks_max)) {
         cpupool_run(c->pool, part_item, &j, part_items);
         cpupool_run(c->pool, merge_item, &j, j.queries);
     } else {
-        cpupool_run(c->pool, whole_item, &j, items);
+        cpupool_run(c->pool, whole_item, &j, j.items);
     }
     return STATUS_OK;
 }

@@ -73,6 +73,8 @@ typedef struct {
     int32_t kv_head;
     int32_t query_first, queries;
     int32_t from, to;
+    const ops_seq *next_seq; /* whose first positions this thread may read next, or NULL */
+    int32_t next_kv_head;
     isa_softmax *part; /* [queries] or NULL: leave the partial state here instead of finishing */
     float *part_out;   /* [queries, head_dim], with `part` */
 } isa_attention;
