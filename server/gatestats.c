@@ -95,14 +95,6 @@ void gatestats_session(gatestats *g, gatestats_end end, const session_times *t) 
     }
 }
 
-/* Counters only grow: the difference is added. */
-static void follow(metrics_counter *c, uint64_t value) {
-    uint64_t have = metrics_count(c);
-    if (value > have) {
-        metrics_add(c, value - have);
-    }
-}
-
 void gatestats_render(gatestats *g, const gate *core, const http_counts *connections,
                       uint64_t restarts, const metrics_remote *remotes, size_t remotes_count,
                       strbuf *out) {
@@ -110,18 +102,18 @@ void gatestats_render(gatestats *g, const gate *core, const http_counts *connect
     metrics_set(g->running, gate_count(core));
     metrics_set(g->pending, gate_pending_count(core));
     metrics_set(g->connections, connections->connections);
-    follow(g->retries_free, c->retries_free);
-    follow(g->retries_spent, c->retries_spent);
-    follow(g->stale, c->stale_dropped);
-    follow(g->duplicates, c->duplicates_dropped);
-    follow(g->mismatches, c->mismatches);
-    follow(g->splits, c->splits);
-    follow(g->rejected, c->rejected);
-    follow(g->restarts, restarts);
-    follow(g->http_requests, connections->requests);
-    follow(g->http_refused_full, connections->refused_full);
-    follow(g->http_refused_head, connections->refused_head);
-    follow(g->http_expired, connections->expired);
-    follow(g->http_gone, connections->gone);
+    metrics_follow(g->retries_free, c->retries_free);
+    metrics_follow(g->retries_spent, c->retries_spent);
+    metrics_follow(g->stale, c->stale_dropped);
+    metrics_follow(g->duplicates, c->duplicates_dropped);
+    metrics_follow(g->mismatches, c->mismatches);
+    metrics_follow(g->splits, c->splits);
+    metrics_follow(g->rejected, c->rejected);
+    metrics_follow(g->restarts, restarts);
+    metrics_follow(g->http_requests, connections->requests);
+    metrics_follow(g->http_refused_full, connections->refused_full);
+    metrics_follow(g->http_refused_head, connections->refused_head);
+    metrics_follow(g->http_expired, connections->expired);
+    metrics_follow(g->http_gone, connections->gone);
     (void)metrics_render(g->metrics, remotes, remotes_count, out);
 }

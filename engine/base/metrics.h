@@ -65,6 +65,15 @@ static inline uint64_t metrics_count(const metrics_counter *c) {
     return atomic_load_explicit(&c->value, memory_order_relaxed);
 }
 
+/* Brings a counter up to a total that is kept elsewhere; a smaller one is ignored, for counters
+ * only grow. One thread a counter. */
+static inline void metrics_follow(metrics_counter *c, uint64_t total) {
+    uint64_t have = metrics_count(c);
+    if (total > have) {
+        metrics_add(c, total - have);
+    }
+}
+
 void metrics_set(metrics_gauge *g, double value);
 void metrics_gauge_add(metrics_gauge *g, double delta);
 double metrics_gauge_value(const metrics_gauge *g);

@@ -109,14 +109,6 @@ status workstats_open(arena *a, uint64_t cell_bytes, int64_t now_us, workstats *
     return STATUS_OK;
 }
 
-/* Counters only grow: the difference is added. */
-static void follow(metrics_counter *c, uint64_t value) {
-    uint64_t have = metrics_count(c);
-    if (value > have) {
-        metrics_add(c, value - have);
-    }
-}
-
 void workstats_refresh(workstats *w, const core *c, int64_t now_us) {
     core_stats s;
     core_get_stats(c, &s);
@@ -125,16 +117,16 @@ void workstats_refresh(workstats *w, const core *c, int64_t now_us) {
         if (mirrors[i].is_count) {
             uint64_t value;
             memcpy(&value, field, sizeof value);
-            follow(w->counters[i], value);
+            metrics_follow(w->counters[i], value);
         } else {
             uint32_t value;
             memcpy(&value, field, sizeof value);
             metrics_set(w->gauges[i], (double)value);
         }
     }
-    follow(w->bytes_sent, s.cells_sent * w->cell_bytes);
-    follow(w->bytes_received, s.cells_received * w->cell_bytes);
-    follow(w->up_us, (uint64_t)(now_us - w->started_us));
+    metrics_follow(w->bytes_sent, s.cells_sent * w->cell_bytes);
+    metrics_follow(w->bytes_received, s.cells_received * w->cell_bytes);
+    metrics_follow(w->up_us, (uint64_t)(now_us - w->started_us));
 }
 
 void workstats_step(workstats *w, int32_t rows, int64_t busy_us) {
