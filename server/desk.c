@@ -242,12 +242,12 @@ static void take_actions(gateway_state *g) {
 void desk_drop_worker(gateway_state *g, uint32_t worker) {
     bool joined = g->pool.workers[worker].joined;
     pool_drop(&g->pool, worker);
-    g->broken[worker] = false;
     router_forget_worker(g->router, worker);
     if (joined) {
         gate_link_down(g->gate, worker, clock_now_us());
         take_actions(g);
     }
+    g->broken[worker] = false; /* last: the worker's next life must not inherit it */
 }
 
 void desk_act(gateway_state *g) {
