@@ -81,12 +81,6 @@ void desk_refuse(exchange *x, int http_code, const char *text) {
     (void)routes_refuse(x, http_code, &d, 1);
 }
 
-static void discard(intake_item *item) {
-    exchange_release(item->exchange);
-    openai_free(item->request);
-    prepare_free(&item->prompts);
-}
-
 static bool open_runs(gateway_state *g, uint32_t index, uint64_t salt, int64_t now) {
     desk_slot *s = &g->slots[index];
     for (int32_t r = 0; r < session_runs(s->session); r++) {
@@ -107,11 +101,11 @@ void desk_start(gateway_state *g, intake_item *item) {
         desk_refuse(item->exchange, 503,
                     g->stop_by_us ? "The server is shutting down."
                                   : "The server has as many requests as it takes. Try again.");
-        discard(item);
+        intake_discard(item);
         return;
     }
     if (exchange_gone(item->exchange)) {
-        discard(item);
+        intake_discard(item);
         return;
     }
     uint64_t salt = salt_of(g, item->exchange, item->request);

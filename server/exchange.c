@@ -56,7 +56,6 @@ struct exchange {
     size_t out_sent;     /* bytes of `out` that the connection has taken */
     int64_t written_us;  /* when bytes were last added */
     int64_t progress_us; /* when the connection last took bytes, or the first bytes came */
-    void *user;
 };
 
 exchange *exchange_open(exchange_hooks *hooks, str method, str path, strbuf *body, int32_t key,
@@ -111,19 +110,6 @@ static void exchange_lock(const exchange *x) {
 
 static void exchange_unlock(const exchange *x) {
     CHECK_EQ(pthread_mutex_unlock((pthread_mutex_t *)&x->lock), 0);
-}
-
-void exchange_set_user(exchange *x, void *user) {
-    exchange_lock(x);
-    x->user = user;
-    exchange_unlock(x);
-}
-
-void *exchange_user(exchange *x) {
-    exchange_lock(x);
-    void *user = x->user;
-    exchange_unlock(x);
-    return user;
 }
 
 bool exchange_gone(const exchange *x) {

@@ -42,11 +42,6 @@ int32_t exchange_key(const exchange *x);
 /* When the last byte of the request had arrived: clock_now_us. */
 int64_t exchange_received_us(const exchange *x);
 
-/* The gateway's own pointer, NULL at first; the exchange does nothing with it. Safe to use from
- * the `gone` callback too. */
-void exchange_set_user(exchange *x, void *user);
-void *exchange_user(exchange *x);
-
 /* The whole answer. The body is copied. False when the client has left (or an answer was already
  * given, which is a bug of the caller's, counted and otherwise ignored). */
 bool exchange_respond(exchange *x, int http_code, const char *content_type, str body,

@@ -132,8 +132,8 @@ static void read_worker(gateway_state *g, uint32_t worker) {
         }
         message m;
         diag d;
-        if (fd >= 0 && r == WIRE_MESSAGE) {
-            (void)close(fd);
+        if (r == WIRE_MESSAGE && fd >= 0) {
+            (void)close(fd); /* workers have none to give */
         }
         if (r == WIRE_CLOSED) {
             g->broken[worker] = true;

@@ -29,13 +29,17 @@ static void refuse_busy(exchange *x) {
     (void)routes_refuse(x, 503, &d, 1);
 }
 
+void intake_discard(intake_item *item) {
+    exchange_release(item->exchange);
+    openai_free(item->request);
+    prepare_free(&item->prompts);
+}
+
 static void drop(intake_item *item) {
     if (item->kind != INTAKE_GONE) {
         refuse_busy(item->exchange);
     }
-    exchange_release(item->exchange);
-    openai_free(item->request);
-    prepare_free(&item->prompts);
+    intake_discard(item);
 }
 
 void intake_request(void *self, routes_route route, exchange *x, openai_request *r) {
@@ -89,32 +93,26 @@ static void answer_detokenize(intake *i, intake_item *item) {
     strbuf_close(&json);
 }
 
-static void finish(intake_item *item) {
-    exchange_release(item->exchange);
-    openai_free(item->request);
-    prepare_free(&item->prompts);
-}
-
 static void prepare_item(intake *i, intake_item *item) {
     if (exchange_gone(item->exchange)) {
-        finish(item);
+        intake_discard(item);
         return;
     }
     if (item->request->kind == OPENAI_TOKENIZE) {
         answer_tokenize(i, item);
-        finish(item);
+        intake_discard(item);
         return;
     }
     if (item->request->kind == OPENAI_DETOKENIZE) {
         answer_detokenize(i, item);
-        finish(item);
+        intake_discard(item);
         return;
     }
     diag d;
     status s = prepare_prompts(&i->options.model, item->request, &item->prompts, &d);
     if (s != STATUS_OK) {
         (void)routes_refuse(item->exchange, reply_code(s), &d, 0);
-        finish(item);
+        intake_discard(item);
     } else if (!queue_push(&i->ready, item)) {
         drop(item);
     }

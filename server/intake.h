@@ -46,6 +46,9 @@ void intake_close(intake *i);
 void intake_request(void *self, routes_route route, exchange *x, openai_request *r);
 void intake_gone(void *self, exchange *x);
 
+/* Gives back what an item holds; its exchange is answered before, or gets a 500. */
+void intake_discard(intake_item *item);
+
 /* The next item; false when there is none. */
 bool intake_next(intake *i, intake_item *out);
 

@@ -80,10 +80,6 @@ void jsonout_int(strbuf *out, int64_t v) {
     strbuf_printf(out, "%lld", (long long)v);
 }
 
-void jsonout_bool(strbuf *out, bool v) {
-    strbuf_append_z(out, v ? "true" : "false");
-}
-
 void jsonout_comma(strbuf *out) {
     if (out->bytes > 0) {
         char last = out->data[out->bytes - 1];

@@ -22,7 +22,6 @@ void jsonout_string_z(strbuf *out, const char *zero_terminated);
 /* The shortest text that reads back as this float; null when it is not finite. */
 void jsonout_float(strbuf *out, float v);
 void jsonout_int(strbuf *out, int64_t v);
-void jsonout_bool(strbuf *out, bool v);
 
 /* A comma unless a bracket was just opened. */
 void jsonout_comma(strbuf *out);

@@ -347,7 +347,6 @@ static status run(server *s) {
                           .tokenizer = s->tokenizer,
                           .roles_wanted = roles,
                           .requests_max = (uint32_t)s->set.requests,
-                          .context_tokens = s->limits.context_tokens,
                           .local_prefill_max = (int32_t)s->set.local_prefill_max,
                           .silence_us = s->set.silence_ms * 1000,
                           .join_us = 120000000,

@@ -152,6 +152,16 @@ static void loop(worker_state *w) {
 
 /* ---- set-up --------------------------------------------------------------------------------- */
 
+/* Rows of the largest batch, and those whose logits it can want: the core plans within what the
+ * model was opened for. */
+static int32_t batch_rows_max(const worker_options *o) {
+    return o->prefill_chunk_tokens + o->seqs_max + LIMIT_PAGE_TOKENS;
+}
+
+static int32_t batch_logit_rows_max(const worker_options *o) {
+    return o->seqs_max + 32;
+}
+
 static core_options core_settings(const worker_state *w, uint32_t pages) {
     const worker_options *o = w->options;
     layout_group cut = layout_cut((uint32_t)w->info->layers, w->info->kv_layer_page_bytes,
@@ -166,8 +176,8 @@ static core_options core_settings(const worker_state *w, uint32_t pages) {
                       .context_tokens = w->info->context_tokens,
                       .seqs_max = o->seqs_max,
                       .queue_max = 4096,
-                      .step_tokens_max = o->prefill_chunk_tokens + o->seqs_max + LIMIT_PAGE_TOKENS,
-                      .logit_rows_max = o->seqs_max + 32,
+                      .step_tokens_max = batch_rows_max(o),
+                      .logit_rows_max = batch_logit_rows_max(o),
                       .prefill_chunk_tokens = o->prefill_chunk_tokens,
                       .headroom_tokens = 64,
                       .group_layers = cut.layers < 8 ? cut.layers : 8,
@@ -224,8 +234,8 @@ static status open_model(worker_state *w, uint32_t *pages) {
                         .kv_type = o->kv_type,
                         .activations = o->activations,
                         .context_tokens = o->context_tokens,
-                        .rows_max = o->prefill_chunk_tokens + o->seqs_max + LIMIT_PAGE_TOKENS,
-                        .logit_rows_max = o->seqs_max + 32};
+                        .rows_max = batch_rows_max(o),
+                        .logit_rows_max = batch_logit_rows_max(o)};
     TRY(model_open(&mo, &w->model, w->d));
     w->info = model_get_info(w->model);
     *pages = w->info->kv_pages;

@@ -304,10 +304,6 @@ status gguf_tensor_find(const gguf *g, const char *name, gguf_tensor *out, diag 
 
 /* -- the file -------------------------------------------------------------------------------- */
 
-uint64_t gguf_file_bytes(const gguf *g) {
-    return g->file.bytes;
-}
-
 /* Chained finaliser over eight bytes at a time; the length closes it, so a tail of zero bytes
  * counts. */
 static uint64_t hash_bytes(uint64_t h, const uint8_t *p, uint64_t bytes) {

@@ -93,8 +93,6 @@ MUST_USE status gguf_tensor_at(const gguf *g, uint64_t index, gguf_tensor *out, 
 MUST_USE status gguf_tensor_find(const gguf *g, const char *name, gguf_tensor *out, diag *d);
 
 /* -- the file ---------------------------------------------------------------------------------*/
-uint64_t gguf_file_bytes(const gguf *g);
-
 /* A hash of all metadata and tensor descriptions and of three samples of each tensor's bytes: equal
  * for equal files, and different for models that differ in configuration, vocabulary or weights,
  * short of somebody making two collide on purpose. Reads a few pages a tensor, not the whole file:

@@ -48,7 +48,7 @@ static void on_request(void *self, exchange *x, int32_t route) {
 
 static void on_gone(void *self, exchange *x) {
     storm *s = self;
-    (void)exchange_user(x);
+    (void)exchange_gone(x); /* alive during the call */
     atomic_fetch_add(&s->gone, 1);
 }
 
