@@ -112,6 +112,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .name = name,
                         .eog = eog};
     TRY(failpoint_setup_env(d));
+    TRY(failpoint_listen(name, d));
     TRY(find_eog(o->model, eog, &w.eog_count, d));
     return worker_run(&w, d);
 }

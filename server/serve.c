@@ -332,7 +332,6 @@ static void say_ready(void *self) {
 }
 
 static status run(server *s) {
-    gateway_block_signals();
     TRY(tracefile_open(&s->trace, s->set.trace, "gateway", &s->d));
     TRY(open_model(s));
     TRY(open_workers(s)); /* first: it blocks SIGCHLD for all threads */
@@ -410,6 +409,10 @@ int serve_main(int argc, char *const *argv) {
     if (code < 0) {
         log_setup((log_level)s.set.log_level, s.set.log_json, "gateway");
         status done = failpoint_setup_env(&s.d);
+        if (done == STATUS_OK) {
+            gateway_block_signals(); /* in every thread, and this may start the first */
+            done = failpoint_listen("gateway", &s.d);
+        }
         if (done == STATUS_OK) {
             done = run(&s);
         }

@@ -1,15 +1,26 @@
-/* failpoint.c -- parses WEIR_FAILPOINTS and acts at armed points. */
+/* failpoint.c -- parses WEIR_FAILPOINTS, takes orders over a FIFO, and acts at armed points.
+ *
+ * One lock guards the table: points are re-armed while other threads pass them. It is taken only
+ * when something is armed. */
 #define _GNU_SOURCE
 #include "engine/base/failpoint.h"
 
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <pthread.h>
 #include <signal.h>
-#include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/log.h"
 #include "engine/base/str.h"
+
+enum { ORDER_BYTES = 1024 };
 
 typedef enum { ACT_KILL, ACT_STOP, ACT_ERROR, ACT_DELAY } point_action;
 
@@ -19,13 +30,19 @@ typedef struct {
     int64_t delay_ms;
     uint64_t skip;
     uint64_t count; /* UINT64_MAX: always */
-    _Atomic uint64_t passes;
+    uint64_t passes;
 } point;
+
+typedef struct {
+    point points[FAILPOINT_MAX];
+    size_t count;
+} point_table;
 
 bool failpoint_armed;
 
-static point points[FAILPOINT_MAX];
-static size_t points_count;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static point_table armed;
+static int order_fd = -1;
 
 static status bad(diag *d, str item, const char *why) {
     return status_fail_param(d, STATUS_INVALID, "WEIR_FAILPOINTS", "fault point \"%.*s\": %s",
@@ -93,15 +110,7 @@ static status read_point(str item, point *p, diag *d) {
     return STATUS_OK;
 }
 
-static void disarm(void) {
-    failpoint_armed = false;
-    points_count = 0;
-    memset(points, 0, sizeof points);
-}
-
-status failpoint_setup(const char *spec, diag *d) {
-    disarm();
-    str all = str_from(spec);
+static status read_table(str all, point_table *t, diag *d) {
     size_t at = 0;
     while (at < all.bytes) {
         size_t end = str_find(all, str_from(";"), at);
@@ -113,41 +122,137 @@ status failpoint_setup(const char *spec, diag *d) {
         if (item.bytes == 0) {
             continue;
         }
-        status s = points_count < FAILPOINT_MAX ? read_point(item, &points[points_count], d)
-                                                : bad(d, item, "too many fault points");
-        if (s != STATUS_OK) {
-            disarm();
-            return s;
-        }
-        points_count++;
+        TRY(t->count < FAILPOINT_MAX ? read_point(item, &t->points[t->count], d)
+                                     : bad(d, item, "too many fault points"));
+        t->count++;
     }
-    failpoint_armed = points_count > 0;
     return STATUS_OK;
+}
+
+static void arm(const point_table *t) {
+    (void)pthread_mutex_lock(&lock);
+    armed = *t;
+    __atomic_store_n(&failpoint_armed, t->count > 0, __ATOMIC_RELAXED);
+    (void)pthread_mutex_unlock(&lock);
+}
+
+status failpoint_setup(const char *spec, diag *d) {
+    point_table t = {.count = 0};
+    status s = read_table(str_from(spec), &t, d);
+    if (s != STATUS_OK) {
+        t = (point_table){.count = 0};
+    }
+    arm(&t);
+    return s;
 }
 
 status failpoint_setup_env(diag *d) {
     return failpoint_setup(getenv("WEIR_FAILPOINTS"), d);
 }
 
+/* ---- orders --------------------------------------------------------------------------------- */
+
+static void take_order(str line) {
+    point_table t = {.count = 0};
+    diag d;
+    if (read_table(line, &t, &d) != STATUS_OK) {
+        LOG(ERROR, "failpoint", "order refused", "why=\"%s\"", d.text);
+        return;
+    }
+    arm(&t);
+    LOG(INFO, "failpoint", "armed", "points=\"%.*s\"", (int)line.bytes, line.data);
+}
+
+static void *listen_main(void *unused) {
+    (void)unused;
+    char buffer[ORDER_BYTES];
+    size_t used = 0;
+    for (;;) {
+        ssize_t n = read(order_fd, buffer + used, sizeof buffer - used);
+        if (n <= 0) {
+            if (n < 0 && errno == EINTR) {
+                continue;
+            }
+            return NULL;
+        }
+        used += (size_t)n;
+        char *end;
+        while ((end = memchr(buffer, '\n', used)) != NULL) {
+            size_t bytes = (size_t)(end - buffer);
+            take_order(str_of(buffer, bytes));
+            used -= bytes + 1;
+            memmove(buffer, end + 1, used);
+        }
+        used = used < sizeof buffer ? used : 0; /* no line is that long */
+    }
+}
+
+/* Its thread takes no signal: they are meant for threads that know what to do with them. */
+static int start_listening(void) {
+    sigset_t all;
+    sigset_t before;
+    pthread_t thread;
+    (void)sigfillset(&all);
+    (void)pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = pthread_create(&thread, NULL, listen_main, NULL);
+    (void)pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return error ? error : pthread_detach(thread);
+}
+
+status failpoint_listen(const char *process, diag *d) {
+    const char *directory = getenv("WEIR_FAILPOINTS_DIR");
+    if (!directory || !directory[0]) {
+        return STATUS_OK;
+    }
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/%s", directory, process);
+    if (n < 0 || n >= (int)sizeof path) {
+        return status_fail_param(d, STATUS_INVALID, "WEIR_FAILPOINTS_DIR", "the path is too long");
+    }
+    /* Open for writing too: the FIFO never ends, and what a dead process left unread dies too. */
+    if ((mkfifo(path, 0600) != 0 && errno != EEXIST) ||
+        (order_fd = open(path, O_RDWR | O_CLOEXEC)) < 0) {
+        return status_fail_errno(d, STATUS_IO, path);
+    }
+    errno = start_listening();
+    return errno ? status_fail_errno(d, STATUS_IO, "starting the failpoint thread") : STATUS_OK;
+}
+
+/* ---- acting --------------------------------------------------------------------------------- */
+
 static point *find(const char *name) {
-    for (size_t i = 0; i < points_count; i++) {
-        if (strcmp(points[i].name, name) == 0) {
-            return &points[i];
+    for (size_t i = 0; i < armed.count; i++) {
+        if (strcmp(armed.points[i].name, name) == 0) {
+            return &armed.points[i];
         }
     }
     return NULL;
 }
 
-bool failpoint_hit(const char *name) {
+/* Counts a pass; true with a copy of the point when it acts now. */
+static bool pass(const char *name, point *out) {
+    (void)pthread_mutex_lock(&lock);
     point *p = find(name);
-    if (!p) {
+    bool acts = false;
+    if (p) {
+        uint64_t number = p->passes++;
+        acts = number >= p->skip && number - p->skip < p->count;
+        *out = *p;
+    }
+    (void)pthread_mutex_unlock(&lock);
+    return acts;
+}
+
+bool failpoint_hit(const char *name) {
+    static const char *const actions[] = {
+        [ACT_KILL] = "kill", [ACT_STOP] = "stop", [ACT_ERROR] = "error", [ACT_DELAY] = "delay"};
+    point p;
+    if (!pass(name, &p)) {
         return false;
     }
-    uint64_t pass = atomic_fetch_add_explicit(&p->passes, 1, memory_order_relaxed);
-    if (pass < p->skip || pass - p->skip >= p->count) {
-        return false;
-    }
-    switch (p->action) {
+    LOG(WARN, "failpoint", "acts", "point=%s action=%s pid=%d now_us=%" PRId64, name,
+        actions[p.action], (int)getpid(), clock_now_us());
+    switch (p.action) {
         case ACT_KILL:
             (void)kill(getpid(), SIGKILL);
             return false;
@@ -155,7 +260,7 @@ bool failpoint_hit(const char *name) {
             (void)kill(getpid(), SIGSTOP);
             return false;
         case ACT_DELAY:
-            clock_sleep_us(p->delay_ms * 1000);
+            clock_sleep_us(p.delay_ms * 1000);
             return false;
         case ACT_ERROR:
             break;
@@ -164,6 +269,9 @@ bool failpoint_hit(const char *name) {
 }
 
 uint64_t failpoint_passes(const char *name) {
-    point *p = find(name);
-    return p ? atomic_load_explicit(&p->passes, memory_order_relaxed) : 0;
+    (void)pthread_mutex_lock(&lock);
+    const point *p = find(name);
+    uint64_t passes = p ? p->passes : 0;
+    (void)pthread_mutex_unlock(&lock);
+    return passes;
 }

@@ -9,8 +9,12 @@
  *                error      FAILPOINT is true
  *                delay_N    sleeps N milliseconds, then FAILPOINT is false
  *            `count`: how often it acts (default: always); `skip`: how many passes go by first.
- * Ownership  None.
- * Threads    failpoint_setup before threads start; FAILPOINT anywhere.
+ *            WEIR_FAILPOINTS_DIR lets a test arm one process while it runs: each process then reads
+ *            lists like the above, a line each, from the FIFO of its name in that folder
+ *            (`prefill-0`, `gateway`). A line replaces what was armed. What is armed and what acts
+ *            is logged first, so that a test knows instead of guessing.
+ * Ownership  failpoint_listen: a thread and a descriptor, until the process ends.
+ * Threads    Any.
  * Limits     FAILPOINT_MAX points armed at once. Unarmed, a point is one predictable branch.
  */
 #ifndef ENGINE_BASE_FAILPOINT_H
@@ -27,16 +31,22 @@ extern "C" {
 
 enum { FAILPOINT_MAX = 32, FAILPOINT_NAME_BYTES = 64 };
 
-/* True when any point is armed. Written by failpoint_setup only. */
+/* True when any point is armed. Written by failpoint_setup only; read without a lock. */
 extern bool failpoint_armed;
 
-#define FAILPOINT(name) (__builtin_expect(failpoint_armed, 0) && failpoint_hit(name))
+#define FAILPOINT(name)                                                          \
+    (__builtin_expect(__atomic_load_n(&failpoint_armed, __ATOMIC_RELAXED), 0) && \
+     failpoint_hit(name))
 
 /* Arms the points of `spec` (NULL or "" disarms all). A malformed spec is refused whole. */
 MUST_USE status failpoint_setup(const char *spec, diag *d);
 
 /* As failpoint_setup, from the environment variable WEIR_FAILPOINTS. */
 MUST_USE status failpoint_setup_env(diag *d);
+
+/* Takes orders from the FIFO WEIR_FAILPOINTS_DIR/process from now on; does nothing without that
+ * variable. Malformed lines are logged and change nothing. */
+MUST_USE status failpoint_listen(const char *process, diag *d);
 
 /* FAILPOINT's slow half: acts if `name` is armed; true for the action `error`. */
 bool failpoint_hit(const char *name);

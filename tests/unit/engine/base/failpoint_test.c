@@ -3,9 +3,11 @@
 #include "engine/base/failpoint.h"
 
 #include <criterion/criterion.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -91,4 +93,48 @@ Test(failpoint, the_environment_arms_points) {
     cr_assert_eq(setenv("WEIR_FAILPOINTS", "env.point=error", 1), 0);
     cr_assert_eq(failpoint_setup_env(NULL), STATUS_OK);
     cr_assert(FAILPOINT("env.point"));
+}
+
+/* Writes an order to the FIFO and waits until it is taken: a hang guard, not a timing. */
+static bool order(const char *path, const char *line, const char *point) {
+    int fd = open(path, O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || write(fd, line, strlen(line)) != (ssize_t)strlen(line)) {
+        return false;
+    }
+    close(fd);
+    for (int i = 0; i < 60000; i++) {
+        if (!point || FAILPOINT(point)) {
+            return true;
+        }
+        clock_sleep_us(1000);
+    }
+    return false;
+}
+
+Test(failpoint, a_running_process_takes_orders_from_its_fifo) {
+    char folder[] = "/tmp/failpoint-test-XXXXXX";
+    char path[64];
+    cr_assert_not_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof path, "%s/worker-7", folder);
+    cr_assert_eq(setenv("WEIR_FAILPOINTS_DIR", folder, 1), 0);
+    cr_assert_eq(failpoint_listen("worker-7", NULL), STATUS_OK);
+    cr_assert_not(FAILPOINT("a"));
+    cr_assert(order(path, "a=error\n", "a"));
+    cr_assert_not(FAILPOINT("b"));
+    /* A line replaces what was armed, in order, though it comes in pieces; nonsense does not. */
+    cr_assert(order(path, "b=explode\n", NULL));
+    cr_assert(order(path, "b=err", NULL));
+    cr_assert(order(path, "or;c=error\n", "c"));
+    cr_assert(FAILPOINT("b"));
+    cr_assert_not(FAILPOINT("a"));
+    cr_assert_eq(unlink(path), 0);
+    cr_assert_eq(rmdir(folder), 0);
+}
+
+Test(failpoint, nobody_listens_unless_a_folder_is_named) {
+    cr_assert_eq(unsetenv("WEIR_FAILPOINTS_DIR"), 0);
+    cr_assert_eq(failpoint_listen("worker-7", NULL), STATUS_OK);
+    cr_assert_eq(setenv("WEIR_FAILPOINTS_DIR", "/nowhere/at/all", 1), 0);
+    diag d;
+    cr_assert_eq(failpoint_listen("worker-7", &d), STATUS_IO);
 }
