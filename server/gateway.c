@@ -96,6 +96,7 @@ static void on_hello(gateway_state *g, uint32_t worker, const message *m) {
     }
     LOG(INFO, "gateway", "worker joined", "worker=%u role=%s pid=%u pages=%u", worker,
         pool_role_name(m->hello.roles), m->hello.pid, m->hello.pages);
+    supervisor_useful(g->options->supervisor, worker, clock_now_us());
     gate_link_up(g->gate, worker, m->hello.epoch, clock_now_us());
 }
 

@@ -1,7 +1,8 @@
 /* supervisor.c -- posix_spawn, SIGCHLD through a signalfd, exponential back-off.
  *
- * A child that lived for HEALTHY_US starts again at once; one that keeps dying waits longer each
- * time, up to BACKOFF_MAX_US. */
+ * One that keeps dying waits twice as long each time, up to BACKOFF_MAX_US; each BACKOFF_HALVED_US
+ * of useful life halves that. A worker that something killed is so back at once, however often that
+ * happens; one that cannot live is tried less and less. */
 #define _GNU_SOURCE
 #include "server/supervisor.h"
 
@@ -24,14 +25,14 @@
 
 extern char **environ;
 
-enum { BACKOFF_FIRST_US = 100000, BACKOFF_MAX_US = 5000000, HEALTHY_US = 10000000 };
+enum { BACKOFF_FIRST_US = 100000, BACKOFF_MAX_US = 5000000, BACKOFF_HALVED_US = 1000000 };
 
 typedef struct {
     char *args[SUPERVISOR_ARGS_MAX + 2]; /* "weir", args, NULL */
     pid_t pid;                           /* 0: not running */
-    int64_t started_us;
-    int64_t due_us;  /* of the next start */
-    int64_t kill_us; /* of the kill it has coming; 0: none */
+    int64_t useful_us;                   /* since when it has been of use; 0: not yet */
+    int64_t due_us;                      /* of the next start */
+    int64_t kill_us;                     /* of the kill it has coming; 0: none */
     int64_t backoff_us;
     uint64_t epoch;
 } child_record;
@@ -146,10 +147,22 @@ static bool start_child(supervisor *s, uint32_t index, int64_t now_us, superviso
             strerror(error));
         return false;
     }
-    c->started_us = now_us;
+    c->useful_us = 0;
     c->kill_us = 0;
     *out = (supervisor_event){SUPERVISOR_STARTED, index, c->pid, fds[0], 0};
     return true;
+}
+
+static int64_t backoff_after(const child_record *c, int64_t now_us) {
+    int64_t backoff = c->backoff_us ? c->backoff_us * 2 : BACKOFF_FIRST_US;
+    int64_t useful = c->useful_us ? now_us - c->useful_us : 0;
+    for (; useful >= BACKOFF_HALVED_US && backoff; useful -= BACKOFF_HALVED_US) {
+        backoff /= 2;
+    }
+    if (backoff < BACKOFF_FIRST_US) {
+        return 0;
+    }
+    return backoff < BACKOFF_MAX_US ? backoff : BACKOFF_MAX_US;
 }
 
 static bool reap_child(supervisor *s, uint32_t index, int64_t now_us, supervisor_event *out) {
@@ -158,12 +171,8 @@ static bool reap_child(supervisor *s, uint32_t index, int64_t now_us, supervisor
     if (waitpid(c->pid, &how, WNOHANG) != c->pid) {
         return false;
     }
-    bool healthy = now_us - c->started_us >= HEALTHY_US;
-    c->backoff_us = healthy || c->backoff_us == 0 ? BACKOFF_FIRST_US : c->backoff_us * 2;
-    if (c->backoff_us > BACKOFF_MAX_US) {
-        c->backoff_us = BACKOFF_MAX_US;
-    }
-    c->due_us = healthy ? now_us : now_us + c->backoff_us;
+    c->backoff_us = backoff_after(c, now_us);
+    c->due_us = now_us + c->backoff_us;
     s->restarts += s->stopping ? 0 : 1;
     *out = (supervisor_event){SUPERVISOR_ENDED, index, c->pid, -1, how};
     c->pid = 0;
@@ -213,6 +222,12 @@ void supervisor_kill(supervisor *s, uint32_t child, int64_t at_us) {
         (void)kill(c->pid, SIGKILL);
     } else if (c->pid) {
         c->kill_us = at_us;
+    }
+}
+
+void supervisor_useful(supervisor *s, uint32_t child, int64_t now_us) {
+    if (child < s->children_count) {
+        s->children[child].useful_us = now_us;
     }
 }
 

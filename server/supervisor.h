@@ -60,6 +60,10 @@ int supervisor_fd(const supervisor *s);
  * any other. */
 void supervisor_kill(supervisor *s, uint32_t child, int64_t at_us);
 
+/* The child has begun to work (it has joined): its life from now on counts against the back-off.
+ * Other workers than children are nothing to it. */
+void supervisor_useful(supervisor *s, uint32_t child, int64_t now_us);
+
 /* No more restarts. */
 void supervisor_stop(supervisor *s);
 

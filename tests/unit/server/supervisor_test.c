@@ -151,15 +151,38 @@ Test(supervisor, what_keeps_dying_is_started_less_and_less_often) {
         cr_assert_not(supervisor_poll(s, now + waits_us[i] - 1, &e));
         now += waits_us[i];
     }
-    /* One that has lived well starts again at once, and is patient again after. */
+    /* A long life that was of no use changes nothing; a useful one halves the wait each second. */
     e = start(s, now);
     close(e.fd);
-    e = wait_event(s, now + 10 * SECOND);
-    cr_assert_eq(supervisor_next_us(s), now + 10 * SECOND);
-    e = start(s, now + 10 * SECOND);
+    (void)wait_event(s, now + 100 * SECOND);
+    now += 100 * SECOND;
+    cr_assert_eq(supervisor_next_us(s), now + 5 * SECOND);
+    now += 5 * SECOND;
+    e = start(s, now);
     close(e.fd);
-    (void)wait_event(s, now + 10 * SECOND);
-    cr_assert_eq(supervisor_next_us(s), now + 10 * SECOND + 200000);
+    supervisor_useful(s, 0, now);
+    (void)wait_event(s, now + 3 * SECOND);
+    now += 3 * SECOND;
+    cr_assert_eq(supervisor_next_us(s), now + 10 * SECOND / 8);
+    supervisor_close(s);
+}
+
+Test(supervisor, what_was_useful_before_it_died_is_back_at_once_every_time) {
+    supervisor *s = open_one("exit7");
+    int64_t now = 5 * SECOND;
+    for (int i = 0; i < 20; i++) {
+        supervisor_event e = start(s, now);
+        close(e.fd);
+        supervisor_useful(s, 0, now);
+        now += SECOND;
+        (void)wait_event(s, now);
+        cr_assert_eq(supervisor_next_us(s), now, "life %d", i);
+    }
+    /* A death that no use came before is waited for. */
+    supervisor_event e = start(s, now);
+    close(e.fd);
+    (void)wait_event(s, now);
+    cr_assert_eq(supervisor_next_us(s), now + 100000);
     supervisor_close(s);
 }
 
