@@ -14,6 +14,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "server/desk.h"
@@ -136,7 +137,7 @@ static void read_worker(gateway_state *g, uint32_t worker) {
         if (r == WIRE_MESSAGE && fd >= 0) {
             (void)close(fd); /* workers have none to give */
         }
-        if (r == WIRE_CLOSED) {
+        if (r == WIRE_CLOSED || FAILPOINT("gateway.link")) {
             g->broken[worker] = true;
         } else if (message_decode(bytes, g->scratch, &m, &d) != STATUS_OK) {
             LOG(ERROR, "gateway", "malformed message", "worker=%u why=\"%s\"", worker, d.text);

@@ -245,27 +245,21 @@ static bool pass(const char *name, point *out) {
 
 bool failpoint_hit(const char *name) {
     static const char *const actions[] = {
-        [ACT_KILL] = "kill", [ACT_STOP] = "stop", [ACT_ERROR] = "error", [ACT_DELAY] = "delay"};
+        [ACT_KILL] = "kill", [ACT_STOP] = "stop", [ACT_ERROR] = "error"};
     point p;
     if (!pass(name, &p)) {
         return false;
     }
+    if (p.action == ACT_DELAY) { /* too often to tell, and nobody waits for it */
+        clock_sleep_us(p.delay_ms * 1000);
+        return false;
+    }
     LOG(WARN, "failpoint", "acts", "point=%s action=%s pid=%d now_us=%" PRId64, name,
         actions[p.action], (int)getpid(), clock_now_us());
-    switch (p.action) {
-        case ACT_KILL:
-            (void)kill(getpid(), SIGKILL);
-            return false;
-        case ACT_STOP:
-            (void)kill(getpid(), SIGSTOP);
-            return false;
-        case ACT_DELAY:
-            clock_sleep_us(p.delay_ms * 1000);
-            return false;
-        case ACT_ERROR:
-            break;
+    if (p.action != ACT_ERROR) {
+        (void)kill(getpid(), p.action == ACT_KILL ? SIGKILL : SIGSTOP);
     }
-    return true;
+    return p.action == ACT_ERROR;
 }
 
 uint64_t failpoint_passes(const char *name) {

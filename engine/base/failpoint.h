@@ -12,7 +12,7 @@
  *            WEIR_FAILPOINTS_DIR lets a test arm one process while it runs: each process then reads
  *            lists like the above, a line each, from the FIFO of its name in that folder
  *            (`prefill-0`, `gateway`). A line replaces what was armed. What is armed and what acts
- *            is logged first, so that a test knows instead of guessing.
+ *            (delays aside) is logged first, so that a test knows instead of guessing.
  * Ownership  failpoint_listen: a thread and a descriptor, until the process ends.
  * Threads    Any.
  * Limits     FAILPOINT_MAX points armed at once. Unarmed, a point is one predictable branch.

@@ -12,6 +12,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/base/mem.h"
 #include "engine/worker/sampler.h"
 
@@ -57,6 +58,7 @@ static void on_layer(void *context, int32_t layers_done) {
     stepper *s = context;
     atomic_store_explicit(&s->layers_done, layers_done, memory_order_release);
     share_cores(s);
+    (void)FAILPOINT("step.layer");
     if (layers_done % s->options.progress_layers == 0) {
         wake_owner(s);
     }

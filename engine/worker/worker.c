@@ -50,6 +50,11 @@ static void start_step(worker_state *w) {
     if (stepper_running(w->stepper)) {
         return;
     }
+    bool idle = core_idle(w->core);
+    if (idle && !w->was_idle) {
+        w->metrics_due_us = 0; /* that nothing is held any more is worth saying at once */
+    }
+    w->was_idle = idle;
     bool any = core_plan(w->core, clock_now_us(), &batch);
     if (any) {
         if (FAILPOINT("worker.before_step")) {

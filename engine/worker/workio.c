@@ -283,7 +283,7 @@ void workio_read(worker_state *w, uint32_t slot) {
         if (r == WIRE_AGAIN) {
             return;
         }
-        if (r == WIRE_CLOSED) {
+        if (r == WIRE_CLOSED || (slot == 0 && FAILPOINT("worker.gateway_link"))) {
             p->doomed = true;
         } else if (shm_is_offer(bytes)) {
             on_offer(w, slot, bytes, fd);

@@ -40,7 +40,7 @@ typedef struct {
     int signal_fd;
     int32_t step_rows;
     int64_t metrics_due_us;
-    bool was_busy;
+    bool was_busy, was_idle;
     bool draining;
     bool ended; /* the gateway is gone, or a step failed */
     status failed;
