@@ -3,6 +3,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/base/rng.h"
 
@@ -199,6 +200,17 @@ static void on_failed(gateway_state *g, const gate_action *a) {
     }
 }
 
+static void send_action(gateway_state *g, const gate_action *a) {
+    const char *event = message_event_name(&a->message);
+    bool sent =
+        !FAILPOINT_AT("gateway.before_", event) && pool_send(&g->pool, a->worker, &a->message);
+    if (failpoint_armed) {
+        pool_flush(&g->pool); /* after: when it can be read, not when it waits to be written */
+        sent = !FAILPOINT_AT("gateway.after_", event) && sent;
+    }
+    g->broken[a->worker] = g->broken[a->worker] || !sent;
+}
+
 static void take_actions(gateway_state *g) {
     gate_action a;
     uint32_t index;
@@ -206,9 +218,7 @@ static void take_actions(gateway_state *g) {
     while (gate_next(g->gate, &a)) {
         switch (a.type) {
             case GATE_SEND:
-                if (!pool_send(&g->pool, a.worker, &a.message)) {
-                    g->broken[a.worker] = true;
-                }
+                send_action(g, &a);
                 break;
             case GATE_TOKEN:
                 on_token(g, &a);

@@ -104,7 +104,9 @@ static void on_hello(gateway_state *g, uint32_t worker, const message *m) {
 static void on_message(gateway_state *g, uint32_t worker, const message *m) {
     pool_worker *w = &g->pool.workers[worker];
     w->heard_us = clock_now_us();
-    if (m->type == MESSAGE_HELLO) {
+    if (FAILPOINT_AT("gateway.on_", message_event_name(m))) {
+        g->broken[worker] = true;
+    } else if (m->type == MESSAGE_HELLO) {
         on_hello(g, worker, m);
     } else if (!w->joined) {
         g->broken[worker] = true;

@@ -262,6 +262,15 @@ bool failpoint_hit(const char *name) {
     return p.action == ACT_ERROR;
 }
 
+bool failpoint_hit_at(const char *place, const char *what) {
+    char name[FAILPOINT_NAME_BYTES];
+    int n = snprintf(name, sizeof name, "%s%s", place, what);
+    for (char *c = name; *c; c++) {
+        *c = (char)(*c >= 'A' && *c <= 'Z' ? *c - 'A' + 'a' : *c);
+    }
+    return n > 0 && n < (int)sizeof name && failpoint_hit(name);
+}
+
 uint64_t failpoint_passes(const char *name) {
     (void)pthread_mutex_lock(&lock);
     const point *p = find(name);

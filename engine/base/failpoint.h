@@ -38,6 +38,12 @@ extern bool failpoint_armed;
     (__builtin_expect(__atomic_load_n(&failpoint_armed, __ATOMIC_RELAXED), 0) && \
      failpoint_hit(name))
 
+/* A point whose name has two parts, a place and what passes there: FAILPOINT_AT("gateway.before_",
+ * "SUBMIT") is gateway.before_submit. `what` is looked at only when something is armed. */
+#define FAILPOINT_AT(place, what)                                                \
+    (__builtin_expect(__atomic_load_n(&failpoint_armed, __ATOMIC_RELAXED), 0) && \
+     failpoint_hit_at(place, what))
+
 /* Arms the points of `spec` (NULL or "" disarms all). A malformed spec is refused whole. */
 MUST_USE status failpoint_setup(const char *spec, diag *d);
 
@@ -50,6 +56,7 @@ MUST_USE status failpoint_listen(const char *process, diag *d);
 
 /* FAILPOINT's slow half: acts if `name` is armed; true for the action `error`. */
 bool failpoint_hit(const char *name);
+bool failpoint_hit_at(const char *place, const char *what);
 
 /* Passes through an armed point so far, skipped ones included; 0 when it is not armed. */
 uint64_t failpoint_passes(const char *name);

@@ -584,3 +584,14 @@ const char *message_reason_name(message_reason r) {
     };
     return r <= MESSAGE_REASON_DRAINING ? names[r] : "?";
 }
+
+const char *message_event_name(const message *m) {
+    if (m->type != MESSAGE_TOKENS) {
+        return message_type_name(m->type);
+    }
+    const char *name = m->tokens.done ? "LAST_TOKEN" : "TOKEN";
+    for (int32_t i = 0; !m->tokens.done && i < m->tokens.tokens_count; i++) {
+        name = m->tokens.tokens[i].index == 0 ? "FIRST_TOKEN" : name;
+    }
+    return name;
+}

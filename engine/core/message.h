@@ -198,6 +198,9 @@ MUST_USE status message_decode(str bytes, message_scratch *scratch, message *out
 MUST_USE status message_params_check(const request_params *p, diag *d);
 
 const char *message_type_name(message_type t);
+/* What a message is in the life of its request, for fault points: "SUBMIT", "ALREADY_ADOPTED"; a
+ * TOKENS is a "FIRST_TOKEN" (index 0), a "LAST_TOKEN" (nothing follows) or just a "TOKEN". */
+const char *message_event_name(const message *m);
 const char *message_reason_name(message_reason r);
 
 #endif

@@ -34,6 +34,11 @@ static void step_events(worker_state *w) {
             w->ended = true;
             return;
         }
+        if (FAILPOINT("worker.after_step")) {
+            w->failed = status_fail(w->d, STATUS_DEVICE, "failpoint worker.after_step");
+            w->ended = true;
+            return;
+        }
         int64_t now = clock_now_us();
         workstats_step(w->stats, w->step_rows, result.busy_us);
         trace_span(w->trace.trace, 0, "step", now - result.busy_us, now, 0);

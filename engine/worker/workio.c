@@ -8,6 +8,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
+#include "engine/worker/workpoints.h"
 #include "kvtransfer/layout.h"
 
 enum { WORKIO_METRICS_US = 1000000 };
@@ -99,16 +100,16 @@ static void act_send(worker_state *w, const core_action *a) {
     peer *p = &w->peers.slots[a->peer];
     if (a->message.type == MESSAGE_HANDOFF) {
         workstats_handed(w->stats, a->message.request, a->message.attempt, clock_now_us());
-        if (FAILPOINT("prefill.before_handoff")) {
-            p->doomed = true;
-            return;
-        }
     }
-    if (a->message.type == MESSAGE_ADOPTED && FAILPOINT("decode.before_adopted")) {
+    if (workpoints_before(w->options->roles, &a->message)) {
         p->doomed = true;
         return;
     }
     send_message(w, a->peer, &a->message);
+    if (failpoint_armed) {
+        peers_flush(&w->peers); /* after: when it can be read, not when it waits to be written */
+        p->doomed = workpoints_after(w->options->roles, &a->message) || p->doomed;
+    }
 }
 
 static void act_one(worker_state *w, const core_action *a) {
@@ -123,11 +124,16 @@ static void act_one(worker_state *w, const core_action *a) {
             break;
         case CORE_TRANSFER_SEND:
             job = job_of(&a->transfer);
+            if (FAILPOINT("prefill.before_group")) {
+                p->doomed = true;
+                break;
+            }
             peers_push(&w->peers, a->peer, &job);
             break;
         case CORE_TRANSFER_RECEIVE:
             job = job_of(&a->transfer);
-            if (!p->receiver || kvt_post(p->receiver, &job) != KVT_DONE) {
+            if (!p->receiver || FAILPOINT("decode.before_post") ||
+                kvt_post(p->receiver, &job) != KVT_DONE) {
                 p->doomed = true;
             }
             break;
@@ -173,6 +179,10 @@ void workio_act(worker_state *w) {
 static void on_peer(worker_state *w, const message *m, int fd) {
     diag d;
     uint32_t slot;
+    if (FAILPOINT("worker.on_peer")) {
+        (void)close(fd);
+        return;
+    }
     uint32_t old = peers_find(&w->peers, m->peer.worker);
     if (old < PEERS_MAX) {
         drop_peer(w, old); /* its next life has come before the end of this one was read */
@@ -225,7 +235,7 @@ static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
     kvt_pool pool = pool_of(w);
     kvt *channel;
     diag d;
-    if (p->receiver || p->kind != CORE_WORKER) {
+    if (p->receiver || p->kind != CORE_WORKER || FAILPOINT("decode.on_offer")) {
         (void)close(fd);
         p->doomed = true;
         return;
@@ -248,6 +258,10 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
     }
     if (fd >= 0) {
         (void)close(fd);
+    }
+    if (workpoints_on(w->options->roles, m)) {
+        p->doomed = true;
+        return;
     }
     if (m->type == MESSAGE_HELLO) {
         if (p->kind == CORE_WORKER) {
@@ -310,6 +324,11 @@ static void take_sent(worker_state *w, uint32_t slot) {
     uint32_t sequence;
     while (w->peers.slots[slot].used && w->peers.slots[slot].sender &&
            kvt_sent(w->peers.slots[slot].sender, &sequence)) {
+        if (FAILPOINT("prefill.after_group")) {
+            w->peers.slots[slot].doomed = true;
+            workio_act(w);
+            return;
+        }
         core_sent(w->core, slot, sequence, clock_now_us());
         workio_act(w);
     }
@@ -329,7 +348,7 @@ static void take_received(worker_state *w, uint32_t slot) {
         if (r == KVT_AGAIN) {
             return;
         }
-        if (r == KVT_FAILED) {
+        if (r == KVT_FAILED || FAILPOINT("decode.on_group")) {
             LOG(WARN, "kvt", "channel broken", "worker=%u", p->worker);
             p->doomed = true;
         } else {
