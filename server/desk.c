@@ -204,7 +204,7 @@ static void send_action(gateway_state *g, const gate_action *a) {
     const char *event = message_event_name(&a->message);
     bool sent =
         !FAILPOINT_AT("gateway.before_", event) && pool_send(&g->pool, a->worker, &a->message);
-    if (failpoint_armed) {
+    if (FAILPOINT_ARMED) {
         pool_flush(&g->pool); /* after: when it can be read, not when it waits to be written */
         sent = !FAILPOINT_AT("gateway.after_", event) && sent;
     }

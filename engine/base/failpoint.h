@@ -34,15 +34,13 @@ enum { FAILPOINT_MAX = 32, FAILPOINT_NAME_BYTES = 64 };
 /* True when any point is armed. Written by failpoint_setup only; read without a lock. */
 extern bool failpoint_armed;
 
-#define FAILPOINT(name)                                                          \
-    (__builtin_expect(__atomic_load_n(&failpoint_armed, __ATOMIC_RELAXED), 0) && \
-     failpoint_hit(name))
+#define FAILPOINT_ARMED __builtin_expect(__atomic_load_n(&failpoint_armed, __ATOMIC_RELAXED), 0)
+
+#define FAILPOINT(name) (FAILPOINT_ARMED && failpoint_hit(name))
 
 /* A point whose name has two parts, a place and what passes there: FAILPOINT_AT("gateway.before_",
  * "SUBMIT") is gateway.before_submit. `what` is looked at only when something is armed. */
-#define FAILPOINT_AT(place, what)                                                \
-    (__builtin_expect(__atomic_load_n(&failpoint_armed, __ATOMIC_RELAXED), 0) && \
-     failpoint_hit_at(place, what))
+#define FAILPOINT_AT(place, what) (FAILPOINT_ARMED && failpoint_hit_at(place, what))
 
 /* Arms the points of `spec` (NULL or "" disarms all). A malformed spec is refused whole. */
 MUST_USE status failpoint_setup(const char *spec, diag *d);
