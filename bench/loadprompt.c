@@ -132,6 +132,7 @@ static status loadprompt_fill(loadprompt *p, diag *d) {
         loadprompt_text(&random, LOADPROMPT_WORDS, &text);
         cJSON *body = loadprompt_object(p);
         cJSON_AddStringToObject(body, "prompt", text.data);
+        cJSON_AddStringToObject(body, "content", text.data); /* what llama-server reads */
         cJSON_AddBoolToObject(body, "add_special_tokens", false);
         strbuf_close(&text);
         int code = 0;
@@ -165,6 +166,10 @@ static status loadprompt_measure_template(loadprompt *p, diag *d) {
     }
     p->chat_extra = loadprompt_count(root);
     cJSON_Delete(root);
+    if (p->chat_extra == 0) {
+        p->exact = false; /* this /tokenize knows no messages */
+        return STATUS_OK;
+    }
     if (p->chat_extra < 0 || p->chat_extra + 1 > p->o.prompt_tokens) {
         return status_fail_param(d, STATUS_INVALID, "prompt-tokens",
                                  "a chat prompt of this model has more than %d tokens",

@@ -42,7 +42,8 @@ typedef struct loadprompt loadprompt;
 MUST_USE status loadprompt_open(const loadprompt_options *o, loadprompt **out, diag *d);
 void loadprompt_close(loadprompt *p);
 
-/* False when the server has no /tokenize: prompts are then about as long as asked. */
+/* False when the server has no /tokenize, or one that knows no messages and this is about chats:
+ * prompts are then about as long as asked. */
 bool loadprompt_exact(const loadprompt *p);
 const char *loadprompt_model(const loadprompt *p);
 

@@ -38,6 +38,7 @@ typedef struct {
     struct addrinfo *to;
     _Atomic int fault;
     _Atomic bool tokenless; /* no /tokenize */
+    _Atomic bool llama;     /* /tokenize as llama-server has it */
     _Atomic int seen_count;
     char *seen[SEEN_MAX]; /* prompts as they came */
     exchange *silent[SEEN_MAX];
@@ -97,6 +98,24 @@ static void tokenize(exchange *x) {
     answer(x, 200, &json);
     mem_free(ids);
     openai_free(r);
+}
+
+/* Reads `content`, knows neither `prompt` nor `messages`, and finds nothing wrong with neither. */
+static void tokenize_llama(exchange *x) {
+    str bytes = exchange_body(x);
+    cJSON *root = cJSON_ParseWithLength(bytes.data, bytes.bytes);
+    const cJSON *content = cJSON_GetObjectItem(root, "content");
+    int32_t *ids = mem_alloc(1 << 20, sizeof *ids);
+    int32_t n = cJSON_IsString(content) ? words_of(content->valuestring, ids) : 0;
+    strbuf json = strbuf_make(16 << 20);
+    strbuf_append_z(&json, "{\"tokens\":[");
+    for (int32_t i = 0; i < n; i++) {
+        strbuf_printf(&json, i == 0 ? "%d" : ",%d", ids[i]);
+    }
+    strbuf_append_z(&json, "]}");
+    answer(x, 200, &json);
+    mem_free(ids);
+    cJSON_Delete(root);
 }
 
 static void detokenize(exchange *x) {
@@ -200,7 +219,7 @@ static void on_request(void *self, exchange *x, int32_t route) {
         reply_write_models(&json, &limits, 1);
         answer(x, 200, &json);
     } else if (str_equal_z(path, "/tokenize")) {
-        tokenize(x);
+        atomic_load(&f->llama) ? tokenize_llama(x) : tokenize(x);
     } else if (str_equal_z(path, "/detokenize")) {
         detokenize(x);
     } else {
@@ -369,6 +388,26 @@ Test(loadrun, does_without_a_tokenizer) {
     cr_assert_not(exact);
     cr_assert_eq(r.completed, 5);
     stop(&f);
+}
+
+Test(loadrun, makes_exact_completions_with_the_tokenizer_of_llama_server) {
+    for (int chat = 0; chat < 2; chat++) {
+        fixture f;
+        start(&f);
+        atomic_store(&f.llama, true);
+        plan p = {.chat = chat != 0,
+                  .stream = true,
+                  .prompt = 50,
+                  .tokens = 3,
+                  .requests = 5,
+                  .connections = 1};
+        bool exact = false;
+        loadstats_report r = run(&f, p, &exact);
+        cr_assert_eq(exact, chat == 0);
+        cr_assert_eq(r.completed, 5);
+        cr_assert(chat != 0 || r.prompt_tokens == 5 * 50);
+        stop(&f);
+    }
 }
 
 Test(loadrun, no_server_is_a_failure_to_connect) {
