@@ -111,7 +111,8 @@ static void introduce(pool *p, uint32_t prefill, uint32_t decode) {
     for (int i = 0; i < 2; i++) {
         const message_hello *other = &p->workers[pair[1 - i]].hello;
         message m = {.type = MESSAGE_PEER};
-        m.peer = (message_peer){other->worker, other->epoch, other->roles};
+        m.peer =
+            (message_peer){.worker = other->worker, .epoch = other->epoch, .roles = other->roles};
         if (!send_with(p, pair[i], &m, fds[i])) {
             LOG(WARN, "pool", "cannot introduce a pair", "prefill=%u decode=%u", prefill, decode);
         }

@@ -16,6 +16,7 @@
 enum {
     /* Pools and processes */
     LIMIT_WORKERS = 64,  /* workers one gateway talks to */
+    LIMIT_GATEWAYS = 16, /* gateways one worker serves */
     LIMIT_THREADS = 256, /* compute threads of a worker */
 
     /* KV cache */

@@ -22,6 +22,7 @@ enum {
     HEADER_BYTES = 8,
     MAGIC = 0x4C57, /* "WL" */
     FLAG_FD = 1,
+    FLAG_SEALED = 2,
     FDS_MAX = 16, /* descriptors waiting in one direction */
     READ_BYTES = 64 << 10
 };
@@ -32,8 +33,12 @@ typedef struct {
 } waiting_fd;
 
 struct wire {
-    int fd;
+    int fd; /* -1: still to come */
     bool dead;
+    bool sealed;
+    bool forged; /* a tag was wrong: nothing after it is looked at */
+    seal_keys keys;
+    uint64_t frames_sent, frames_received; /* the counters under the tags */
     strbuf in;
     size_t in_used; /* bytes at the front of `in` already handed out */
     strbuf out;
@@ -44,22 +49,37 @@ struct wire {
     int in_fds_count;
 };
 
-status wire_open(int fd, size_t out_bytes_max, wire **out) {
+status wire_open_waiting(size_t out_bytes_max, wire **out) {
     wire *l = mem_calloc(1, sizeof *l);
     if (!l) {
         return STATUS_NOMEM;
     }
-    l->fd = fd;
-    l->in = strbuf_make(LIMIT_MESSAGE_BYTES + HEADER_BYTES + READ_BYTES);
+    l->fd = -1;
+    l->in = strbuf_make(LIMIT_MESSAGE_BYTES + HEADER_BYTES + SEAL_TAG_BYTES + READ_BYTES);
     l->out = strbuf_make(out_bytes_max);
+    *out = l;
+    return STATUS_OK;
+}
+
+static status prepare_socket(int fd) {
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0 ||
         fcntl(fd, F_SETFD, FD_CLOEXEC) < 0) {
-        mem_free(l);
         return STATUS_IO;
     }
     int on = 1; /* refused on Unix sockets, which have no delay to switch off */
     (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    return STATUS_OK;
+}
+
+status wire_open(int fd, size_t out_bytes_max, wire **out) {
+    wire *l;
+    TRY(wire_open_waiting(out_bytes_max, &l));
+    if (prepare_socket(fd) != STATUS_OK) {
+        wire_close(l); /* which has not taken the socket over */
+        return STATUS_IO;
+    }
+    l->fd = fd;
     *out = l;
     return STATUS_OK;
 }
@@ -74,7 +94,9 @@ void wire_close(wire *l) {
     for (int i = 0; i < l->in_fds_count; i++) {
         (void)close(l->in_fds[i]);
     }
-    (void)close(l->fd);
+    if (l->fd >= 0) {
+        (void)close(l->fd);
+    }
     strbuf_close(&l->in);
     strbuf_close(&l->out);
     mem_free(l);
@@ -85,17 +107,39 @@ int wire_fd(const wire *l) {
 }
 
 bool wire_wants_write(const wire *l) {
-    return !l->dead && l->out.bytes > 0;
+    return !l->dead && l->fd >= 0 && l->out.bytes > 0;
 }
 
-static void put_header(uint8_t out[HEADER_BYTES], uint32_t bytes, bool has_fd) {
+static void put_header(uint8_t out[HEADER_BYTES], uint32_t bytes, int flags) {
     out[0] = (uint8_t)(MAGIC & 0xFF);
     out[1] = (uint8_t)(MAGIC >> 8);
-    out[2] = has_fd ? FLAG_FD : 0;
+    out[2] = (uint8_t)flags;
     out[3] = 0;
     for (int i = 0; i < 4; i++) {
         out[4 + i] = (uint8_t)(bytes >> (8 * i));
     }
+}
+
+static void make_tag(const uint8_t key[SEAL_KEY_BYTES], uint64_t counter, const void *header,
+                     str message, uint8_t out[SEAL_TAG_BYTES]) {
+    seal s;
+    seal_start(&s, key, counter);
+    seal_add(&s, header, HEADER_BYTES);
+    seal_add(&s, message.data, message.bytes);
+    seal_finish(&s, out);
+}
+
+/* Room is reserved by the caller, so nothing here fails. */
+static bool put_frame(wire *l, str message, int flags) {
+    uint8_t header[HEADER_BYTES];
+    put_header(header, (uint32_t)message.bytes, flags | (l->sealed ? FLAG_SEALED : 0));
+    bool put = strbuf_append(&l->out, header, HEADER_BYTES) && strbuf_append_str(&l->out, message);
+    if (put && l->sealed) {
+        uint8_t tag[SEAL_TAG_BYTES];
+        make_tag(l->keys.send, l->frames_sent++, header, message, tag);
+        put = strbuf_append(&l->out, tag, SEAL_TAG_BYTES);
+    }
+    return put;
 }
 
 status wire_send(wire *l, str message, int fd) {
@@ -103,7 +147,10 @@ status wire_send(wire *l, str message, int fd) {
         return STATUS_CLOSED;
     }
     CHECK(message.bytes <= LIMIT_MESSAGE_BYTES);
-    size_t frame_bytes = HEADER_BYTES + message.bytes;
+    CHECK(fd < 0 || (!l->sealed && l->fd >= 0));
+    /* A waiting wire's frames get their tags later: they have room from the start. */
+    size_t frame_bytes =
+        HEADER_BYTES + message.bytes + (l->sealed || l->fd < 0 ? SEAL_TAG_BYTES : 0);
     if (l->out.bytes + frame_bytes > l->out.bytes_max || (fd >= 0 && l->out_fds_count == FDS_MAX)) {
         return STATUS_LIMIT;
     }
@@ -114,14 +161,38 @@ status wire_send(wire *l, str message, int fd) {
         }
         l->out_fds[l->out_fds_count++] = (waiting_fd){copy, l->out_sent + l->out.bytes};
     }
-    uint8_t header[HEADER_BYTES];
-    put_header(header, (uint32_t)message.bytes, fd >= 0);
-    if (!strbuf_reserve(&l->out, frame_bytes) || !strbuf_append(&l->out, header, HEADER_BYTES) ||
-        !strbuf_append_str(&l->out, message)) {
+    if (!strbuf_reserve(&l->out, frame_bytes) || !put_frame(l, message, fd >= 0 ? FLAG_FD : 0)) {
         l->dead = true; /* half a frame must never be followed by another */
         return STATUS_NOMEM;
     }
     return STATUS_OK;
+}
+
+static uint32_t get_u32(const uint8_t *p) {
+    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+}
+
+status wire_attach(wire *l, int fd, const seal_keys *keys) {
+    CHECK(l->fd < 0);
+    l->fd = fd;
+    if (prepare_socket(fd) != STATUS_OK) {
+        l->dead = true;
+        return STATUS_IO;
+    }
+    if (!keys) {
+        return STATUS_OK;
+    }
+    l->sealed = true;
+    l->keys = *keys;
+    strbuf waiting = l->out;
+    l->out = strbuf_make(waiting.bytes_max + waiting.bytes / HEADER_BYTES * SEAL_TAG_BYTES);
+    for (size_t at = 0; at < waiting.bytes;) {
+        uint32_t bytes = get_u32((const uint8_t *)waiting.data + at + 4);
+        l->dead = l->dead || !put_frame(l, str_of(waiting.data + at + HEADER_BYTES, bytes), 0);
+        at += HEADER_BYTES + bytes;
+    }
+    strbuf_close(&waiting);
+    return l->dead ? STATUS_NOMEM : STATUS_OK;
 }
 
 /* Sends up to the next descriptor's first byte, or from it, with the descriptor. */
@@ -163,7 +234,7 @@ static ssize_t send_some(wire *l) {
 
 bool wire_flush(wire *l) {
     size_t done = 0;
-    while (!l->dead && l->out.bytes > 0) {
+    while (!l->dead && l->fd >= 0 && l->out.bytes > 0) {
         ssize_t sent = send_some(l);
         if (sent < 0 && errno == EINTR) {
             continue;
@@ -239,8 +310,10 @@ static bool read_some(wire *l) {
     return true;
 }
 
-static uint32_t get_u32(const uint8_t *p) {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
+static bool header_fits(const wire *l, const uint8_t *p) {
+    int flags = l->sealed ? FLAG_SEALED : p[2] & FLAG_FD;
+    return (p[0] | p[1] << 8) == MAGIC && p[2] == flags && p[3] == 0 &&
+           get_u32(p + 4) <= LIMIT_MESSAGE_BYTES;
 }
 
 /* A whole frame at the front of `in`, if there is one. */
@@ -250,15 +323,25 @@ static wire_result take_frame(wire *l, str *message, int *fd) {
     if (have < HEADER_BYTES) {
         return WIRE_AGAIN;
     }
-    uint32_t bytes = get_u32(p + 4);
-    if ((p[0] | p[1] << 8) != MAGIC || p[2] > FLAG_FD || p[3] != 0 || bytes > LIMIT_MESSAGE_BYTES) {
+    if (!header_fits(l, p)) {
         l->dead = true;
         return WIRE_CLOSED;
     }
-    if (have < HEADER_BYTES + (size_t)bytes) {
+    size_t bytes = get_u32(p + 4);
+    size_t frame_bytes = HEADER_BYTES + bytes + (l->sealed ? SEAL_TAG_BYTES : 0);
+    if (have < frame_bytes) {
         return WIRE_AGAIN;
     }
+    *message = str_of((const char *)p + HEADER_BYTES, bytes);
     *fd = -1;
+    if (l->sealed) {
+        uint8_t tag[SEAL_TAG_BYTES];
+        make_tag(l->keys.receive, l->frames_received++, p, *message, tag);
+        if (!seal_equal(tag, p + HEADER_BYTES + bytes)) {
+            l->dead = l->forged = true;
+            return WIRE_CLOSED;
+        }
+    }
     if (p[2] & FLAG_FD) {
         if (l->in_fds_count == 0) {
             l->dead = true;
@@ -268,13 +351,15 @@ static wire_result take_frame(wire *l, str *message, int *fd) {
         l->in_fds_count--;
         memmove(l->in_fds, l->in_fds + 1, (size_t)l->in_fds_count * sizeof l->in_fds[0]);
     }
-    *message = str_of((const char *)p + HEADER_BYTES, bytes);
-    l->in_used += HEADER_BYTES + (size_t)bytes;
+    l->in_used += frame_bytes;
     return WIRE_MESSAGE;
 }
 
 wire_result wire_receive(wire *l, str *message, int *fd) {
-    for (;;) {
+    if (l->fd < 0 && !l->dead) {
+        return WIRE_AGAIN;
+    }
+    while (!l->forged) {
         /* What a peer said before it died is still heard. */
         wire_result r = l->in.data ? take_frame(l, message, fd) : WIRE_AGAIN;
         if (r != WIRE_AGAIN) {
@@ -287,6 +372,7 @@ wire_result wire_receive(wire *l, str *message, int *fd) {
             return WIRE_AGAIN;
         }
     }
+    return WIRE_CLOSED;
 }
 
 status wire_pair(int fds[2]) {

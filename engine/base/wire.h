@@ -8,13 +8,16 @@
  * Threads    One thread at a time.
  * Limits     A message is at most LIMIT_MESSAGE_BYTES; at most wire_options.out_bytes_max wait to
  *            be sent: a peer that never reads is a dead peer, not a growing one.
- * Format     Eight bytes before each message: magic, flags, length (all little-endian).
+ * Format     Eight bytes before each message: magic, flags, length (all little-endian). On a sealed
+ *            wire (between hosts) a tag over counter, header and message follows each message, and
+ *            no frame without one is taken.
  */
 #ifndef ENGINE_BASE_WIRE_H
 #define ENGINE_BASE_WIRE_H
 
 #include <stdbool.h>
 
+#include "engine/base/seal.h"
 #include "engine/base/str.h"
 
 typedef struct wire wire;
@@ -27,8 +30,16 @@ typedef enum {
 
 /* Makes `fd` non-blocking, close-on-exec, and TCP_NODELAY where that applies. */
 MUST_USE status wire_open(int fd, size_t out_bytes_max, wire **out);
+
+/* A wire whose socket is still to come: what is sent waits, nothing is received. */
+MUST_USE status wire_open_waiting(size_t out_bytes_max, wire **out);
+
+/* Gives a waiting wire its connected socket, taken over either way, and the keys of its frames
+ * (NULL: plain). */
+MUST_USE status wire_attach(wire *l, int fd, const seal_keys *keys);
+
 void wire_close(wire *l);
-int wire_fd(const wire *l);
+int wire_fd(const wire *l); /* -1 while it waits for its socket */
 
 /* Queues a message; `fd` (or -1) is duplicated, so the caller keeps its own. Fails with
  * STATUS_LIMIT when too much is waiting and STATUS_CLOSED when the peer is known to be gone. */

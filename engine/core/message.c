@@ -20,6 +20,7 @@ struct message_scratch {
     size_t tokens_capacity;
     message_lease *leases; /* [leases_capacity] */
     size_t leases_capacity;
+    message_member members[LIMIT_WORKERS];
 };
 
 /* Writing when `out` is set, else reading `in` from `at`. After the first failure every field is
@@ -198,19 +199,40 @@ static void walk_hello(codec *c, message_hello *h) {
     h->pid = u32(c, "pid", h->pid, 0, UINT32_MAX);
     h->model_hash = u64(c, "model_hash", h->model_hash);
     h->layers = u32(c, "layers", h->layers, 0, LIMIT_LAYERS);
-    h->page_tokens = u32(c, "page_tokens", h->page_tokens, 0, LIMIT_PAGE_TOKENS);
+    h->page_tokens = u32(c, "page_tokens", h->page_tokens, 0, UINT16_MAX);
     h->kv_layer_page_bytes = u64(c, "kv_layer_page_bytes", h->kv_layer_page_bytes);
     h->pages = u32(c, "pages", h->pages, 0, INT32_MAX);
     h->context_tokens = u32(c, "context_tokens", h->context_tokens, 0, LIMIT_CONTEXT_TOKENS);
     h->vocab = u32(c, "vocab", h->vocab, 0, INT32_MAX);
     h->numerics = text(c, "numerics", h->numerics, MESSAGE_NUMERICS_BYTES, true);
     h->kv_layout = text(c, "kv_layout", h->kv_layout, MESSAGE_LAYOUT_BYTES, true);
+    h->address = text(c, "address", h->address, MESSAGE_ADDRESS_BYTES, true);
 }
 
 static void walk_peer(codec *c, message_peer *p) {
     p->worker = u32(c, "worker", p->worker, 0, LIMIT_WORKERS - 1);
     p->epoch = u64(c, "epoch", p->epoch);
     p->roles = small(c, "roles", p->roles, 0, MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE);
+    p->how = (message_peer_how)small(c, "how", p->how, MESSAGE_PEER_SOCKET, MESSAGE_PEER_AWAIT);
+    p->mend = flag(c, "mend", p->mend);
+    p->address = text(c, "address", p->address, MESSAGE_ADDRESS_BYTES, true);
+}
+
+static void walk_roster(codec *c, message *m) {
+    m->roster.count = u32(c, "members", m->roster.count, 0, LIMIT_WORKERS);
+    for (uint32_t i = 0; i < m->roster.count && c->result == STATUS_OK; i++) {
+        message_member w = c->out ? m->roster.list[i] : (message_member){0};
+        w.worker = u32(c, "member", w.worker, 0, LIMIT_WORKERS - 1);
+        w.epoch = u64(c, "member epoch", w.epoch);
+        w.roles = small(c, "member roles", w.roles, 0, MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE);
+        w.address = text(c, "member address", w.address, MESSAGE_ADDRESS_BYTES, true);
+        if (c->out == NULL) {
+            c->scratch->members[i] = w;
+        }
+    }
+    if (c->out == NULL) {
+        m->roster.list = c->scratch->members;
+    }
 }
 
 static void walk_heartbeat(codec *c, message_heartbeat *h) {
@@ -447,6 +469,12 @@ static void walk_body_link(codec *c, message *m) {
         case MESSAGE_METRICS:
             m->metrics = text(c, "metrics", m->metrics, MESSAGE_METRICS_BYTES, false);
             break;
+        case MESSAGE_ROSTER:
+            walk_roster(c, m);
+            break;
+        case MESSAGE_GOODBYE:
+            m->goodbye = text(c, "goodbye", m->goodbye, MESSAGE_GOODBYE_BYTES, true);
+            break;
         case MESSAGE_DRAIN:
         default:
             break;
@@ -561,6 +589,7 @@ const char *message_type_name(message_type t) {
         [MESSAGE_HELLO] = "HELLO",         [MESSAGE_PEER] = "PEER",
         [MESSAGE_HEARTBEAT] = "HEARTBEAT", [MESSAGE_LEASES] = "LEASES",
         [MESSAGE_DRAIN] = "DRAIN",         [MESSAGE_METRICS] = "METRICS",
+        [MESSAGE_ROSTER] = "ROSTER",       [MESSAGE_GOODBYE] = "GOODBYE",
         [MESSAGE_SUBMIT] = "SUBMIT",       [MESSAGE_RESERVE] = "RESERVE",
         [MESSAGE_GRANT] = "GRANT",         [MESSAGE_QUEUED] = "QUEUED",
         [MESSAGE_REFUSED] = "REFUSED",     [MESSAGE_ANNOUNCE] = "ANNOUNCE",

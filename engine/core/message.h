@@ -14,7 +14,7 @@
 #include "engine/base/str.h"
 #include "engine/core/request.h"
 
-enum { MESSAGE_VERSION = 1 };
+enum { MESSAGE_VERSION = 2, MESSAGE_VERSION_MIN = 2 };
 
 #define MESSAGE_NO_WORKER UINT32_MAX
 
@@ -23,16 +23,20 @@ enum {
     MESSAGE_LEASES_MAX = 65536, /* of one LEASES */
     MESSAGE_NUMERICS_BYTES = 128,
     MESSAGE_LAYOUT_BYTES = 64,
+    MESSAGE_ADDRESS_BYTES = 63,
+    MESSAGE_GOODBYE_BYTES = 256,
     MESSAGE_METRICS_BYTES = 1 << 20
 };
 
 typedef enum {
     MESSAGE_HELLO = 1,       /* first on every link, both ways */
-    MESSAGE_PEER,            /* G > worker: here is a link to another worker (a file descriptor) */
+    MESSAGE_PEER,            /* G > worker: here is, or how to get, a link to another worker */
     MESSAGE_HEARTBEAT,       /* worker > G, P <> D: alive, and how loaded */
     MESSAGE_LEASES,          /* G > worker: the (request, attempt) pairs still wanted */
     MESSAGE_DRAIN,           /* G > worker: take no new work; exit when empty */
     MESSAGE_METRICS,         /* worker > G: a snapshot for /metrics */
+    MESSAGE_ROSTER,          /* hub > member: all workers of the cluster */
+    MESSAGE_GOODBYE,         /* any > any: this link ends now, and why */
     MESSAGE_SUBMIT,          /* G > P */
     MESSAGE_RESERVE,         /* G > D */
     MESSAGE_GRANT,           /* D > P */
@@ -82,13 +86,31 @@ typedef struct {
     uint32_t vocab;
     str numerics;  /* numerics class; <= 128 bytes */
     str kv_layout; /* layout and dtype of a page; <= 64 bytes */
+    str address;   /* numeric HOST:PORT where other workers and gateways reach it; "": nowhere */
 } message_hello;
+
+typedef enum {
+    MESSAGE_PEER_SOCKET, /* the link is the file descriptor that comes along */
+    MESSAGE_PEER_DIAL,   /* dial `address` */
+    MESSAGE_PEER_AWAIT   /* it will dial */
+} message_peer_how;
 
 typedef struct {
     uint32_t worker;
     uint64_t epoch;
     uint32_t roles;
+    message_peer_how how;
+    bool mend;   /* DIAL, AWAIT: the link there was is broken for one side: make a new one */
+    str address; /* DIAL */
 } message_peer;
+
+/* A worker of a roster. */
+typedef struct {
+    uint32_t worker;
+    uint64_t epoch;
+    uint32_t roles;
+    str address;
+} message_member;
 
 typedef struct {
     uint64_t steps;      /* engine steps so far: a frozen engine shows */
@@ -171,7 +193,12 @@ typedef struct {
             const message_lease *list; /* [count] */
             uint32_t count;
         } leases;
-        str metrics;               /* METRICS: engine/base/metrics.h snapshot */
+        str metrics; /* METRICS: engine/base/metrics.h snapshot */
+        str goodbye; /* GOODBYE: a sentence */
+        struct {
+            const message_member *list; /* [count] */
+            uint32_t count;             /* <= LIMIT_WORKERS */
+        } roster;
         message_submit submit;     /* SUBMIT, RESERVE */
         message_announce announce; /* ANNOUNCE, and REJECT about one */
         message_posted posted;

@@ -8,8 +8,8 @@
 #include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
+#include "engine/core/hello.h"
 #include "engine/worker/workpoints.h"
-#include "kvtransfer/layout.h"
 
 enum { WORKIO_METRICS_US = 1000000 };
 
@@ -23,14 +23,23 @@ static kvt_pool pool_of(const worker_state *w) {
     return (kvt_pool){pool_page, w->model, w->info->kv_layer_page_bytes};
 }
 
-static layout my_layout(const worker_state *w) {
-    return (layout){.protocol = MESSAGE_VERSION,
-                    .model_hash = w->info->file_hash,
-                    .layers = (uint32_t)w->info->layers,
-                    .page_tokens = LIMIT_PAGE_TOKENS,
-                    .layer_page_bytes = w->info->kv_layer_page_bytes,
-                    .kv_layout = str_from(w->info->kv_layout),
-                    .numerics = str_from(w->info->numerics)};
+static message_hello my_hello(const worker_state *w) {
+    core_stats s;
+    core_get_stats(w->core, &s);
+    return (message_hello){.version = MESSAGE_VERSION,
+                           .worker = w->options->worker,
+                           .epoch = w->options->epoch,
+                           .roles = w->options->roles,
+                           .pid = (uint32_t)getpid(),
+                           .model_hash = w->info->file_hash,
+                           .layers = (uint32_t)w->info->layers,
+                           .page_tokens = LIMIT_PAGE_TOKENS,
+                           .kv_layer_page_bytes = w->info->kv_layer_page_bytes,
+                           .pages = s.pages_total,
+                           .context_tokens = (uint32_t)w->info->context_tokens,
+                           .vocab = (uint32_t)w->info->vocab,
+                           .numerics = str_from(w->info->numerics),
+                           .kv_layout = str_from(w->info->kv_layout)};
 }
 
 /* ---- messages out --------------------------------------------------------------------------- */
@@ -45,25 +54,7 @@ static void send_message(worker_state *w, uint32_t slot, const message *m) {
 }
 
 void workio_send_hello(worker_state *w, uint32_t slot) {
-    layout mine = my_layout(w);
-    message m = {.type = MESSAGE_HELLO};
-    m.hello = (message_hello){.version = MESSAGE_VERSION,
-                              .worker = w->options->worker,
-                              .epoch = w->options->epoch,
-                              .roles = w->options->roles,
-                              .pid = (uint32_t)getpid(),
-                              .model_hash = mine.model_hash,
-                              .layers = mine.layers,
-                              .page_tokens = mine.page_tokens,
-                              .kv_layer_page_bytes = mine.layer_page_bytes,
-                              .pages = 0,
-                              .context_tokens = (uint32_t)w->info->context_tokens,
-                              .vocab = (uint32_t)w->info->vocab,
-                              .numerics = mine.numerics,
-                              .kv_layout = mine.kv_layout};
-    core_stats s;
-    core_get_stats(w->core, &s);
-    m.hello.pages = s.pages_total;
+    message m = {.type = MESSAGE_HELLO, .hello = my_hello(w)};
     send_message(w, slot, &m);
 }
 
@@ -106,7 +97,7 @@ static void act_send(worker_state *w, const core_action *a) {
         return;
     }
     send_message(w, a->peer, &a->message);
-    if (failpoint_armed) {
+    if (FAILPOINT_ARMED) {
         peers_flush(&w->peers); /* after: when it can be read, not when it waits to be written */
         p->doomed = workpoints_after(w->options->roles, &a->message) || p->doomed;
     }
@@ -208,19 +199,12 @@ static void on_peer(worker_state *w, const message *m, int fd) {
 
 static void on_hello(worker_state *w, uint32_t slot, const message *m) {
     peer *p = &w->peers.slots[slot];
-    layout mine = my_layout(w);
-    layout theirs = {.protocol = m->hello.version,
-                     .model_hash = m->hello.model_hash,
-                     .layers = m->hello.layers,
-                     .page_tokens = m->hello.page_tokens,
-                     .layer_page_bytes = m->hello.kv_layer_page_bytes,
-                     .kv_layout = m->hello.kv_layout,
-                     .numerics = m->hello.numerics};
+    message_hello mine = my_hello(w);
     diag d;
     if (m->hello.worker != p->worker || m->hello.epoch != p->epoch) {
         LOG(WARN, "peers", "not who was announced", "worker=%u", p->worker);
         p->doomed = true;
-    } else if (layout_check(&mine, &theirs, &d) != STATUS_OK) {
+    } else if (hello_fits(&mine, &m->hello, &d) != STATUS_OK) {
         LOG(ERROR, "peers", "cannot work together", "worker=%u why=\"%s\"", p->worker, d.text);
         p->doomed = true;
     } else {

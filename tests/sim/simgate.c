@@ -46,7 +46,9 @@ static void introduce(sim *s, uint32_t p, uint32_t d) {
     for (int i = 0; i < 2; i++) {
         uint32_t other = pair[1 - i];
         message m = {.type = MESSAGE_PEER};
-        m.peer = (message_peer){other, s->gateway.peers[other].epoch, s->workers[other].roles};
+        m.peer = (message_peer){.worker = other,
+                                .epoch = s->gateway.peers[other].epoch,
+                                .roles = s->workers[other].roles};
         s->links[link].ends[i].life = (uint32_t)s->gateway.peers[pair[i]].epoch;
         send(s, pair[i], &m, link);
     }

@@ -19,6 +19,7 @@ typedef struct {
     int32_t ids[TOKENS_MOST];
     request_token tokens[TOKENS_MOST];
     message_lease leases[TOKENS_MOST];
+    message_member members[TOKENS_MOST];
     char text[MESSAGE_NUMERICS_BYTES];
 } sample;
 
@@ -108,11 +109,18 @@ static void random_link_body(sample *s) {
                                        below(LIMIT_CONTEXT_TOKENS + 1),
                                        below(1 << 20),
                                        random_text(s, MESSAGE_NUMERICS_BYTES),
+                                       {0},
                                        {0}};
             m->hello.kv_layout = str_of(s->text, m->hello.numerics.bytes / 2);
+            m->hello.address = str_of(s->text, m->hello.numerics.bytes / 3);
             break;
         case MESSAGE_PEER:
-            m->peer = (message_peer){below(LIMIT_WORKERS), rng_next(&state), below(4)};
+            m->peer = (message_peer){below(LIMIT_WORKERS),
+                                     rng_next(&state),
+                                     below(4),
+                                     (message_peer_how)below(3),
+                                     below(2),
+                                     random_text(s, MESSAGE_ADDRESS_BYTES)};
             break;
         case MESSAGE_HEARTBEAT:
             m->heartbeat = (message_heartbeat){.steps = rng_next(&state),
@@ -133,6 +141,17 @@ static void random_link_body(sample *s) {
             break;
         case MESSAGE_METRICS:
             m->metrics = random_text(s, sizeof(s->text));
+            break;
+        case MESSAGE_GOODBYE:
+            m->goodbye = random_text(s, sizeof(s->text));
+            break;
+        case MESSAGE_ROSTER:
+            m->roster.count = below(TOKENS_MOST + 1);
+            m->roster.list = s->members;
+            for (uint32_t i = 0; i < m->roster.count; i++) {
+                s->members[i] = (message_member){below(LIMIT_WORKERS), rng_next(&state), below(4),
+                                                 random_text(s, MESSAGE_ADDRESS_BYTES)};
+            }
             break;
         default:
             break;
@@ -300,11 +319,26 @@ static void same_link_body(const message *a, const message *b) {
             cr_assert_eq(a->hello.vocab, b->hello.vocab);
             cr_assert(str_equal(a->hello.numerics, b->hello.numerics));
             cr_assert(str_equal(a->hello.kv_layout, b->hello.kv_layout));
+            cr_assert(str_equal(a->hello.address, b->hello.address));
             break;
         case MESSAGE_PEER:
             cr_assert_eq(a->peer.worker, b->peer.worker);
             cr_assert_eq(a->peer.epoch, b->peer.epoch);
             cr_assert_eq(a->peer.roles, b->peer.roles);
+            cr_assert_eq(a->peer.how, b->peer.how);
+            cr_assert_eq(a->peer.mend, b->peer.mend);
+            cr_assert(str_equal(a->peer.address, b->peer.address));
+            break;
+        case MESSAGE_GOODBYE:
+            cr_assert(str_equal(a->goodbye, b->goodbye));
+            break;
+        case MESSAGE_ROSTER:
+            cr_assert_eq(a->roster.count, b->roster.count);
+            for (uint32_t i = 0; i < a->roster.count; i++) {
+                const message_member *v = &a->roster.list[i], *w = &b->roster.list[i];
+                cr_assert(v->worker == w->worker && v->epoch == w->epoch && v->roles == w->roles);
+                cr_assert(str_equal(v->address, w->address));
+            }
             break;
         case MESSAGE_HEARTBEAT:
             cr_assert(x->steps == y->steps && x->pages_free == y->pages_free &&

@@ -161,7 +161,7 @@ static wire *introduce(bench *b, uint32_t worker) {
     wire *w;
     cr_assert_eq(wire_pair(fds), STATUS_OK);
     message m = {.type = MESSAGE_PEER};
-    m.peer = (message_peer){worker, 500, BOTH};
+    m.peer = (message_peer){.worker = worker, .epoch = 500, .roles = BOTH};
     send_message(b->wire, &m, fds[1]);
     close(fds[1]);
     cr_assert_eq(wire_open(fds[0], 8 << 20, &w), STATUS_OK);

@@ -1,0 +1,69 @@
+/* hello.c -- the comparison made when two workers join. */
+#include "engine/core/hello.h"
+
+#include "engine/base/check.h"
+
+static status differ(diag *d, const char *what, uint64_t mine, uint64_t theirs) {
+    return status_fail_param(d, STATUS_MISMATCH, what, "%s differs: %llu here, %llu there", what,
+                             (unsigned long long)mine, (unsigned long long)theirs);
+}
+
+static status differ_text(diag *d, const char *what, str mine, str theirs) {
+    return status_fail_param(d, STATUS_MISMATCH, what, "%s differs: %.*s here, %.*s there", what,
+                             (int)mine.bytes, mine.data, (int)theirs.bytes, theirs.data);
+}
+
+status hello_fits(const message_hello *mine, const message_hello *theirs, diag *d) {
+    CHECK(mine && theirs);
+    if (mine->version != theirs->version) {
+        return differ(d, "protocol version", mine->version, theirs->version);
+    }
+    if (mine->model_hash != theirs->model_hash) {
+        return status_fail_param(d, STATUS_MISMATCH, "model",
+                                 "not the same model file: its hash is %016llx here, %016llx there",
+                                 (unsigned long long)mine->model_hash,
+                                 (unsigned long long)theirs->model_hash);
+    }
+    if (mine->vocab != theirs->vocab) {
+        return differ(d, "vocabulary", mine->vocab, theirs->vocab);
+    }
+    if (mine->context_tokens != theirs->context_tokens) {
+        return differ(d, "context", mine->context_tokens, theirs->context_tokens);
+    }
+    if (mine->layers != theirs->layers) {
+        return differ(d, "layers", mine->layers, theirs->layers);
+    }
+    if (mine->page_tokens != theirs->page_tokens) {
+        return differ(d, "tokens a page", mine->page_tokens, theirs->page_tokens);
+    }
+    if (mine->kv_layer_page_bytes != theirs->kv_layer_page_bytes) {
+        return differ(d, "bytes a layer page", mine->kv_layer_page_bytes,
+                      theirs->kv_layer_page_bytes);
+    }
+    if (!str_equal(mine->kv_layout, theirs->kv_layout)) {
+        return differ_text(d, "KV layout", mine->kv_layout, theirs->kv_layout);
+    }
+    if (!str_equal(mine->numerics, theirs->numerics)) {
+        return differ_text(d, "numerics class", mine->numerics, theirs->numerics);
+    }
+    return STATUS_OK;
+}
+
+static str keep(char *into, str text) {
+    CHECK(text.bytes == 0 || text.data);
+    if (text.bytes) {
+        memcpy(into, text.data, text.bytes);
+    }
+    return str_of(into, text.bytes);
+}
+
+void hello_keep(hello_kept *out, const message_hello *hello) {
+    CHECK_LE(hello->numerics.bytes, sizeof out->numerics);
+    CHECK_LE(hello->kv_layout.bytes, sizeof out->kv_layout);
+    CHECK_LT(hello->address.bytes, sizeof out->address);
+    out->hello = *hello;
+    out->hello.numerics = keep(out->numerics, hello->numerics);
+    out->hello.kv_layout = keep(out->kv_layout, hello->kv_layout);
+    out->hello.address = keep(out->address, hello->address);
+    out->address[hello->address.bytes] = 0;
+}

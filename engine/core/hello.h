@@ -1,0 +1,29 @@
+/* hello.h -- whether two workers can work together.
+ *
+ * Purpose    What peers compare when they join: the protocol, the model, the layout of KV pages and
+ *            the numerics class. What differs is refused at the join, with its reason, and never
+ *            found out by a request.
+ * Ownership  Plain values; text is borrowed.
+ * Threads    Pure functions.
+ * Limits     None.
+ */
+#ifndef ENGINE_CORE_HELLO_H
+#define ENGINE_CORE_HELLO_H
+
+#include "engine/core/message.h"
+
+/* STATUS_OK, or STATUS_MISMATCH with the first difference that forbids pages, or requests, of one
+ * to go on at the other. Both ends come to the same answer. */
+MUST_USE status hello_fits(const message_hello *mine, const message_hello *theirs, diag *d);
+
+/* A HELLO that outlives the message it came in. */
+typedef struct {
+    message_hello hello; /* its texts point into what follows */
+    char numerics[MESSAGE_NUMERICS_BYTES];
+    char kv_layout[MESSAGE_LAYOUT_BYTES];
+    char address[MESSAGE_ADDRESS_BYTES + 1]; /* terminated */
+} hello_kept;
+
+void hello_keep(hello_kept *out, const message_hello *hello);
+
+#endif

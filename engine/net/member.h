@@ -1,0 +1,69 @@
+/* member.h -- a process's place in the cluster: its link to the hub, and the roster that comes.
+ *
+ * Purpose    Dials the hub, registers with this process's HELLO, keeps the newest roster, dials
+ *            again with back-off when the link is lost. Losing the hub stops nothing: the roster
+ *            stays as it was.
+ * Ownership  member_open takes what member_close gives back; the mesh is the caller's, who hands
+ *            every event with MEMBER_TAG to member_event.
+ * Threads    One thread.
+ * Limits     LIMIT_WORKERS entries of a roster.
+ */
+#ifndef ENGINE_NET_MEMBER_H
+#define ENGINE_NET_MEMBER_H
+
+#include "engine/base/wire.h"
+#include "engine/core/message.h"
+#include "engine/net/mesh.h"
+
+/* The tag of the calls made here; the owner's own calls use others. */
+#define MEMBER_TAG UINT64_MAX
+
+typedef struct member member;
+
+typedef struct {
+    hostport hub;
+    mesh *mesh;
+    /* Fills in this process's HELLO, as it is now; it is sent after each dial. */
+    void (*hello)(void *self, message_hello *out);
+    void *self;
+} member_options;
+
+typedef struct {
+    uint32_t worker;
+    uint64_t epoch;
+    uint32_t roles;
+    hostport address;
+} member_entry;
+
+typedef enum {
+    MEMBER_NOTHING,
+    MEMBER_ROSTER, /* member_roster has changed */
+    MEMBER_REFUSED /* the hub will not have this process as it is: `why`; it goes on asking */
+} member_news;
+
+MUST_USE status member_open(const member_options *options, member **out, diag *d);
+void member_close(member *m);
+
+/* An event of the mesh tagged MEMBER_TAG. */
+void member_event(member *m, const mesh_event *e, int64_t now_us);
+
+/* Dials when it is time, reads what has come, says that it is alive. Call until MEMBER_NOTHING. */
+member_news member_poll(member *m, int64_t now_us, diag *why);
+
+/* Leaves the cluster: the link is closed and not dialled again. */
+void member_leave(member *m);
+
+/* The descriptor of the link, or -1; it changes: register it anew when it does. */
+int member_fd(const member *m);
+int64_t member_due_us(const member *m);
+
+/* Every worker known, [*count]; valid until the next member_poll. */
+const member_entry *member_roster(const member *m, uint32_t *count);
+
+bool member_connected(const member *m);
+
+/* This side's address on the link to the hub: where others reach this host. Port 0 before the first
+ * link. */
+hostport member_local(const member *m);
+
+#endif

@@ -1,0 +1,45 @@
+/* cluster.h -- the gateway's place in a cluster: dials every worker of the roster.
+ *
+ * Purpose    Keeps the gateway's link to the hub, and a link to each worker the roster names,
+ *            dialling again with back-off as long as it is named.
+ * Ownership  cluster_open takes what cluster_close gives back. A link handed over is the caller's.
+ * Threads    The gateway's thread.
+ * Limits     LIMIT_WORKERS workers.
+ */
+#ifndef SERVER_CLUSTER_H
+#define SERVER_CLUSTER_H
+
+#include "engine/net/clusterkey.h"
+#include "engine/net/member.h"
+
+typedef struct cluster cluster;
+
+typedef struct {
+    hostport hub;
+    clusterkey key;
+    uint32_t local; /* workers below this number are this process's children: not dialled */
+} cluster_options;
+
+typedef enum {
+    CLUSTER_LINK, /* a sealed wire to `worker` is there: `fd` with `keys` */
+    CLUSTER_STALE /* the link to `worker` is to an older life than the roster names: drop it */
+} cluster_event_type;
+
+typedef struct {
+    cluster_event_type type;
+    uint32_t worker;
+    uint64_t epoch;
+    int fd;
+    seal_keys keys;
+} cluster_event;
+
+MUST_USE status cluster_open(const cluster_options *options, cluster **out, diag *d);
+void cluster_close(cluster *c);
+
+/* Readable when cluster_next is worth a call; call it every MESH_TURN_US or so too. */
+int cluster_fd(const cluster *c);
+
+/* What the gateway has: `linked` [LIMIT_WORKERS] is the epoch of each worker's link, 0: none. */
+bool cluster_next(cluster *c, const uint64_t *linked, int64_t now_us, cluster_event *out);
+
+#endif
