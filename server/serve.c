@@ -25,7 +25,7 @@ typedef struct {
     bool aggregated, metrics_open, log_json;
 } settings;
 
-static const char *const backends[] = {"cpu", NULL};
+static const char *const backends[] = {"cpu", "cuda", NULL};
 static const char *const transports[] = {"auto", "shm", NULL};
 static const char *const kv_dtypes[] = {"f16", "f32", NULL};
 static const char *const activation_kinds[] = {"int8", "f32", NULL};

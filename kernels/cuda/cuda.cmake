@@ -1,0 +1,52 @@
+# The CUDA backend as a module, and the same sources on the emulated device (tests/emu).
+#
+# Two modules with one door (cuda_open in cuda.h):
+#   libweir_cuda.so      WEIR_CUDA=ON: nvcc, the real runtime
+#   libweir_cuda_emu.so  wherever CUDA's headers are: g++, tests/emu instead of the runtime
+
+file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
+file(GLOB cuda_host CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
+list(APPEND cuda_host ${CMAKE_SOURCE_DIR}/kernels/cpu/quant.c ${CMAKE_SOURCE_DIR}/kernels/backend_type.c)
+
+find_path(WEIR_CUDA_INCLUDE cuda_runtime_api.h PATHS $ENV{CUDA_HOME}/include /usr/local/cuda/include)
+
+# weir_cuda_module(NAME): the host side, which both modules share.
+function(weir_cuda_module name)
+  add_library(${name} MODULE ${cuda_host})
+  target_link_libraries(${name} PRIVATE weir_base)
+  target_link_options(${name} PRIVATE -Wl,--no-undefined)
+  target_include_directories(${name} SYSTEM PRIVATE ${WEIR_CUDA_INCLUDE})
+  set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
+endfunction()
+
+if(WEIR_CUDA)
+  enable_language(CUDA)
+  weir_cuda_module(weir_cuda)
+  target_sources(weir_cuda PRIVATE ${cuda_kernels})
+  set_target_properties(weir_cuda PROPERTIES CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static)
+  # -fmad=false: fused multiply-adds are written where they are meant (exactness).
+  target_compile_options(weir_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>)
+endif()
+
+if(WEIR_CUDA_INCLUDE AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  enable_language(CXX)
+  file(GLOB emu_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/*.cc)
+  set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cc
+    ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
+  set_source_files_properties(${cuda_kernels} ${emu_test_sources} PROPERTIES LANGUAGE CXX)
+  set_source_files_properties(${cuda_kernels} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu
+    PROPERTIES COMPILE_OPTIONS
+    "-x;c++;-include;${CMAKE_SOURCE_DIR}/tests/emu/emu.h;-Wno-unknown-pragmas")
+  if(WEIR_SANITIZE MATCHES thread)
+    # Races between a kernel's threads: the kernels are watched, the scheduler that interleaves them
+    # is not, and says itself what orders memory (tests/emu/emu_order.h).
+    set_source_files_properties(${emu_sources} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cc
+      PROPERTIES COMPILE_OPTIONS "-fno-sanitize=thread" COMPILE_DEFINITIONS WEIR_EMU_TSAN)
+  endif()
+  weir_cuda_module(weir_cuda_emu)
+  target_sources(weir_cuda_emu PRIVATE ${cuda_kernels} ${emu_sources})
+  add_executable(emu_test ${emu_test_sources} ${emu_sources})
+  target_link_libraries(emu_test PRIVATE weir_options)
+  target_include_directories(emu_test SYSTEM PRIVATE ${WEIR_CUDA_INCLUDE})
+  set_target_properties(weir_cuda_emu emu_test PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
+endif()

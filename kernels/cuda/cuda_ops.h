@@ -1,0 +1,137 @@
+/* cuda_ops.h -- the operators as kernels take them: plain structs of device pointers.
+ *
+ * Purpose    cuda.c (host, C) fills one of these from an ops.h struct and calls the entry of the
+ *            same name in a .cu file. A fast kernel takes the struct of its plain one, so that the
+ *            plain one stays its reference for ever.
+ * Ownership  Everything is borrowed until the stream has passed the launch; arrays marked "device"
+ *            must not change before that.
+ * Threads    The thread that owns the stream.
+ * Limits     Checked by kernels/backend.c before; entries return a cudaError_t and launch nothing
+ *            else wrong.
+ */
+#ifndef KERNELS_CUDA_CUDA_OPS_H
+#define KERNELS_CUDA_CUDA_OPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include <cuda_runtime_api.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+    CUDA_STORE_F32,
+    CUDA_STORE_F16,
+    CUDA_STORE_BF16,
+    CUDA_STORE_NIBBLES, /* a group of 32: byte i holds input i low, input 16 + i high */
+    CUDA_STORE_BYTES    /* int8 */
+} cuda_store;
+
+/* A weight matrix on the device. Quantised: w = scale * (quant - zero) + minimum, with one scale
+ * for `scale_group` inputs and one minimum for 32. */
+typedef struct {
+    cuda_store store;
+    const void *values;   /* device [outputs, inputs]: elements, bytes, or pairs of nibbles */
+    const void *scales;   /* device [outputs, inputs / scale_group] f16, or f32 when scales_f32 */
+    const void *minimums; /* device [outputs, inputs / 32], dtype of scales; NULL: all zero */
+    bool scales_f32;
+    int32_t scale_group; /* 32 or 16 */
+    int32_t zero;
+    int32_t outputs, inputs;
+} cuda_matrix;
+
+/* The rows of a batch and where each one's sequence lies. */
+typedef struct {
+    const int32_t *row_seq;     /* device [rows]: which sequence, or -1: a row of none */
+    const int32_t *position;    /* device [rows] */
+    const uint32_t *pages;      /* device: block tables, one after the other */
+    const int32_t *pages_first; /* device [seqs]: where a sequence's begins in `pages` */
+} cuda_batch;
+
+/* One layer of the KV pool. Kv head h of a page lies at h * head_bytes: K [16 tokens, head_dim],
+ * then V [16 tokens, head_dim]. */
+typedef struct {
+    uint8_t *layer; /* device [pages, page_bytes] */
+    uint64_t page_bytes, head_bytes;
+    int32_t kv_heads, head_dim;
+    bool f32; /* else f16 */
+} cuda_kv_layer;
+
+typedef struct {
+    cuda_matrix table;
+    const int32_t *tokens; /* device [rows] */
+    float *out;            /* device [rows, table.inputs] */
+    int32_t rows;
+} cuda_embed;
+
+typedef struct {
+    const float *x, *weight; /* device [rows, width], [width] */
+    float *out;              /* device [rows, width]; x itself is fine */
+    int32_t rows, width;
+    float epsilon;
+} cuda_rmsnorm;
+
+typedef struct {
+    const float *gate, *up; /* device [count] */
+    float *out;             /* device [count]; either input is fine */
+    int64_t count;
+} cuda_silu_mul;
+
+typedef struct {
+    const float *x;       /* device [x_rows, width] */
+    const int32_t *index; /* device [rows] */
+    float *out;           /* device [rows, width] */
+    int32_t rows, width;
+} cuda_gather;
+
+typedef struct {
+    cuda_matrix weight;
+    const float *x;    /* device [rows, inputs] */
+    const float *bias; /* device [outputs], or NULL */
+    float *out;        /* device [rows, outputs] */
+    int32_t rows;
+    bool accumulate; /* out = out + (W x + bias) */
+} cuda_linear;
+
+typedef struct {
+    const int32_t *positions;  /* device [rows] */
+    const double *frequencies; /* device [dim / 2]: angle = position * frequency */
+    float *table;              /* device [rows, 2, dim / 2] */
+    float magnitude;
+    int32_t rows, dim;
+} cuda_rope_table;
+
+typedef struct {
+    float *q;           /* device [rows, heads, head_dim] */
+    const float *k, *v; /* device [rows, kv_heads, head_dim] */
+    const float *table; /* device [rows, 2, dim / 2] */
+    cuda_batch batch;
+    cuda_kv_layer kv;
+    int32_t rows, heads, dim;
+    bool interleaved; /* elements (2 i, 2 i + 1) turn together; else (i, i + dim / 2) */
+} cuda_rope_append;
+
+typedef struct {
+    const float *q; /* device [rows, heads, head_dim] */
+    float *out;     /* device [rows, heads, head_dim] */
+    cuda_batch batch;
+    cuda_kv_layer kv;
+    int32_t rows, heads;
+    float scale;
+} cuda_attention;
+
+cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream);
+cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream);
+cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream);
+cudaError_t plain_gather(const cuda_gather *op, cudaStream_t stream);
+cudaError_t plain_linear(const cuda_linear *op, cudaStream_t stream);
+cudaError_t plain_rope_table(const cuda_rope_table *op, cudaStream_t stream);
+cudaError_t plain_rope_append(const cuda_rope_append *op, cudaStream_t stream);
+cudaError_t plain_attention(const cuda_attention *op, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,68 @@
+/* cudastate.h -- the CUDA backend's own structures, shared by its C files.
+ *
+ * Purpose    The device, its stream, staging for what the host sends, scratch for fused inputs.
+ * Ownership  One a backend_open, freed by backend_close.
+ * Threads    The backend's caller.
+ * Limits     None.
+ */
+#ifndef KERNELS_CUDA_CUDASTATE_H
+#define KERNELS_CUDA_CUDASTATE_H
+
+#include "kernels/backend.h"
+#include "kernels/cuda/cuda_ops.h"
+
+enum { CUDASTATE_STAGE_BYTES = 4 << 20 };
+
+/* Device memory that grows when a call needs more than any before it. */
+typedef struct {
+    void *memory;
+    uint64_t bytes;
+} cudastate_buffer;
+
+typedef struct {
+    backend base;
+    int device;
+    cudaStream_t stream;
+    uint8_t *stage; /* pinned host [CUDASTATE_STAGE_BYTES], refilled after a wait for the stream */
+    uint64_t stage_used;
+    cudastate_buffer input;  /* a linear operator's transformed rows */
+    cudastate_buffer index;  /* tokens, row numbers, positions, frequencies: one call's */
+    cudastate_buffer tables; /* sequences and block tables */
+    uint8_t *tables_host;    /* what `tables` holds: a layer asks for the same as the one before */
+    uint64_t tables_bytes;
+    struct cudastate_weight *weights; /* all that were loaded */
+    cudaError_t failed;               /* the first error that is for good; nothing works after it */
+} cudastate;
+
+typedef struct cudastate_weight {
+    backend_weight base;
+    cuda_matrix matrix;
+    void *memory;
+    struct cudastate_weight *next;
+} cudastate_weight;
+
+/* STATUS_OK, STATUS_NOMEM, or STATUS_DEVICE, which stays: a device that failed once is done. */
+MUST_USE status cudastate_check(cudastate *c, cudaError_t e);
+
+/* At least `bytes`; what was there is lost. */
+MUST_USE status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes);
+
+/* Copies host memory to the device in the stream's order; `host` may change at once after. */
+MUST_USE status cudastate_send(cudastate *c, void *device, const void *host, uint64_t bytes);
+
+/* cudaweights.c */
+MUST_USE status cudaweights_load(backend *b, const backend_weight *shape, const void *data,
+                                 uint64_t bytes, const backend_weight **out, diag *d);
+void cudaweights_close(cudastate *c);
+
+/* cudaops.c: the operators of backend_table. */
+MUST_USE status cudaops_embed(backend *b, const ops_embed *op);
+MUST_USE status cudaops_rmsnorm(backend *b, const ops_rmsnorm *op);
+MUST_USE status cudaops_silu_mul(backend *b, const ops_silu_mul *op);
+MUST_USE status cudaops_gather(backend *b, const ops_gather *op);
+MUST_USE status cudaops_linear(backend *b, const ops_linear *op);
+MUST_USE status cudaops_rope_table(backend *b, const ops_rope_table *op);
+MUST_USE status cudaops_rope_append(backend *b, const ops_rope_append *op);
+MUST_USE status cudaops_attention(backend *b, const ops_attention *op);
+
+#endif

@@ -1,0 +1,293 @@
+/* plain.cu -- every operator as simply as it can be written: the reference of the fast kernels.
+ *
+ * One thread an output wherever that is possible, sums in ascending order with written fused
+ * multiply-adds: a result depends on its own row and on nothing else.
+ */
+#include <math.h>
+
+#include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/ptx.cuh"
+
+namespace {
+
+constexpr int THREADS = 128;
+constexpr int WARP = 32;
+constexpr int PAGE_TOKENS = 16;
+constexpr int DIMS_PER_LANE = 8; /* head_dim up to 256 */
+
+unsigned blocks_for(int64_t threads) {
+    return (unsigned)((threads + THREADS - 1) / THREADS);
+}
+
+__device__ int64_t thread_number() {
+    return (int64_t)blockIdx.x * THREADS + threadIdx.x;
+}
+
+__device__ float half_or_float(const void *p, int64_t i, bool f32) {
+    return f32 ? ((const float *)p)[i] : __half2float(((const __half *)p)[i]);
+}
+
+/* Element (o, k) of a matrix, whatever its storage. */
+__device__ float matrix_at(const cuda_matrix &m, int64_t o, int32_t k) {
+    const int64_t i = o * m.inputs + k;
+    int quant = 0;
+    switch (m.store) {
+        case CUDA_STORE_F32:
+            return ((const float *)m.values)[i];
+        case CUDA_STORE_F16:
+            return __half2float(((const __half *)m.values)[i]);
+        case CUDA_STORE_BF16:
+            return __bfloat162float(((const __nv_bfloat16 *)m.values)[i]);
+        case CUDA_STORE_BYTES:
+            quant = ((const int8_t *)m.values)[i];
+            break;
+        case CUDA_STORE_NIBBLES: {
+            const int64_t group = i / 32;
+            const int in_group = (int)(i % 32);
+            const uint8_t pair = ((const uint8_t *)m.values)[group * 16 + in_group % 16];
+            quant = in_group < 16 ? pair & 15 : pair >> 4;
+            break;
+        }
+    }
+    const float scale = half_or_float(m.scales, i / m.scale_group, m.scales_f32);
+    const float minimum =
+        m.minimums != nullptr ? half_or_float(m.minimums, i / 32, m.scales_f32) : 0.0f;
+    return __fmaf_rn(scale, (float)(quant - m.zero), minimum);
+}
+
+__global__ void embed_kernel(cuda_embed op) {
+    const int64_t i = thread_number();
+    if (i < (int64_t)op.rows * op.table.inputs) {
+        const int32_t row = (int32_t)(i / op.table.inputs);
+        op.out[i] = matrix_at(op.table, op.tokens[row], (int32_t)(i % op.table.inputs));
+    }
+}
+
+/* A warp a row: lane l adds the squares of elements l, l + 32, ... in order. */
+__global__ void rmsnorm_kernel(cuda_rmsnorm op) {
+    const int32_t row = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x;
+    const float *x = op.x + (int64_t)row * op.width;
+    float *out = op.out + (int64_t)row * op.width;
+    float squares = 0;
+    for (int32_t i = lane; i < op.width; i += WARP) {
+        squares = __fmaf_rn(x[i], x[i], squares);
+    }
+    const float mean = ptx_warp_sum(squares) / (float)op.width;
+    const float factor = 1.0f / sqrtf(mean + op.epsilon);
+    for (int32_t i = lane; i < op.width; i += WARP) {
+        out[i] = x[i] * factor * op.weight[i];
+    }
+}
+
+__global__ void silu_mul_kernel(cuda_silu_mul op) {
+    const int64_t i = thread_number();
+    if (i < op.count) {
+        const float gate = op.gate[i];
+        op.out[i] = gate / (1.0f + expf(-gate)) * op.up[i];
+    }
+}
+
+__global__ void gather_kernel(cuda_gather op) {
+    const int64_t i = thread_number();
+    if (i < (int64_t)op.rows * op.width) {
+        const int64_t from = op.index[i / op.width];
+        op.out[i] = op.x[from * op.width + i % op.width];
+    }
+}
+
+__global__ void linear_kernel(cuda_linear op) {
+    const int64_t i = thread_number();
+    if (i >= (int64_t)op.rows * op.weight.outputs) {
+        return;
+    }
+    const int64_t row = i / op.weight.outputs, output = i % op.weight.outputs;
+    const float *x = op.x + row * op.weight.inputs;
+    float sum = 0;
+    for (int32_t k = 0; k < op.weight.inputs; k++) {
+        sum = __fmaf_rn(matrix_at(op.weight, output, k), x[k], sum);
+    }
+    if (op.bias != nullptr) {
+        sum = sum + op.bias[output];
+    }
+    op.out[i] = op.accumulate ? op.out[i] + sum : sum;
+}
+
+__global__ void rope_table_kernel(cuda_rope_table op) {
+    const int64_t i = thread_number();
+    const int32_t half = op.dim / 2;
+    if (i >= (int64_t)op.rows * half) {
+        return;
+    }
+    const int64_t row = i / half, pair = i % half;
+    double sine, cosine;
+    sincos((double)op.positions[row] * op.frequencies[pair], &sine, &cosine);
+    op.table[row * op.dim + pair] = op.magnitude * (float)cosine;
+    op.table[row * op.dim + half + pair] = op.magnitude * (float)sine;
+}
+
+__device__ float kv_get(const cuda_kv_layer &kv, const uint8_t *head, int32_t element) {
+    return half_or_float(head, element, kv.f32);
+}
+
+__device__ void kv_put(const cuda_kv_layer &kv, uint8_t *head, int32_t element, float value) {
+    if (kv.f32) {
+        ((float *)head)[element] = value;
+    } else {
+        ((__half *)head)[element] = __float2half_rn(value);
+    }
+}
+
+/* The page of a position of a row's sequence, at kv head `head`. */
+__device__ uint8_t *kv_head_at(const cuda_kv_layer &kv, const cuda_batch &batch, int32_t seq,
+                               int32_t position, int32_t head) {
+    const uint32_t page = batch.pages[batch.pages_first[seq] + position / PAGE_TOKENS];
+    return kv.layer + (uint64_t)page * kv.page_bytes + (uint64_t)head * kv.head_bytes;
+}
+
+/* Element d of a head after its turn; elements past `dim` stay as they are. */
+__device__ float turned(const float *head, const float *table, int32_t d, int32_t dim,
+                        bool interleaved) {
+    if (d >= dim) {
+        return head[d];
+    }
+    const int32_t half = dim / 2;
+    const int32_t pair = interleaved ? d / 2 : d % half;
+    const bool second = interleaved ? d % 2 != 0 : d >= half;
+    const float a = head[interleaved ? 2 * pair : pair];
+    const float b = head[interleaved ? 2 * pair + 1 : pair + half];
+    const float cosine = table[pair], sine = table[half + pair];
+    return second ? __fmaf_rn(a, sine, __fmul_rn(b, cosine))
+                  : __fmaf_rn(-b, sine, __fmul_rn(a, cosine));
+}
+
+/* A warp a (row, head): first the query heads in place, then the kv heads into the pages. All lanes
+ * read a head before any writes it. */
+__global__ void rope_append_kernel(cuda_rope_append op) {
+    const int32_t row = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x;
+    const int32_t seq = op.batch.row_seq[row], dim = op.kv.head_dim;
+    if (seq < 0) {
+        return;
+    }
+    const float *table = op.table + (int64_t)row * op.dim;
+    const int32_t kv_head = (int32_t)blockIdx.y - op.heads;
+    if (kv_head < 0) {
+        float *head = op.q + ((int64_t)row * op.heads + (int32_t)blockIdx.y) * dim;
+        float value[DIMS_PER_LANE];
+        for (int32_t i = 0, d = lane; d < dim; i++, d += WARP) {
+            value[i] = turned(head, table, d, op.dim, op.interleaved);
+        }
+        __syncwarp();
+        for (int32_t i = 0, d = lane; d < dim; i++, d += WARP) {
+            head[d] = value[i];
+        }
+        return;
+    }
+    const int32_t position = op.batch.position[row];
+    const int64_t at = ((int64_t)row * op.kv.kv_heads + kv_head) * dim;
+    uint8_t *page = kv_head_at(op.kv, op.batch, seq, position, kv_head);
+    const int32_t token = position % PAGE_TOKENS;
+    for (int32_t d = lane; d < dim; d += WARP) {
+        kv_put(op.kv, page, token * dim + d, turned(op.k + at, table, d, op.dim, op.interleaved));
+        kv_put(op.kv, page, (PAGE_TOKENS + token) * dim + d, op.v[at + d]);
+    }
+}
+
+/* A warp a (row, head), 32 absolute positions at a time with a running maximum (Milakov and
+ * Gimelshein, "Online normalizer calculation for softmax", 2018): lane l scores position 32 t + l,
+ * then owns elements l, l + 32, ... of the result. */
+struct attention_shared {
+    float q[WARP * DIMS_PER_LANE];
+    float weight[WARP];
+};
+
+__global__ void attention_kernel(cuda_attention op) {
+    PTX_SHARED(raw);
+    attention_shared &shared = *(attention_shared *)raw;
+    const int32_t row = (int32_t)blockIdx.x, head = (int32_t)blockIdx.y;
+    const int32_t lane = (int32_t)threadIdx.x, dim = op.kv.head_dim;
+    const int32_t seq = op.batch.row_seq[row];
+    if (seq < 0) {
+        return;
+    }
+    const int32_t kv_head = head / (op.heads / op.kv.kv_heads);
+    const int64_t at = ((int64_t)row * op.heads + head) * dim;
+    for (int32_t d = lane; d < dim; d += WARP) {
+        shared.q[d] = op.q[at + d];
+    }
+    __syncwarp();
+    const int32_t last = op.batch.position[row];
+    float top = -INFINITY, total = 0, sum[DIMS_PER_LANE] = {};
+    for (int32_t first = 0; first <= last; first += WARP) {
+        const int32_t position = first + lane;
+        float score = -INFINITY;
+        if (position <= last) {
+            const uint8_t *keys = kv_head_at(op.kv, op.batch, seq, position, kv_head);
+            score = 0;
+            for (int32_t d = 0; d < dim; d++) {
+                const float k = kv_get(op.kv, keys, position % PAGE_TOKENS * dim + d);
+                score = __fmaf_rn(shared.q[d], k, score);
+            }
+            score *= op.scale;
+        }
+        const float new_top = fmaxf(top, ptx_warp_max(score));
+        const float keep = expf(top - new_top);
+        const float weight = position <= last ? expf(score - new_top) : 0.0f;
+        top = new_top;
+        total = __fmaf_rn(total, keep, ptx_warp_sum(weight));
+        shared.weight[lane] = weight;
+        __syncwarp();
+        for (int32_t i = 0, d = lane; d < dim; i++, d += WARP) {
+            sum[i] *= keep;
+            for (int32_t t = 0; t < WARP && first + t <= last; t++) {
+                const uint8_t *values = kv_head_at(op.kv, op.batch, seq, first + t, kv_head);
+                const float v =
+                    kv_get(op.kv, values, (PAGE_TOKENS + (first + t) % PAGE_TOKENS) * dim + d);
+                sum[i] = __fmaf_rn(shared.weight[t], v, sum[i]);
+            }
+        }
+        __syncwarp();
+    }
+    for (int32_t i = 0, d = lane; d < dim; i++, d += WARP) {
+        op.out[at + d] = sum[i] / total;
+    }
+}
+
+}  // namespace
+
+cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream) {
+    const int64_t threads = (int64_t)op->rows * op->table.inputs;
+    return ptx_launch(embed_kernel, dim3(blocks_for(threads)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream) {
+    return ptx_launch(rmsnorm_kernel, dim3((unsigned)op->rows), dim3(WARP), 0, stream, *op);
+}
+
+cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream) {
+    return ptx_launch(silu_mul_kernel, dim3(blocks_for(op->count)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_gather(const cuda_gather *op, cudaStream_t stream) {
+    const int64_t threads = (int64_t)op->rows * op->width;
+    return ptx_launch(gather_kernel, dim3(blocks_for(threads)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_linear(const cuda_linear *op, cudaStream_t stream) {
+    const int64_t threads = (int64_t)op->rows * op->weight.outputs;
+    return ptx_launch(linear_kernel, dim3(blocks_for(threads)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_rope_table(const cuda_rope_table *op, cudaStream_t stream) {
+    const int64_t threads = (int64_t)op->rows * (op->dim / 2);
+    return ptx_launch(rope_table_kernel, dim3(blocks_for(threads)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_rope_append(const cuda_rope_append *op, cudaStream_t stream) {
+    const dim3 grid((unsigned)op->rows, (unsigned)(op->heads + op->kv.kv_heads));
+    return ptx_launch(rope_append_kernel, grid, dim3(WARP), 0, stream, *op);
+}
+
+cudaError_t plain_attention(const cuda_attention *op, cudaStream_t stream) {
+    const dim3 grid((unsigned)op->rows, (unsigned)op->heads);
+    return ptx_launch(attention_kernel, grid, dim3(WARP), sizeof(attention_shared), stream, *op);
+}
