@@ -30,17 +30,17 @@ endif()
 
 if(WEIR_CUDA_INCLUDE AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   enable_language(CXX)
-  file(GLOB emu_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/*.cc)
-  set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cc
+  file(GLOB emu_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/*.cpp)
+  set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
     ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
   set_source_files_properties(${cuda_kernels} ${emu_test_sources} PROPERTIES LANGUAGE CXX)
   set_source_files_properties(${cuda_kernels} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu
     PROPERTIES COMPILE_OPTIONS
-    "-x;c++;-include;${CMAKE_SOURCE_DIR}/tests/emu/emu.h;-Wno-unknown-pragmas")
+    "-x;c++;-include;${CMAKE_SOURCE_DIR}/tests/emu/emu.hpp;-Wno-unknown-pragmas")
   if(WEIR_SANITIZE MATCHES thread)
     # Races between a kernel's threads: the kernels are watched, the scheduler that interleaves them
-    # is not, and says itself what orders memory (tests/emu/emu_order.h).
-    set_source_files_properties(${emu_sources} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cc
+    # is not, and says itself what orders memory (tests/emu/emu_order.hpp).
+    set_source_files_properties(${emu_sources} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
       PROPERTIES COMPILE_OPTIONS "-fno-sanitize=thread" COMPILE_DEFINITIONS WEIR_EMU_TSAN)
   endif()
   weir_cuda_module(weir_cuda_emu)

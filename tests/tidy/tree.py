@@ -5,7 +5,7 @@ import re
 
 # Folders that hold sources; everything else in the tree is somebody else's or made by a build.
 FOLDERS = ("engine", "kernels", "models", "kvtransfer", "server", "bench", "tests")
-C_SUFFIXES = (".c", ".h", ".cu", ".cuh", ".cpp")
+C_SUFFIXES = (".c", ".h", ".cu", ".cuh", ".cpp", ".hpp")
 
 
 def files(root, suffixes=C_SUFFIXES, folders=FOLDERS):

@@ -1,6 +1,6 @@
 /* emu_kernels.cu -- small kernels that are right, and the same ones with one thing left out.
  *
- * emu_test.cc wants the first kind exact under every seed and the second kind noticed: an emulator
+ * emu_test.cpp wants the first kind exact under every seed and the second kind noticed: an emulator
  * that lets a missing barrier pass would let it pass in the product's kernels too.
  */
 #include "tests/emu/selftest/emu_kernels.h"

@@ -1,6 +1,6 @@
 /* emu_kernels.h -- the kernels that test the emulator, right ones and wrong ones.
  *
- * Purpose    Shared by emu_kernels.cu and emu_test.cc.
+ * Purpose    Shared by emu_kernels.cu and emu_test.cpp.
  * Ownership  As a launch: `in` and `out` are device memory of the caller.
  * Threads    The stream's owner.
  * Limits     `in` holds EMU_KERNELS_THREADS floats a block (384 for EMU_PRODUCT).

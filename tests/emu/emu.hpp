@@ -1,8 +1,9 @@
-/* emu.h -- what a CUDA source file sees when it is compiled for the emulated device.
+/* emu.hpp -- what a CUDA source file sees when it is compiled for the emulated device.
  *
- * Purpose    `g++ -x c++ -include tests/emu/emu.h kernel.cu` compiles a shipped kernel for the
+ * Purpose    `g++ -x c++ -include tests/emu/emu.hpp kernel.cu` compiles a shipped kernel for the
  * host: nvcc's keywords, the built-in variables, warp and block collectives, and a launch.
  *            Everything else a kernel uses is plain C++ or comes from CUDA's own headers.
+ * Ownership  None: a launch copies its arguments.
  * Model      Every CUDA thread of a block is a fiber; a block runs on one OS thread, blocks of a
  *            grid on all cores. A fiber runs until it waits in a collective, so a kernel without
  *            collectives runs at the speed of ordinary code. The order of fibers is a function of
@@ -10,11 +11,11 @@
  * Errors     A collective that lanes reach at different places, a barrier nobody can complete, a
  *            lane outside its own mask: the process prints both places and aborts. Shared memory
  *            starts as NaN bytes.
- * Threads    A kernel's; see emu_block.h for the host's side.
+ * Threads    A kernel's; see emu_block.hpp for the host's side.
  * Limits     1024 threads a block, 227 KiB of shared memory, x86-64.
  */
-#ifndef TESTS_EMU_EMU_H
-#define TESTS_EMU_EMU_H
+#ifndef TESTS_EMU_EMU_HPP
+#define TESTS_EMU_EMU_HPP
 
 #define WEIR_EMU 1
 
@@ -43,7 +44,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include "tests/emu/emu_block.h"
+#include "tests/emu/emu_block.hpp"
 
 #define threadIdx (emu_fiber_now->thread)
 #define blockIdx (emu_block_now->index)
@@ -121,7 +122,7 @@ static inline T max(T a, T b) {
     return a < b ? b : a;
 }
 
-/* Queues kernel(arguments...) on `stream` of the emulated runtime (emu_runtime.cc). Arguments are
+/* Queues kernel(arguments...) on `stream` of the emulated runtime (emu_runtime.cpp). Arguments are
  * copied now, as a launch on hardware copies them. */
 template <class... P, class... A>
 static inline cudaError_t emu_launch(void (*kernel)(P...), dim3 grid, dim3 block,
@@ -137,6 +138,6 @@ static inline cudaError_t emu_launch(void (*kernel)(P...), dim3 grid, dim3 block
                               sizeof(copy));
 }
 
-#include "tests/emu/emu_ptx.h"
+#include "tests/emu/emu_ptx.hpp"
 
 #endif

@@ -1,4 +1,4 @@
-/* emu_test.cc -- the emulated device itself: right kernels are right, wrong ones are noticed.
+/* emu_test.cpp -- the emulated device itself: right kernels are right, wrong ones are noticed.
  *
  *     emu_test            prints `ok NAME` or `not ok NAME - why` a case; exit status 1 on failures
  *
@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "tests/emu/emu_block.h"
-#include "tests/emu/emu_runtime.h"
+#include "tests/emu/emu_block.hpp"
+#include "tests/emu/emu_runtime.hpp"
 #include "tests/emu/selftest/emu_kernels.h"
 
 namespace {

@@ -1,4 +1,4 @@
-/* emu_order.h -- what the sanitizers are told by hand.
+/* emu_order.hpp -- what the sanitizers are told by hand.
  *
  * Purpose    AddressSanitizer must know when a stack is left for another. A race-checking build
  *            instruments kernels only and defines WEIR_EMU_TSAN for this runtime, which says what
@@ -7,8 +7,8 @@
  * Threads    Any.
  * Limits     None.
  */
-#ifndef TESTS_EMU_EMU_ORDER_H
-#define TESTS_EMU_EMU_ORDER_H
+#ifndef TESTS_EMU_EMU_ORDER_HPP
+#define TESTS_EMU_EMU_ORDER_HPP
 
 #include <cstddef>
 

@@ -1,12 +1,13 @@
-/* emu_block.h -- blocks of fibers: what runs a kernel's threads on the host.
+/* emu_block.hpp -- blocks of fibers: what runs a kernel's threads on the host.
  *
- * Purpose    The scheduler's state, which emu.h's built-ins read, and the collectives' slow halves.
+ * Purpose    The scheduler's state, which emu.hpp's built-ins read, and the collectives' slow
+ *            halves.
  * Ownership  One emu_block an OS thread that runs blocks, made at its first launch and kept.
  * Threads    emu_run may be called from one thread at a time; it uses helper threads itself.
  * Limits     EMU_THREADS_MAX threads a block, EMU_STACK_BYTES of stack each.
  */
-#ifndef TESTS_EMU_EMU_BLOCK_H
-#define TESTS_EMU_EMU_BLOCK_H
+#ifndef TESTS_EMU_EMU_BLOCK_HPP
+#define TESTS_EMU_EMU_BLOCK_HPP
 
 #include <cstddef>
 #include <cstdint>
@@ -102,7 +103,7 @@ extern thread_local emu_block *emu_block_now;
 /* Runs a whole grid. `arguments` stays as it is meanwhile. */
 void emu_run(dim3 grid, dim3 block, size_t shared_bytes, emu_entry entry, const void *arguments);
 
-/* What emu.h's names stand for. */
+/* What emu.hpp's names stand for. */
 void emu_barrier(int number, uint32_t threads, emu_place place);
 void emu_barrier_arrive(int number, uint32_t threads, emu_place place);
 void emu_syncwarp(uint32_t mask, emu_place place);
@@ -126,7 +127,7 @@ void emu_copy_wait(uint32_t groups_left);
 
 [[noreturn]] void emu_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* The runtime's half of a launch (emu_runtime.cc). */
+/* The runtime's half of a launch (emu_runtime.cpp). */
 cudaError_t emu_runtime_launch(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes,
                                cudaStream_t stream, emu_entry entry, const void *arguments,
                                size_t arguments_bytes);

@@ -1,9 +1,9 @@
-/* emu_runtime.cc -- the CUDA runtime on the host: devices, memory, deferred streams, events,
+/* emu_runtime.cpp -- the CUDA runtime on the host: devices, memory, deferred streams, events,
  * graphs.
  *
  * Every function is declared by CUDA's own header, so a signature that changes is a compile error.
  */
-#include "tests/emu/emu_runtime.h"
+#include "tests/emu/emu_runtime.hpp"
 
 #include <unistd.h>
 
@@ -19,7 +19,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/emu/emu_block.h"
+#include "tests/emu/emu_block.hpp"
 
 struct CUgraph_st {
     std::vector<emu_work> work;
@@ -56,7 +56,7 @@ struct runtime {
     runtime() {
         const char *mb = getenv("EMU_MEMORY_MB"), *count = getenv("EMU_DEVICES");
         capacity = (mb != nullptr ? strtoull(mb, nullptr, 10) : 4096) << 20;
-        devices = count != nullptr ? atoi(count) : 1;
+        devices = count != nullptr ? (int)strtol(count, nullptr, 10) : 1;
         random = (emu_settings.seed + 1) * 0x9e3779b97f4a7c15ull | 1;
     }
 };

@@ -1,6 +1,6 @@
-/* emu_runtime.h -- what the emulated libraries share: streams as queues of deferred work.
+/* emu_runtime.hpp -- what the emulated libraries share: streams as queues of deferred work.
  *
- * Purpose    emu_runtime.cc is the CUDA runtime's subset that weir calls, against CUDA's own
+ * Purpose    emu_runtime.cpp is the CUDA runtime's subset that weir calls, against CUDA's own
  * headers. Nothing that is queued runs before the host waits or asks; then one of the streams that
  *            can go on is drawn (seed EMU_SEED) and its oldest piece is run. Host code that forgets
  *            to wait reads old data every time, not once a month.
@@ -8,8 +8,8 @@
  * Threads    Any; one lock.
  * Limits     Device memory EMU_MEMORY_MB (4096), devices EMU_DEVICES (1), four SMs each.
  */
-#ifndef TESTS_EMU_EMU_RUNTIME_H
-#define TESTS_EMU_EMU_RUNTIME_H
+#ifndef TESTS_EMU_EMU_RUNTIME_HPP
+#define TESTS_EMU_EMU_RUNTIME_HPP
 
 #include <cstddef>
 #include <functional>

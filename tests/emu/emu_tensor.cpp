@@ -1,4 +1,4 @@
-/* emu_tensor.cc -- ldmatrix, mma.sync and warp reductions on the host.
+/* emu_tensor.cpp -- ldmatrix, mma.sync and warp reductions on the host.
  *
  * Source: PTX ISA 8.x, "Warp-level matrix instructions": the fragment layouts of m8n8 (ldmatrix)
  * and m16n8k16 (mma), bf16.
@@ -6,9 +6,9 @@
 #include <cmath>
 #include <cstring>
 
-#include "tests/emu/emu_block.h"
-#include "tests/emu/emu_order.h"
-#include "tests/emu/emu_ptx.h"
+#include "tests/emu/emu_block.hpp"
+#include "tests/emu/emu_order.hpp"
+#include "tests/emu/emu_ptx.hpp"
 
 struct ldmatrix_slot {
     const void *row;

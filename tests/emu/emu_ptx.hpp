@@ -1,17 +1,17 @@
-/* emu_ptx.h -- the host twins of kernels/cuda/ptx.cuh: the same names, each done on the host.
+/* emu_ptx.hpp -- the host twins of kernels/cuda/ptx.cuh: the same names, each done on the host.
  *
- * Purpose    emu.h includes this, which makes ptx.h's own bodies disappear. A twin follows the PTX
- *            ISA manual, not the device: tests/gpu compares the two bit for bit where there is one.
+ * Purpose    emu.hpp includes this, which makes the bodies of ptx.cuh disappear. A twin follows the
+ *            PTX ISA manual, not the device: the two are compared where there is a device.
  * Ownership  None.
  * Threads    A kernel's.
- * Limits     As ptx.h.
+ * Limits     As ptx.cuh.
  */
-#ifndef TESTS_EMU_EMU_PTX_H
-#define TESTS_EMU_EMU_PTX_H
+#ifndef TESTS_EMU_EMU_PTX_HPP
+#define TESTS_EMU_EMU_PTX_HPP
 
 #include <cstdint>
 
-#include "tests/emu/emu_block.h"
+#include "tests/emu/emu_block.hpp"
 
 void emu_ldmatrix(uint32_t *r, const void *shared, bool transposed, emu_place place);
 void emu_mma_bf16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1, emu_place place);

@@ -1,5 +1,5 @@
-/* emu_block.cc -- the scheduler: fibers of a block, barriers, the blocks of a grid. */
-#include "tests/emu/emu_block.h"
+/* emu_block.cpp -- the scheduler: fibers of a block, barriers, the blocks of a grid. */
+#include "tests/emu/emu_block.hpp"
 
 #include <pthread.h>
 #include <sys/mman.h>
@@ -14,7 +14,7 @@
 #include <thread>
 #include <vector>
 
-#include "tests/emu/emu_order.h"
+#include "tests/emu/emu_order.hpp"
 
 #if !defined(__x86_64__)
 #error "the emulated device needs x86-64"
