@@ -344,3 +344,135 @@ Test(wire, its_descriptor_does_not_block_and_is_not_inherited) {
     wire *none = NULL;
     cr_assert_neq(wire_open(-1, OUT_MAX, &none), STATUS_OK);
 }
+
+/* ---- sealed --------------------------------------------------------------------------------- */
+
+static const seal_keys near_keys = {{1, 2, 3}, {4, 5, 6}}, far_keys = {{4, 5, 6}, {1, 2, 3}};
+
+static wire *attached(int fd, const seal_keys *keys) {
+    wire *w;
+    cr_assert_eq(wire_open_waiting(1 << 20, &w), STATUS_OK);
+    cr_assert_eq(wire_attach(w, fd, keys), STATUS_OK);
+    return w;
+}
+
+Test(wire, what_is_sent_before_the_socket_is_there_arrives_sealed) {
+    int fds[2];
+    wire *a;
+    str got;
+    int fd;
+    cr_assert_eq(wire_open_waiting(1 << 20, &a), STATUS_OK);
+    cr_assert_eq(wire_fd(a), -1);
+    cr_assert_eq(wire_receive(a, &got, &fd), WIRE_AGAIN);
+    char text[32];
+    for (int i = 0; i < 100; i++) {
+        snprintf(text, sizeof text, "early %d", i);
+        cr_assert_eq(wire_send(a, str_of(text, i == 50 ? 0 : strlen(text)), -1), STATUS_OK);
+        cr_assert(wire_flush(a));
+    }
+    cr_assert_not(wire_wants_write(a));
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    cr_assert_eq(wire_attach(a, fds[0], &near_keys), STATUS_OK);
+    cr_assert_eq(wire_send(a, str_from("late"), -1), STATUS_OK);
+    cr_assert(wire_flush(a));
+    wire *b = attached(fds[1], &far_keys);
+    for (int i = 0; i < 100; i++) {
+        snprintf(text, sizeof text, "early %d", i);
+        cr_assert_eq(wire_receive(b, &got, &fd), WIRE_MESSAGE);
+        cr_assert(i == 50 ? got.bytes == 0 : str_equal_z(got, text));
+    }
+    cr_assert_eq(wire_receive(b, &got, &fd), WIRE_MESSAGE);
+    cr_assert(str_equal_z(got, "late"));
+    wire_close(a);
+    wire_close(b);
+}
+
+/* What a sealed wire puts on its socket for these messages. */
+static size_t sealed_bytes(int messages, uint8_t *out, size_t bytes_max) {
+    int fds[2];
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    wire *a = attached(fds[0], &near_keys);
+    for (int i = 0; i < messages; i++) {
+        cr_assert_eq(wire_send(a, str_of("a message of the test", (size_t)(5 + i)), -1), STATUS_OK);
+    }
+    cr_assert(wire_flush(a));
+    ssize_t n = recv(fds[1], out, bytes_max, 0);
+    cr_assert_gt(n, 0);
+    close(fds[1]);
+    wire_close(a);
+    return (size_t)n;
+}
+
+/* How many messages a sealed wire takes from these bytes, before it ends or wants more. */
+static int taken(const uint8_t *bytes, size_t count, bool *ended) {
+    int fds[2], fd, messages = 0;
+    str got;
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    wire *b = attached(fds[1], &far_keys);
+    cr_assert_eq(send(fds[0], bytes, count, 0), (ssize_t)count);
+    wire_result r;
+    while ((r = wire_receive(b, &got, &fd)) == WIRE_MESSAGE) {
+        messages++;
+    }
+    *ended = r == WIRE_CLOSED;
+    if (*ended) {
+        cr_assert_eq(wire_receive(b, &got, &fd), WIRE_CLOSED, "an end is an end");
+    }
+    close(fds[0]);
+    wire_close(b);
+    return messages;
+}
+
+Test(wire, of_a_hundred_thousand_damaged_sealed_frames_none_is_taken) {
+    uint8_t whole[512], bytes[512];
+    size_t count = sealed_bytes(3, whole, sizeof whole);
+    size_t first = 8 + 5 + SEAL_TAG_BYTES, second = first + 8 + 6 + SEAL_TAG_BYTES;
+    uint64_t random = 12;
+    bool ended;
+    cr_assert_eq(taken(whole, count, &ended), 3);
+    cr_assert_not(ended);
+    for (int i = 0; i < 100000; i++) {
+        memcpy(bytes, whole, count);
+        size_t least = count;
+        uint64_t flips = 1 + rng_below(&random, 4);
+        for (uint64_t k = 0; k < flips; k++) {
+            size_t at = (size_t)rng_below(&random, count);
+            bytes[at] ^= (uint8_t)(1 << rng_below(&random, 8));
+        }
+        for (size_t at = 0; at < count && least == count; at++) {
+            least = bytes[at] != whole[at] ? at : count;
+        }
+        if (least == count) {
+            continue; /* flipped back */
+        }
+        int before = least < first ? 0 : least < second ? 1 : 2;
+        int got = taken(bytes, count, &ended);
+        cr_assert_eq(got, before, "%d messages, the first damage at %zu", got, least);
+    }
+}
+
+Test(wire, sealed_frames_repeated_left_out_swapped_or_plain_end_the_wire) {
+    uint8_t whole[512], bytes[1024];
+    size_t count = sealed_bytes(3, whole, sizeof whole);
+    size_t first = 8 + 5 + SEAL_TAG_BYTES, second = 8 + 6 + SEAL_TAG_BYTES;
+    bool ended;
+    memcpy(bytes, whole, first);
+    memcpy(bytes + first, whole, count);
+    cr_assert_eq(taken(bytes, first + count, &ended), 1, "repeated");
+    cr_assert(ended);
+    cr_assert_eq(taken(whole + first, count - first, &ended), 0, "left out");
+    cr_assert(ended);
+    memcpy(bytes, whole + first, second);
+    memcpy(bytes + second, whole, first);
+    cr_assert_eq(taken(bytes, first + second, &ended), 0, "swapped");
+    cr_assert(ended);
+    static const uint8_t plain[] = {0x57, 0x4C, 0, 0, 1, 0, 0, 0, 'x'};
+    memcpy(bytes, plain, sizeof plain);
+    memcpy(bytes + sizeof plain, whole, count);
+    cr_assert_eq(taken(bytes, sizeof plain + count, &ended), 0, "plain");
+    cr_assert(ended);
+    for (size_t cut = 0; cut < first; cut++) {
+        cr_assert_eq(taken(whole, cut, &ended), 0, "cut short");
+        cr_assert_not(ended, "the rest may still come");
+    }
+}
