@@ -34,9 +34,16 @@ if(WEIR_CUDA_INCLUDE AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
     ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
   set_source_files_properties(${cuda_kernels} ${emu_test_sources} PROPERTIES LANGUAGE CXX)
+  # A fused multiply-add is one instruction or a slow call, with the same result.
+  include(CheckCSourceRuns)
+  check_c_source_runs("int main(void) { return !(__builtin_cpu_supports(\"fma\") &&
+    __builtin_cpu_supports(\"avx2\")); }" WEIR_HOST_FMA)
+  set(emu_flags -x c++ -include ${CMAKE_SOURCE_DIR}/tests/emu/emu.hpp -Wno-unknown-pragmas -O3)
+  if(WEIR_HOST_FMA)
+    list(APPEND emu_flags -mavx2 -mfma)
+  endif()
   set_source_files_properties(${cuda_kernels} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu
-    PROPERTIES COMPILE_OPTIONS
-    "-x;c++;-include;${CMAKE_SOURCE_DIR}/tests/emu/emu.hpp;-Wno-unknown-pragmas")
+    PROPERTIES COMPILE_OPTIONS "${emu_flags}")
   if(WEIR_SANITIZE MATCHES thread)
     # Races between a kernel's threads: the kernels are watched, the scheduler that interleaves them
     # is not, and says itself what orders memory (tests/emu/emu_order.hpp).

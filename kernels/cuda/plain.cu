@@ -95,16 +95,45 @@ __global__ void gather_kernel(cuda_gather op) {
     }
 }
 
+/* One group of 32 inputs: the same elements as matrix_at, the scale looked up once. */
+template <cuda_store STORE>
+__device__ float group_dot(const cuda_matrix &m, int64_t first, const float *x, float sum) {
+    const float minimum =
+        m.minimums != nullptr ? half_or_float(m.minimums, first / 32, m.scales_f32) : 0.0f;
+    const uint8_t *pairs = (const uint8_t *)m.values + first / 2;
+    const int8_t *bytes = (const int8_t *)m.values + first;
+    for (int part = 0; part < 32; part += 16) {
+        const float scale = half_or_float(m.scales, (first + part) / m.scale_group, m.scales_f32);
+        for (int k = part; k < part + 16; k++) {
+            const int quant = STORE == CUDA_STORE_BYTES ? bytes[k]
+                              : part == 0               ? pairs[k] & 15
+                                                        : pairs[k - 16] >> 4;
+            sum = __fmaf_rn(__fmaf_rn(scale, (float)(quant - m.zero), minimum), x[k], sum);
+        }
+    }
+    return sum;
+}
+
 __global__ void linear_kernel(cuda_linear op) {
     const int64_t i = thread_number();
     if (i >= (int64_t)op.rows * op.weight.outputs) {
         return;
     }
     const int64_t row = i / op.weight.outputs, output = i % op.weight.outputs;
-    const float *x = op.x + row * op.weight.inputs;
+    const int32_t inputs = op.weight.inputs;
+    const float *x = op.x + row * inputs;
+    const bool nibbles = op.weight.store == CUDA_STORE_NIBBLES;
     float sum = 0;
-    for (int32_t k = 0; k < op.weight.inputs; k++) {
-        sum = __fmaf_rn(matrix_at(op.weight, output, k), x[k], sum);
+    if (nibbles || op.weight.store == CUDA_STORE_BYTES) {
+        for (int32_t k = 0; k < inputs; k += 32) {
+            const int64_t first = output * inputs + k;
+            sum = nibbles ? group_dot<CUDA_STORE_NIBBLES>(op.weight, first, x + k, sum)
+                          : group_dot<CUDA_STORE_BYTES>(op.weight, first, x + k, sum);
+        }
+    } else {
+        for (int32_t k = 0; k < inputs; k++) {
+            sum = __fmaf_rn(matrix_at(op.weight, output, k), x[k], sum);
+        }
     }
     if (op.bias != nullptr) {
         sum = sum + op.bias[output];

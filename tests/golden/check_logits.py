@@ -5,8 +5,11 @@
                                                        (commit tier: half a minute)
     check_logits.py --full WEIR_LOGITS MODEL.gguf      the reference itself computed anew as well
                                                        (needs numpy and gguf; full tier)
+    check_logits.py --cuda WEIR_LOGITS MODEL.gguf      the first tokens of the text on the CUDA backend,
+                                                       emulated where WEIR_CUDA_MODULE says so
     check_logits.py --tiny WEIR_LOGITS WEIR_TINYMODEL  random tiny models of every weight format
-                                                       against the reference (needs numpy and gguf)
+                                                       against the reference (needs numpy and gguf);
+                                                       with --cuda on that backend
 
 The reference log probabilities lie in logits_smollm2.logprobs, made from
 SmolLM2-135M-Instruct.Q4_1.gguf by
@@ -34,10 +37,14 @@ BOUNDS = {
     "f32, kv f16": (0.002, 0.0002),
     "int8, kv f16": (0.08, 0.005),
 }
+# An emulated device takes half a second a token, so it gets few. It computes in float32 throughout.
+CUDA_TOKENS = {"commit": 40, "full": 300}
+CUDA_BOUNDS = {"f32, kv f32": (0.0001, 0.0001), "f32, kv f16": (0.002, 0.001)}
 TINY_TYPES = "f32 f16 bf16 q4_0 q4_1 q5_0 q5_1 q8_0 q4_k q5_k q6_k".split()
 # A random model magnifies rounding and is no text model: its int8 path is held loosely, to find a
 # format that is read wrongly.
 TINY_BOUNDS = {"f32, kv f32": 0.0002, "int8, kv f16": 0.3}
+CUDA_TINY_BOUNDS = {"f32, kv f32": 0.0002}
 
 
 def parse(text):
@@ -85,13 +92,30 @@ def check_text(tool, model, want):
     return good
 
 
+def check_cuda(tool, model, golden):
+    count = CUDA_TOKENS[os.environ.get("WEIR_TIER", "commit")]
+    good = True
+    with open(TOKENS, encoding="ascii") as f:
+        ids = f.readline().split()[:count]
+    with tempfile.NamedTemporaryFile("w") as tokens:
+        tokens.write(" ".join(ids) + "\n")
+        tokens.flush()
+        for mode, (mean_max, ratio_max) in CUDA_BOUNDS.items():
+            got = weir(tool, model, tokens.name, "--backend", "cuda", *flags(mode))
+            mean, ratio = compare(f"cuda, {mode}", got, [golden[0][:count - 1]])
+            if mean > mean_max or ratio > ratio_max:
+                print(f"FAIL: cuda, {mode}: allowed are {mean_max} and {100 * ratio_max} %")
+                good = False
+    return good
+
+
 def reference(model, tokens):
     script = os.path.join(HERE, "reference_llama.py")
     return parse(subprocess.run([sys.executable, script, model, tokens], check=True,
                                 stdout=subprocess.PIPE, text=True).stdout)
 
 
-def check_tiny(tool, maker):
+def check_tiny(tool, maker, bounds, *options):
     good = True
     with tempfile.TemporaryDirectory() as folder:
         tokens = os.path.join(folder, "tokens")
@@ -103,8 +127,8 @@ def check_tiny(tool, maker):
             model = os.path.join(folder, kind + ".gguf")
             subprocess.run([maker, model, kind], check=True)
             want = reference(model, tokens)
-            for mode, mean_max in TINY_BOUNDS.items():
-                got = weir(tool, model, tokens, *flags(mode))
+            for mode, mean_max in bounds.items():
+                got = weir(tool, model, tokens, *flags(mode), *options)
                 mean, _ = compare(f"tiny {kind}, activations {mode}", got, want)
                 if mean > mean_max:
                     print(f"FAIL: tiny {kind}, {mode}: allowed is {mean_max}")
@@ -114,19 +138,27 @@ def check_tiny(tool, maker):
 
 def main():
     args = [a for a in sys.argv[1:] if not a.startswith("--")]
-    full, tiny = "--full" in sys.argv, "--tiny" in sys.argv
+    full, tiny, cuda = (flag in sys.argv for flag in ("--full", "--tiny", "--cuda"))
+    module = os.environ.get("WEIR_CUDA_MODULE", "")
+    if cuda and module and not os.path.exists(module):
+        print(f"skipped: {module} was not built: CUDA's headers are not installed")
+        sys.exit(77)
     if len(args) == 1 and not tiny:
         args.append(os.environ.get("WEIR_TEST_MODEL", ""))
     if len(args) != 2:
         raise SystemExit(__doc__)
+    if tiny and cuda:
+        sys.exit(0 if check_tiny(*args, CUDA_TINY_BOUNDS, "--backend", "cuda") else 1)
     if tiny:
-        sys.exit(0 if check_tiny(*args) else 1)
+        sys.exit(0 if check_tiny(*args, TINY_BOUNDS) else 1)
     tool, model = args
     if not model:
         print("skipped: logits against the float32 reference: WEIR_TEST_MODEL names no model file")
         sys.exit(77)
     with open(LOGPROBS, encoding="ascii") as f:
         golden = parse(f.read())
+    if cuda:
+        sys.exit(0 if check_cuda(tool, model, golden) else 1)
     good = True
     if full:
         want = reference(model, TOKENS)
