@@ -1,6 +1,8 @@
 /* desk.c -- the table of live sessions. */
 #include "server/desk.h"
 
+#include <inttypes.h>
+
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
@@ -28,6 +30,10 @@ static void end_session(gateway_state *g, uint32_t index, gatestats_end end) {
     session_times times = session_get_times(s->session);
     gatestats_session(g->stats, end, &times);
     trace_request(g, index, &times);
+    if (end == GATESTATS_CANCELLED) {
+        LOG(DEBUG, "gateway", "client left", "request=%" PRIu64 " prompt_tokens=%d now_us=%" PRId64,
+            s->first_id, times.prompt_tokens, clock_now_us());
+    }
     session *closing = s->session;
     for (int32_t r = 0; r < session_runs(closing); r++) {
         if (s->ids[r]) {

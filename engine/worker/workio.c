@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "engine/worker/workio.h"
 
+#include <inttypes.h>
 #include <unistd.h>
 
 #include "engine/base/check.h"
@@ -262,6 +263,10 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
         int64_t now = clock_now_us();
         int64_t exposed_us = workstats_adopted(w->stats, m->request, m->attempt, now);
         trace_span(w->trace.trace, m->request, "exposed transfer", now - exposed_us, now, 1);
+    }
+    if (m->type == MESSAGE_CANCEL) {
+        LOG(DEBUG, "worker", "cancelled", "request=%" PRIu64 " now_us=%" PRId64, m->request,
+            clock_now_us());
     }
     if (m->type == MESSAGE_DRAIN) {
         w->draining = true;
