@@ -30,6 +30,10 @@ void kvt_close(kvt *k) {
     }
 }
 
+bool kvt_failed(const kvt *k) {
+    return k->failed;
+}
+
 const char *kvt_name(const kvt *k) {
     return k->transport->name;
 }

@@ -17,6 +17,7 @@
 #include "engine/base/rng.h"
 #include "kvtransfer/local.h"
 #include "kvtransfer/shm.h"
+#include "kvtransfer/tcp.h"
 
 enum {
     FIXTURE_LAYERS = 3,
@@ -109,6 +110,21 @@ static inline void fixture_open_shm(fixture *f) {
                  STATUS_OK, "%s", d.text);
     cr_assert(wire_flush(f->near));
     f->receiver = fixture_accept(f->far, f->to);
+}
+
+static const seal_keys fixture_sender_keys = {.send = {1, 2, 3}};
+static const seal_keys fixture_receiver_keys = {.receive = {1, 2, 3}};
+
+static inline void fixture_open_tcp(fixture *f) {
+    diag d;
+    int fds[2];
+    fixture_pools(f);
+    kvt_pool from = fixture_view(f->from), to = fixture_view(f->to);
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    cr_assert_eq(tcp_open(&from, FIXTURE_GENERATION, false, &f->sender, &d), STATUS_OK);
+    cr_assert_eq(tcp_open(&to, FIXTURE_GENERATION, true, &f->receiver, &d), STATUS_OK);
+    cr_assert_eq(tcp_attach(f->sender, fds[0], &fixture_sender_keys, &d), STATUS_OK);
+    cr_assert_eq(tcp_attach(f->receiver, fds[1], &fixture_receiver_keys, &d), STATUS_OK);
 }
 
 static inline void fixture_close(fixture *f) {
