@@ -4,7 +4,8 @@
  *            again with back-off when the link is lost. Losing the hub stops nothing: the roster
  *            stays as it was.
  * Ownership  member_open takes what member_close gives back; the mesh is the caller's, who hands
- *            every event with MEMBER_TAG to member_event.
+ *            every event with MEMBER_TAG to member_event, and calls member_poll whenever mesh_fd
+ *            was readable and every MESH_TURN_US or so.
  * Threads    One thread.
  * Limits     LIMIT_WORKERS entries of a roster.
  */
@@ -38,7 +39,8 @@ typedef struct {
 typedef enum {
     MEMBER_NOTHING,
     MEMBER_ROSTER, /* member_roster has changed */
-    MEMBER_REFUSED /* the hub will not have this process as it is: `why`; it goes on asking */
+    MEMBER_REFUSED /* the hub will not have this process as it is: `why`; it goes on asking, less
+                    * often */
 } member_news;
 
 MUST_USE status member_open(const member_options *options, member **out, diag *d);
@@ -52,10 +54,6 @@ member_news member_poll(member *m, int64_t now_us, diag *why);
 
 /* Leaves the cluster: the link is closed and not dialled again. */
 void member_leave(member *m);
-
-/* The descriptor of the link, or -1; it changes: register it anew when it does. */
-int member_fd(const member *m);
-int64_t member_due_us(const member *m);
 
 /* Every worker known, [*count]; valid until the next member_poll. */
 const member_entry *member_roster(const member *m, uint32_t *count);

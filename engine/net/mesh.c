@@ -11,10 +11,16 @@
 #include <unistd.h>
 
 #include "engine/base/check.h"
+#include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 
-enum { LINES_MAX = MESH_HALF_OPEN + MESH_CALLS, TAG_LISTENER = LINES_MAX, ACCEPTS_PER_TURN = 16 };
+enum {
+    LINES_MAX = MESH_HALF_OPEN + MESH_CALLS,
+    TAG_LISTENER = LINES_MAX,
+    TAG_WATCHED,
+    ACCEPTS_PER_TURN = 16
+};
 
 /* One connection on its way. */
 typedef struct {
@@ -34,6 +40,13 @@ struct mesh {
     mesh_counts counts;
     line lines[LINES_MAX]; /* the accepted ones first */
 };
+
+uint64_t mesh_new_epoch(void) {
+    uint64_t random = 0;
+    ssize_t n = getrandom(&random, sizeof random, 0);
+    (void)n; /* without it the time still tells lives apart */
+    return (uint64_t)clock_wall_us() << 10 | (random & 1023);
+}
 
 status mesh_open(const mesh_options *options, mesh **out, diag *d) {
     mesh *m = mem_calloc(1, sizeof *m);
@@ -100,6 +113,16 @@ int mesh_fd(const mesh *m) {
 
 mesh_counts mesh_get_counts(const mesh *m) {
     return m->counts;
+}
+
+bool mesh_watch(mesh *m, int fd) {
+    struct epoll_event e = {.events = EPOLLIN | EPOLLOUT | (uint32_t)EPOLLET,
+                            .data.u32 = TAG_WATCHED};
+    return epoll_ctl(m->epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0;
+}
+
+void mesh_unwatch(mesh *m, int fd) {
+    (void)epoll_ctl(m->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
 }
 
 /* ---- lines ---------------------------------------------------------------------------------- */
@@ -327,7 +350,7 @@ bool mesh_next(mesh *m, int64_t now_us, mesh_event *out) {
     while (epoll_wait(m->epoll_fd, &e, 1, 0) == 1) {
         if (e.data.u32 == TAG_LISTENER) {
             accept_some(m, now_us);
-        } else if (step(m, &m->lines[e.data.u32], out)) {
+        } else if (e.data.u32 != TAG_WATCHED && step(m, &m->lines[e.data.u32], out)) {
             return true;
         }
     }

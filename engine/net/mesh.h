@@ -56,6 +56,10 @@ typedef struct {
     diag why;
 } mesh_event;
 
+/* The epoch of a process that nobody numbers: from wall time, so that it grows, and random below,
+ * so that no two are alike. */
+uint64_t mesh_new_epoch(void);
+
 MUST_USE status mesh_open(const mesh_options *options, mesh **out, diag *d);
 void mesh_close(mesh *m);
 
@@ -74,6 +78,11 @@ MUST_USE status mesh_dial(mesh *m, const mesh_call *call, int64_t now_us);
 /* Readable when mesh_next is worth a call; call it every MESH_TURN_US or so too: deadlines. */
 int mesh_fd(const mesh *m);
 enum { MESH_TURN_US = 250000 };
+
+/* mesh_fd becomes readable too when this socket can be read or written anew (edge-triggered), so
+ * that an owner polls one descriptor: read the socket to its end after every turn. */
+MUST_USE bool mesh_watch(mesh *m, int fd);
+void mesh_unwatch(mesh *m, int fd); /* before it is closed */
 
 /* The next event; false when there is none. */
 bool mesh_next(mesh *m, int64_t now_us, mesh_event *out);
