@@ -57,6 +57,11 @@ class Fault:
         return f"{self.point}={action}:1@{self.skip}"
 
     @property
+    def deadly(self):
+        """It ends a worker's life."""
+        return self.kind in ("kill", "link") or self.freeze_s > 1
+
+    @property
     def name(self):
         """As the tables show it: step.layer is another point in another role."""
         return self.point if self.point.startswith(("prefill.", "decode.", "gateway.")) else \
@@ -102,22 +107,25 @@ def plan(rng, aggregated, kills, links, freezes, damage=0, freeze_max_s=10.0):
 class Driver:
     """Brings the faults of a plan about, one after the other."""
 
-    def __init__(self, cluster, seed):
+    def __init__(self, cluster, seed, spared=()):
+        """spared: numbers of workers whose life no fault may end."""
         self.cluster = cluster
+        self.spared = spared
         self.rng = random.Random(seed)
         self.unreached = []
 
-    def _target(self, role):
-        if role == "gateway":
+    def _target(self, fault):
+        if fault.role == "gateway":
             return "gateway"
-        there = [w for w in self.cluster.workers.values() if w.joined and w.role == role]
+        there = [w for w in self.cluster.workers.values() if w.joined and w.role == fault.role and
+                 not (fault.deadly and w.number in self.spared)]
         return self.rng.choice(there).process if there else None
 
     async def bring_about(self, fault):
         """True when it acted. Waits until everybody is back, unless the fault overlaps the next."""
         for _ in range(TRIES):
-            await self.cluster.until(lambda: self._target(fault.role), "a target is there", BACK_S)
-            process = self._target(fault.role)
+            await self.cluster.until(lambda: self._target(fault), "a target is there", BACK_S)
+            process = self._target(fault)
             wait = asyncio.create_task(self.cluster.acted(process, fault.point, REACHED_S))
             await asyncio.sleep(0)  # it listens before the order goes out
             ordered = self.cluster.arm(process, fault.spec())

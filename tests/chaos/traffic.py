@@ -68,10 +68,10 @@ async def oracle(jobs, model, streams=8):
 class Traffic:
     """`streams` clients that send one request after the other until told to stop."""
 
-    def __init__(self, cluster, jobs, expected, streams, seed, cancel=0.1, rate=None):
-        """rate: requests a second of all clients together, None: as fast as they are answered."""
+    def __init__(self, cluster, jobs, expected, streams, seed, cancel=0.1, gap_least_s=0.05):
+        """gap_least_s: shorter silences of a stream are not kept."""
         self.cluster, self.jobs, self.expected = cluster, jobs, expected
-        self.streams, self.cancel, self.rate = streams, cancel, rate
+        self.streams, self.cancel, self.gap_least_s = streams, cancel, gap_least_s
         self.rng = random.Random(seed)
         self.sent = 0
         self.ended = collections.Counter()   # ok, left, and KINDS
@@ -83,37 +83,44 @@ class Traffic:
         self.last_end = time.monotonic()
         self.open = 0
         self._stop = asyncio.Event()
-        self._next_at = time.monotonic()
 
     async def run(self):
+        """As fast as they are answered: each client sends when its last request has ended."""
         await asyncio.gather(*(self._client() for _ in range(self.streams)))
+
+    async def run_at(self, rate):
+        """`rate` requests a second at Poisson times, whether or not those before have ended."""
+        loop = asyncio.get_running_loop()
+        tasks = set()
+        due = time.monotonic()
+        while not self._stop.is_set():
+            due += self.rng.expovariate(rate)
+            wait = due - time.monotonic()
+            if wait > 0:
+                try:
+                    await asyncio.wait_for(self._stop.wait(), wait)
+                    break
+                except asyncio.TimeoutError:
+                    pass
+            task = asyncio.create_task(self.one(loop, *self._draw()))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
 
     def stop(self):
         self._stop.set()
 
-    async def _turn(self):
-        """With a rate: waits for the next turn."""
-        if self.rate:
-            now = time.monotonic()
-            self._next_at = max(self._next_at, now - 1) + self.rng.expovariate(self.rate)
-            if self._next_at > now:
-                try:
-                    await asyncio.wait_for(self._stop.wait(), self._next_at - now)
-                except asyncio.TimeoutError:
-                    pass
+    def _draw(self):
+        """The next request, and how its client leaves, if it does."""
+        i = self.rng.randrange(len(self.jobs))
+        if self.rng.random() >= self.cancel:
+            return i, None, 0
+        return i, self.rng.choice((FIN, RST)), self.rng.choice((-1, 0, 1, 2, 5, 20))
 
     async def _client(self):
         loop = asyncio.get_running_loop()
         while not self._stop.is_set():
-            await self._turn()
-            if self._stop.is_set():
-                return
-            i = self.rng.randrange(len(self.jobs))
-            leave = after = None
-            if self.rng.random() < self.cancel:
-                leave = self.rng.choice((FIN, RST))
-                after = self.rng.choice((-1, 0, 1, 2, 5, 20))
-            await self.one(loop, i, leave, after)
+            await self.one(loop, *self._draw())
 
     async def one(self, loop, i, leave=None, after=0):
         path, body = self.jobs[i]
@@ -142,7 +149,8 @@ class Traffic:
                            for c in e.get("choices", ()))
         if call.times:
             self.waits.append((call.started_at, call.times[0]))
-        self.gaps += [pair for pair in zip(call.times, call.times[1:]) if pair[1] - pair[0] > 0.05]
+        self.gaps += [pair for pair in zip(call.times, call.times[1:]) if
+                      pair[1] - pair[0] > self.gap_least_s]
 
     def worst_gap(self, at):
         """The longest that any stream was silent across a moment: (seconds, streams silent)."""
