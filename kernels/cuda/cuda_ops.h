@@ -21,25 +21,43 @@
 extern "C" {
 #endif
 
+/* How a weight lies on the device: in the order in which the tensor-core kernel (stream.cu) reads
+ * it.
+ *
+ * A tile is 16 outputs. Inputs come in steps of 16, and in chunks of as many steps as 16 bytes hold
+ * for four inputs of each: 8 for nibbles, 4 for bytes, 2 for 16-bit elements, 1 for f32. A chunk of
+ * a tile is [2 halves of 8 outputs][32 lanes][16 bytes]: lane 4 g + t of half h has, for output
+ * 8 h + g, inputs 4 t .. 4 t + 3 of every step: what mma.sync wants of that lane (m16n8k16, A). A
+ * nibble byte holds an input of an even step low and the same of the next step high.
+ *
+ * Inputs are padded to whole chunks with zero weights, outputs to whole tiles. */
 typedef enum {
     CUDA_STORE_F32,
     CUDA_STORE_F16,
     CUDA_STORE_BF16,
-    CUDA_STORE_NIBBLES, /* a group of 32: byte i holds input i low, input 16 + i high */
+    CUDA_STORE_NIBBLES, /* unsigned */
     CUDA_STORE_BYTES    /* int8 */
 } cuda_store;
 
-/* A weight matrix on the device. Quantised: w = scale * (quant - zero) + minimum, with one scale
- * for `scale_group` inputs and one minimum for 32. */
+enum {
+    CUDA_TILE = 16,        /* outputs */
+    CUDA_STEP = 16,        /* inputs */
+    CUDA_CHUNK_BYTES = 16, /* of one lane */
+    CUDA_SPAN = 128        /* inputs whose scales lie together */
+};
+
+/* A weight matrix. Quantised: w = scale * (quant - zero) + minimum, with one scale for
+ * `scale_group` inputs and one minimum for 32. */
 typedef struct {
     cuda_store store;
-    const void *values;   /* device [outputs, inputs]: elements, bytes, or pairs of nibbles */
-    const void *scales;   /* device [outputs, inputs / scale_group] f16, or f32 when scales_f32 */
-    const void *minimums; /* device [outputs, inputs / 32], dtype of scales; NULL: all zero */
+    const uint8_t *values; /* device [tiles, chunks, 2, 32, 16 bytes] */
+    const void *scales;    /* device [tiles, spans, 16, CUDA_SPAN / scale_group] f16, or f32 */
+    const void *minimums; /* device [tiles, spans, 16, CUDA_SPAN / 32], as scales; NULL: all zero */
     bool scales_f32;
     int32_t scale_group; /* 32 or 16 */
     int32_t zero;
     int32_t outputs, inputs;
+    int32_t chunks, spans; /* of the inputs */
 } cuda_matrix;
 
 /* The rows of a batch and where each one's sequence lies. */

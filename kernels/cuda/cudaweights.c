@@ -1,8 +1,4 @@
-/* cudaweights.c -- weights as the kernels read them: quants, scales and minimums apart.
- *
- * A file interleaves each group's scale with its quants, which costs a kernel unaligned reads. Here
- * a row's quants are one run, 16 bytes a group of nibbles, and its scales another.
- */
+/* cudaweights.c -- weights repacked for the device, as cuda_ops.h describes. */
 #include <string.h>
 
 #include "engine/base/mem.h"
@@ -10,63 +6,114 @@
 #include "kernels/cuda/cudastate.h"
 #include "kernels/kmath.h"
 
-enum { GROUP = 32 };
+enum { GROUP = 32, LANES = 32 };
 
-/* How a type of a file lies on the device. */
+/* What becomes of a matrix: its storage, and the bytes of each plane. */
 typedef struct {
-    cuda_store store;
-    int32_t scale_group, zero;
-    bool scales_f32, minimums, plain;
-    uint64_t values, scales, minimums_bytes; /* bytes of each plane */
-} cudaweights_plan;
+    cuda_matrix m;
+    int32_t chunk_steps;
+    uint64_t values, scales, minimums;
+} plan;
 
 static uint64_t aligned(uint64_t bytes) {
     return (bytes + 255) & ~(uint64_t)255;
 }
 
-static cudaweights_plan plan_of(const backend_weight *w) {
-    cudaweights_plan p = {.store = CUDA_STORE_BYTES, .scale_group = GROUP};
-    const uint64_t elements = (uint64_t)w->outputs * (uint64_t)w->inputs;
+static int32_t parts(int32_t all, int32_t part) {
+    return (all + part - 1) / part;
+}
+
+static void plan_store(const backend_weight *w, plan *p, bool *minimums) {
+    p->m.store = CUDA_STORE_BYTES;
+    p->m.scale_group = GROUP;
+    *minimums = false;
     switch (w->type) {
         case BACKEND_F32:
+            p->m.store = CUDA_STORE_F32;
+            break;
         case BACKEND_F16:
+            p->m.store = CUDA_STORE_F16;
+            break;
         case BACKEND_BF16:
-            p.plain = true;
-            p.store = w->type == BACKEND_F32   ? CUDA_STORE_F32
-                      : w->type == BACKEND_F16 ? CUDA_STORE_F16
-                                               : CUDA_STORE_BF16;
-            p.values = elements * (w->type == BACKEND_F32 ? 4 : 2);
-            return p;
+            p->m.store = CUDA_STORE_BF16;
+            break;
         case BACKEND_Q4_0:
-            p.store = CUDA_STORE_NIBBLES;
-            p.zero = 8;
+            p->m.store = CUDA_STORE_NIBBLES;
+            p->m.zero = 8;
             break;
         case BACKEND_Q4_1:
         case BACKEND_Q4_K:
-            p.store = CUDA_STORE_NIBBLES;
-            p.minimums = true;
+            p->m.store = CUDA_STORE_NIBBLES;
+            *minimums = true;
             break;
         case BACKEND_Q5_1:
         case BACKEND_Q5_K:
-            p.minimums = true;
+            *minimums = true;
             break;
         case BACKEND_Q6_K:
-            p.scale_group = GROUP / 2;
+            p->m.scale_group = GROUP / 2;
             break;
         case BACKEND_Q5_0:
         case BACKEND_Q8_0:
             break;
     }
-    p.scales_f32 = w->type == BACKEND_Q4_K || w->type == BACKEND_Q5_K || w->type == BACKEND_Q6_K;
-    const uint64_t element = p.scales_f32 ? 4 : 2;
-    p.values = p.store == CUDA_STORE_NIBBLES ? elements / 2 : elements;
-    p.scales = elements / (uint64_t)p.scale_group * element;
-    p.minimums_bytes = p.minimums ? elements / GROUP * element : 0;
+    p->m.scales_f32 = w->type == BACKEND_Q4_K || w->type == BACKEND_Q5_K || w->type == BACKEND_Q6_K;
+}
+
+static bool plan_quantised(const plan *p) {
+    return p->m.store == CUDA_STORE_NIBBLES || p->m.store == CUDA_STORE_BYTES;
+}
+
+static plan plan_of(const backend_weight *w) {
+    static const int32_t steps[] = {[CUDA_STORE_F32] = 1,
+                                    [CUDA_STORE_F16] = 2,
+                                    [CUDA_STORE_BF16] = 2,
+                                    [CUDA_STORE_NIBBLES] = 8,
+                                    [CUDA_STORE_BYTES] = 4};
+    plan p = {.m = {.outputs = w->outputs, .inputs = w->inputs}};
+    bool minimums;
+    plan_store(w, &p, &minimums);
+    p.chunk_steps = steps[p.m.store];
+    p.m.chunks = parts(w->inputs, p.chunk_steps * CUDA_STEP);
+    p.m.spans = parts(w->inputs, CUDA_SPAN);
+    const uint64_t tiles = (uint64_t)parts(w->outputs, CUDA_TILE);
+    p.values = tiles * (uint64_t)p.m.chunks * 2 * LANES * CUDA_CHUNK_BYTES;
+    if (plan_quantised(&p)) {
+        const uint64_t element = p.m.scales_f32 ? 4 : 2;
+        const uint64_t rows = tiles * (uint64_t)p.m.spans * CUDA_TILE;
+        p.scales = rows * (uint64_t)(CUDA_SPAN / p.m.scale_group) * element;
+        p.minimums = minimums ? rows * (CUDA_SPAN / GROUP) * element : 0;
+    }
     return p;
 }
 
-static void put_scale(uint8_t *plane, uint64_t i, float value, bool f32) {
-    if (f32) {
+/* The 16 bytes that hold input k of output o, and its step in them. */
+static uint8_t *chunk_at(const plan *p, uint8_t *image, int32_t o, int32_t k, int32_t *step) {
+    const int32_t chunk = k / (p->chunk_steps * CUDA_STEP);
+    const int32_t half = o % CUDA_TILE / 8, lane = o % 8 * 4 + k % CUDA_STEP / 4;
+    *step = k / CUDA_STEP % p->chunk_steps;
+    const uint64_t tile = (uint64_t)(o / CUDA_TILE);
+    const uint64_t row = (tile * (uint64_t)p->m.chunks + (uint64_t)chunk) * 2 + (uint64_t)half;
+    return image + (row * LANES + (uint64_t)lane) * CUDA_CHUNK_BYTES;
+}
+
+static void put_quant(const plan *p, uint8_t *image, int32_t o, int32_t k, uint8_t quant) {
+    int32_t step;
+    uint8_t *at = chunk_at(p, image, o, k, &step);
+    if (p->m.store == CUDA_STORE_NIBBLES) {
+        at[step / 2 * 4 + k % 4] |= (uint8_t)(quant << (step % 2 * 4));
+    } else {
+        at[step * 4 + k % 4] = quant;
+    }
+}
+
+static void put_span(const plan *p, uint8_t *plane, int32_t o, int32_t k, int32_t group,
+                     float value) {
+    const uint64_t row =
+        ((uint64_t)(o / CUDA_TILE) * (uint64_t)p->m.spans + (uint64_t)(k / CUDA_SPAN)) * CUDA_TILE +
+        (uint64_t)(o % CUDA_TILE);
+    const uint64_t i = row * (uint64_t)(CUDA_SPAN / group) + (uint64_t)(k % CUDA_SPAN / group);
+    if (p->m.scales_f32) {
         memcpy(plane + i * 4, &value, 4);
     } else {
         const uint16_t half = kmath_to_f16(value); /* exact: the file had it as one */
@@ -74,44 +121,42 @@ static void put_scale(uint8_t *plane, uint64_t i, float value, bool f32) {
     }
 }
 
-/* Group g of all groups of the matrix into the host image of the three planes. */
-static void put_group(const cudaweights_plan *p, const quant_group *q, uint64_t g, uint8_t *image) {
+static void put_group(const plan *p, uint8_t *image, int32_t o, int32_t k, const quant_group *q) {
     uint8_t *scales = image + aligned(p->values), *minimums = scales + aligned(p->scales);
-    if (p->store == CUDA_STORE_NIBBLES) {
-        for (int i = 0; i < GROUP / 2; i++) {
-            image[g * (GROUP / 2) + (uint64_t)i] =
-                (uint8_t)(q->quant[i] | q->quant[i + GROUP / 2] << 4);
-        }
-    } else {
-        const uint8_t middle = p->minimums ? 0 : 128; /* quants around 128 become signed */
-        for (int i = 0; i < GROUP; i++) {
-            image[g * GROUP + (uint64_t)i] = (uint8_t)(q->quant[i] - middle);
-        }
+    /* Bytes around 128 become signed ones around 0. */
+    const uint8_t middle = p->m.store == CUDA_STORE_BYTES && p->minimums == 0 ? 128 : 0;
+    for (int32_t i = 0; i < GROUP; i++) {
+        put_quant(p, image, o, k + i, (uint8_t)(q->quant[i] - middle));
     }
-    if (p->scale_group == GROUP) {
-        put_scale(scales, g, q->scale[0], p->scales_f32);
-    } else {
-        put_scale(scales, 2 * g, q->scale[0], p->scales_f32);
-        put_scale(scales, 2 * g + 1, q->scale[1], p->scales_f32);
+    for (int32_t i = 0; i < GROUP; i += p->m.scale_group) {
+        put_span(p, scales, o, k + i, p->m.scale_group, q->scale[i / (GROUP / 2)]);
     }
-    if (p->minimums) {
-        put_scale(minimums, g, q->minimum, p->scales_f32);
+    if (p->minimums != 0) {
+        put_span(p, minimums, o, k, GROUP, q->minimum);
     }
 }
 
-static void repack(const backend_weight *w, const cudaweights_plan *p, const uint8_t *data,
-                   uint8_t *image) {
-    if (p->plain) {
-        memcpy(image, data, p->values);
-        return;
+static void put_plain_row(const plan *p, uint8_t *image, int32_t o, const uint8_t *row) {
+    const uint64_t element = p->m.store == CUDA_STORE_F32 ? 4 : 2;
+    for (int32_t k = 0; k < p->m.inputs; k++) {
+        int32_t step;
+        uint8_t *at = chunk_at(p, image, o, k, &step);
+        memcpy(at + (uint64_t)(step * 4 + k % 4) * element, row + (uint64_t)k * element, element);
     }
-    const int32_t groups = w->inputs / GROUP;
+}
+
+static void repack(const backend_weight *w, const plan *p, const uint8_t *data, uint8_t *image) {
     const uint64_t row_bytes = backend_type_bytes(w->type, 1, w->inputs);
     for (int32_t o = 0; o < w->outputs; o++) {
-        for (int32_t g = 0; g < groups; g++) {
+        const uint8_t *row = data + (uint64_t)o * row_bytes;
+        if (!plan_quantised(p)) {
+            put_plain_row(p, image, o, row);
+            continue;
+        }
+        for (int32_t k = 0; k < w->inputs; k += GROUP) {
             quant_group q;
-            quant_get(w->type, data + (uint64_t)o * row_bytes, g, &q);
-            put_group(p, &q, (uint64_t)o * (uint64_t)groups + (uint64_t)g, image);
+            quant_get(w->type, row, k / GROUP, &q);
+            put_group(p, image, o, k, &q);
         }
     }
 }
@@ -120,8 +165,8 @@ status cudaweights_load(backend *b, const backend_weight *shape, const void *dat
                         const backend_weight **out, diag *d) {
     cudastate *c = (cudastate *)b;
     (void)bytes; /* checked by backend.c */
-    const cudaweights_plan p = plan_of(shape);
-    const uint64_t total = aligned(p.values) + aligned(p.scales) + aligned(p.minimums_bytes);
+    const plan p = plan_of(shape);
+    const uint64_t total = aligned(p.values) + aligned(p.scales) + aligned(p.minimums);
     cudastate_weight *w = mem_calloc(1, sizeof(*w));
     uint8_t *image = mem_calloc(1, total);
     status s = w != NULL && image != NULL ? STATUS_OK : STATUS_NOMEM;
@@ -148,15 +193,10 @@ status cudaweights_load(backend *b, const backend_weight *shape, const void *dat
     const uint8_t *at = w->memory;
     w->base = *shape;
     w->base.bytes = total;
-    w->matrix = (cuda_matrix){p.store,
-                              at,
-                              at + aligned(p.values),
-                              p.minimums ? at + aligned(p.values) + aligned(p.scales) : NULL,
-                              p.scales_f32,
-                              p.scale_group,
-                              p.zero,
-                              shape->outputs,
-                              shape->inputs};
+    w->matrix = p.m;
+    w->matrix.values = at;
+    w->matrix.scales = at + aligned(p.values);
+    w->matrix.minimums = p.minimums != 0 ? at + aligned(p.values) + aligned(p.scales) : NULL;
     w->next = c->weights;
     c->weights = w;
     *out = &w->base;

@@ -27,39 +27,70 @@ __device__ float half_or_float(const void *p, int64_t i, bool f32) {
     return f32 ? ((const float *)p)[i] : __half2float(((const __half *)p)[i]);
 }
 
-/* Element (o, k) of a matrix, whatever its storage. */
-__device__ float matrix_at(const cuda_matrix &m, int64_t o, int32_t k) {
-    const int64_t i = o * m.inputs + k;
-    int quant = 0;
-    switch (m.store) {
-        case CUDA_STORE_F32:
-            return ((const float *)m.values)[i];
-        case CUDA_STORE_F16:
-            return __half2float(((const __half *)m.values)[i]);
-        case CUDA_STORE_BF16:
-            return __bfloat162float(((const __nv_bfloat16 *)m.values)[i]);
-        case CUDA_STORE_BYTES:
-            quant = ((const int8_t *)m.values)[i];
-            break;
-        case CUDA_STORE_NIBBLES: {
-            const int64_t group = i / 32;
-            const int in_group = (int)(i % 32);
-            const uint8_t pair = ((const uint8_t *)m.values)[group * 16 + in_group % 16];
-            quant = in_group < 16 ? pair & 15 : pair >> 4;
-            break;
-        }
-    }
-    const float scale = half_or_float(m.scales, i / m.scale_group, m.scales_f32);
-    const float minimum =
-        m.minimums != nullptr ? half_or_float(m.minimums, i / 32, m.scales_f32) : 0.0f;
-    return __fmaf_rn(scale, (float)(quant - m.zero), minimum);
+struct four {
+    float w[4];
+};
+
+/* Where the four inputs k .. k + 3 (k a multiple of 4) of output o lie, and which step of its chunk
+ * they are (cuda_ops.h). */
+__device__ const uint8_t *four_at(const cuda_matrix &m, int32_t o, int32_t k, int chunk_steps,
+                                  int *step) {
+    const int32_t chunk = k / (chunk_steps * CUDA_STEP);
+    *step = k / CUDA_STEP % chunk_steps;
+    const int64_t tile = o / CUDA_TILE;
+    const int half = o % CUDA_TILE / 8, lane = o % 8 * 4 + k % CUDA_STEP / 4;
+    return m.values + (((tile * m.chunks + chunk) * 2 + half) * 32 + lane) * CUDA_CHUNK_BYTES;
 }
 
+__device__ float span_at(const cuda_matrix &m, const void *plane, int32_t o, int32_t k, int group) {
+    const int64_t at = ((int64_t)(o / CUDA_TILE) * m.spans + k / CUDA_SPAN) * CUDA_TILE;
+    return half_or_float(plane, (at + o % CUDA_TILE) * (CUDA_SPAN / group) + k % CUDA_SPAN / group,
+                         m.scales_f32);
+}
+
+/* Weights (o, k .. k + 3), whatever their storage; k is a multiple of 4. */
+__device__ four matrix_at(const cuda_matrix &m, int32_t o, int32_t k) {
+    four f;
+    int step;
+    if (m.store == CUDA_STORE_F32) {
+        const float *p = (const float *)four_at(m, o, k, 1, &step);
+        for (int i = 0; i < 4; i++) {
+            f.w[i] = p[i];
+        }
+        return f;
+    }
+    if (m.store == CUDA_STORE_F16 || m.store == CUDA_STORE_BF16) {
+        const uint8_t *p = four_at(m, o, k, 2, &step);
+        for (int i = 0; i < 4; i++) {
+            f.w[i] = m.store == CUDA_STORE_F16
+                         ? __half2float(((const __half *)p)[step * 4 + i])
+                         : __bfloat162float(((const __nv_bfloat16 *)p)[step * 4 + i]);
+        }
+        return f;
+    }
+    const float scale = span_at(m, m.scales, o, k, m.scale_group);
+    const float minimum = m.minimums != nullptr ? span_at(m, m.minimums, o, k, 32) : 0.0f;
+    const bool nibbles = m.store == CUDA_STORE_NIBBLES;
+    const uint8_t *p = four_at(m, o, k, nibbles ? 8 : 4, &step);
+    for (int i = 0; i < 4; i++) {
+        const int quant = nibbles ? p[step / 2 * 4 + i] >> (step % 2 * 4) & 15
+                                  : ((const int8_t *)p)[step * 4 + i];
+        f.w[i] = __fmaf_rn(scale, (float)(quant - m.zero), minimum);
+    }
+    return f;
+}
+
+/* One thread four elements; a row ends with fewer where its width is no multiple of 4. */
 __global__ void embed_kernel(cuda_embed op) {
     const int64_t i = thread_number();
-    if (i < (int64_t)op.rows * op.table.inputs) {
-        const int32_t row = (int32_t)(i / op.table.inputs);
-        op.out[i] = matrix_at(op.table, op.tokens[row], (int32_t)(i % op.table.inputs));
+    const int32_t width = op.table.inputs, fours = (width + 3) / 4;
+    if (i < (int64_t)op.rows * fours) {
+        const int64_t row = i / fours;
+        const int32_t first = (int32_t)(i % fours) * 4;
+        const four f = matrix_at(op.table, op.tokens[row], first);
+        for (int32_t k = 0; k < 4 && first + k < width; k++) {
+            op.out[row * width + first + k] = f.w[k];
+        }
     }
 }
 
@@ -95,44 +126,19 @@ __global__ void gather_kernel(cuda_gather op) {
     }
 }
 
-/* One group of 32 inputs: the same elements as matrix_at, the scale looked up once. */
-template <cuda_store STORE>
-__device__ float group_dot(const cuda_matrix &m, int64_t first, const float *x, float sum) {
-    const float minimum =
-        m.minimums != nullptr ? half_or_float(m.minimums, first / 32, m.scales_f32) : 0.0f;
-    const uint8_t *pairs = (const uint8_t *)m.values + first / 2;
-    const int8_t *bytes = (const int8_t *)m.values + first;
-    for (int part = 0; part < 32; part += 16) {
-        const float scale = half_or_float(m.scales, (first + part) / m.scale_group, m.scales_f32);
-        for (int k = part; k < part + 16; k++) {
-            const int quant = STORE == CUDA_STORE_BYTES ? bytes[k]
-                              : part == 0               ? pairs[k] & 15
-                                                        : pairs[k - 16] >> 4;
-            sum = __fmaf_rn(__fmaf_rn(scale, (float)(quant - m.zero), minimum), x[k], sum);
-        }
-    }
-    return sum;
-}
-
 __global__ void linear_kernel(cuda_linear op) {
     const int64_t i = thread_number();
     if (i >= (int64_t)op.rows * op.weight.outputs) {
         return;
     }
-    const int64_t row = i / op.weight.outputs, output = i % op.weight.outputs;
-    const int32_t inputs = op.weight.inputs;
+    const int64_t row = i / op.weight.outputs;
+    const int32_t output = (int32_t)(i % op.weight.outputs), inputs = op.weight.inputs;
     const float *x = op.x + row * inputs;
-    const bool nibbles = op.weight.store == CUDA_STORE_NIBBLES;
     float sum = 0;
-    if (nibbles || op.weight.store == CUDA_STORE_BYTES) {
-        for (int32_t k = 0; k < inputs; k += 32) {
-            const int64_t first = output * inputs + k;
-            sum = nibbles ? group_dot<CUDA_STORE_NIBBLES>(op.weight, first, x + k, sum)
-                          : group_dot<CUDA_STORE_BYTES>(op.weight, first, x + k, sum);
-        }
-    } else {
-        for (int32_t k = 0; k < inputs; k++) {
-            sum = __fmaf_rn(matrix_at(op.weight, output, k), x[k], sum);
+    for (int32_t first = 0; first < inputs; first += 4) {
+        const four f = matrix_at(op.weight, output, first);
+        for (int32_t k = 0; k < 4 && first + k < inputs; k++) {
+            sum = __fmaf_rn(f.w[k], x[first + k], sum);
         }
     }
     if (op.bias != nullptr) {
@@ -284,7 +290,7 @@ __global__ void attention_kernel(cuda_attention op) {
 }  // namespace
 
 cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream) {
-    const int64_t threads = (int64_t)op->rows * op->table.inputs;
+    const int64_t threads = (int64_t)op->rows * ((op->table.inputs + 3) / 4);
     return ptx_launch(embed_kernel, dim3(blocks_for(threads)), dim3(THREADS), 0, stream, *op);
 }
 
