@@ -48,6 +48,7 @@ static const mirror mirrors[] = {
     GAUGE(pages_quarantined, "weir_kv_pages_quarantined", "Pages a transfer may still touch."),
     GAUGE(running, "weir_requests_running", "Requests with pages."),
     GAUGE(waiting, "weir_requests_waiting", "Requests without pages yet."),
+    GAUGE(parked_grants, "weir_grants_parked", "Grants that came before their request."),
 };
 
 enum { MIRRORS = sizeof mirrors / sizeof mirrors[0] };

@@ -250,7 +250,7 @@ class Cluster:
 
 
 HELD = ("weir_kv_pages_owned", "weir_kv_pages_quarantined", "weir_requests_running",
-        "weir_requests_waiting")
+        "weir_requests_waiting", "weir_grants_parked")
 
 
 def held(metrics):

@@ -37,6 +37,9 @@ def requests(count, seed, tokens_max=120, words_max=200):
         if body["stream"] and rng.random() < 0.5:
             body["stream_options"] = {"include_usage": True}
         jobs.append((path, body))
+    # Scores of the prompt's own tokens do not travel with a hand-over: another way through.
+    jobs += [(path, {**body, "return_token_ids": True})
+             for path, body in mixed.scored(count // 16, seed=seed)]
     return jobs
 
 
