@@ -15,6 +15,7 @@
  */
 
 enum {
+    LINEAR_WIDE_ROWS = 4, /* at most, of a register block on any instruction set */
     LINEAR_GROUP_BYTES = 8 * TILE_BLOCK_BYTES + 2 * 64, /* one tile's unpacked group */
     LINEAR_UNPACKED_BYTES = ISA_BLOCK_GROUPS * ISA_WIDE_TILES * LINEAR_GROUP_BYTES,
     LINEAR_ACC_FLOATS = ISA_BLOCK_ROWS * ISA_WIDE_TILES * TILE_OUTPUTS,
@@ -24,52 +25,6 @@ enum {
 static_assert(LINEAR_UNPACKED_BYTES + LINEAR_ACC_FLOATS * 4 <= ISA_SCRATCH_BYTES, "fits");
 static_assert(ISA_BLOCK_INPUTS * ISA_WIDE_TILES * 64 + LINEAR_ACC_FLOATS * 4 <= ISA_SCRATCH_BYTES,
               "fits");
-
-/* out (+)= acc + bias for up to 16 outputs. */
-BODY_INLINE void linear_finish(const isa_linear *l, v16 acc, int32_t row, int32_t output) {
-    const int32_t n = l->outputs - output;
-    float *out = l->out + (int64_t)row * l->outputs + output;
-    if (l->bias != NULL) {
-        acc = v16_add(acc, v16_load_some(l->bias + output, n));
-    }
-    if (l->accumulate) {
-        acc = v16_add(v16_load_some(out, n), acc);
-    }
-    v16_store_some(out, acc, n);
-}
-
-BODY_INLINE v16 linear_scales(const uint8_t *p, bool f32) {
-    return f32 ? v16_load((const float *)(const void *)p)
-               : v16_load_f16((const uint16_t *)(const void *)p);
-}
-
-/* A group in registers: 8 blocks of quants, scales, and minimums or the second scales. */
-typedef struct {
-    v64 quant[8];
-    v16 scale, second;
-} linear_group;
-
-BODY_INLINE linear_group linear_unpack(const uint8_t *w, tile_mode mode, bool nibbles, bool f32) {
-    linear_group g;
-    if (nibbles) {
-        UNROLL for (int t = 0; t < 4; t++) {
-            const v64 v = v64_load(w + TILE_BLOCK_BYTES * t);
-            g.quant[t] = v64_low(v);
-            g.quant[t + 4] = v64_high(v);
-        }
-    } else {
-        UNROLL for (int t = 0; t < 8; t++) {
-            g.quant[t] = v64_load(w + TILE_BLOCK_BYTES * t);
-        }
-    }
-    const uint8_t *scales = w + TILE_BLOCK_BYTES * (nibbles ? 4 : 8);
-    g.scale = linear_scales(scales, f32);
-    g.second = g.scale;
-    if (mode == TILE_MINIMUM || mode == TILE_ZERO128_HALF) {
-        g.second = linear_scales(scales + TILE_OUTPUTS * (f32 ? 4 : 2), f32);
-    }
-    return g;
-}
 
 /* What the integer sum of a row starts from. */
 BODY_INLINE int32_t linear_offset(const isa_panel *p, int32_t lane, tile_mode mode) {
@@ -95,7 +50,7 @@ BODY_INLINE v16 linear_step(v16 acc, v16i dot, v16 scale, float activation_scale
 }
 
 /* One group, one row. Two chains of four products hide their latency; integers, so any order. */
-BODY_INLINE v16 linear_group_row(const linear_group *g, const isa_panel *p, int32_t lane, v16 acc,
+BODY_INLINE v16 linear_group_row(const weight_group *g, const isa_panel *p, int32_t lane, v16 acc,
                                  tile_mode mode) {
     const bool wide = mode == TILE_ZERO128 || mode == TILE_ZERO128_HALF;
     const bool half = mode == TILE_ZERO128_HALF;
@@ -131,14 +86,14 @@ BODY_INLINE void linear_narrow_tile(const isa_linear *l, const uint8_t *w, int32
         UNROLL for (int32_t line = 0; line < s.group_bytes; line += 64) {
             vec_prefetch(w + LINEAR_PREFETCH_BYTES + line);
         }
-        const linear_group group = linear_unpack(w, s.mode, s.nibbles, s.scale_f32);
+        const weight_group group = group_unpack(w, s.mode, s.nibbles, s.scale_f32);
         UNROLL for (int r = 0; r < rows; r++) {
             acc[r] = linear_group_row(&group, panel + (r / ISA_PANEL_ROWS) * groups,
                                       r % ISA_PANEL_ROWS, acc[r], s.mode);
         }
     }
     UNROLL for (int r = 0; r < rows; r++) {
-        linear_finish(l, acc[r], l->row_first + r, tile * TILE_OUTPUTS);
+        group_finish(l, acc[r], l->row_first + r, tile * TILE_OUTPUTS);
     }
 }
 
@@ -207,7 +162,7 @@ static void linear_unpack_block(const isa_linear *l, int32_t tile, int32_t tiles
         for (int32_t v = 0; v < tiles; v++) {
             const uint8_t *w =
                 l->weights + (uint64_t)(tile + v) * bytes + (uint64_t)g * (uint64_t)s.group_bytes;
-            const linear_group u = linear_unpack(w, s.mode, s.nibbles, s.scale_f32);
+            const weight_group u = group_unpack(w, s.mode, s.nibbles, s.scale_f32);
             UNROLL for (int t = 0; t < 8; t++) {
                 v64_store(scratch + TILE_BLOCK_BYTES * (t * tiles + v), u.quant[t]);
             }
@@ -334,7 +289,7 @@ LINEAR_WIDE_MODE(half, TILE_ZERO128_HALF)
     }
 
 /* By mode, tiles - 1, rows - 1. */
-static const linear_wide_fn linear_wide_kernels[4][ISA_WIDE_TILES][ISA_PANEL_ROWS] = {
+static const linear_wide_fn linear_wide_kernels[4][ISA_WIDE_TILES][LINEAR_WIDE_ROWS] = {
     LINEAR_WIDE_TABLE(minimum), LINEAR_WIDE_TABLE(zero8), LINEAR_WIDE_TABLE(zero128),
     LINEAR_WIDE_TABLE(half)};
 
@@ -342,8 +297,8 @@ static void linear_finish_block(const isa_linear *l, const float *acc, int32_t t
                                 int32_t tiles) {
     for (int32_t r = 0; r < l->rows; r++) {
         for (int32_t v = 0; v < tiles; v++) {
-            linear_finish(l, v16_load(acc + r * LINEAR_ACC_STRIDE + 16 * v), l->row_first + r,
-                          (tile + v) * TILE_OUTPUTS);
+            group_finish(l, v16_load(acc + r * LINEAR_ACC_STRIDE + 16 * v), l->row_first + r,
+                         (tile + v) * TILE_OUTPUTS);
         }
     }
 }
@@ -382,7 +337,7 @@ static void linear_int8(const isa_linear *l, uint8_t *scratch) {
  */
 static void linear_dequant_group(tile_format format, const uint8_t *w, float *to, int32_t stride) {
     const tile_shape s = tile_shape_of(format);
-    const linear_group u = linear_unpack(w, s.mode, s.nibbles, s.scale_f32);
+    const weight_group u = group_unpack(w, s.mode, s.nibbles, s.scale_f32);
     const v16i zero = v16i_set(s.mode == TILE_MINIMUM ? 0 : s.mode == TILE_ZERO8 ? 8 : 128);
     const bool half = s.mode == TILE_ZERO128_HALF;
     for (int k = 0; k < TILE_GROUP; k++) {

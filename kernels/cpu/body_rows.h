@@ -9,6 +9,7 @@
 #include "engine/base/check.h"
 #include "engine/base/limits.h"
 #include "kernels/backend.h"
+#include "kernels/cpu/body_group.h"
 #include "kernels/cpu/isa.h"
 
 #include <math.h>
@@ -45,30 +46,6 @@ VEC_INLINE v16 v16_exp(v16 x) {
 VEC_INLINE v16 v16_silu_mul(v16 gate, v16 up) {
     const v16 e = v16_exp(v16_sub(v16_zero(), gate));
     return v16_mul(v16_div(gate, v16_add(v16_set(1.0f), e)), up);
-}
-
-/* n < 16 floats with zeros behind them. */
-VEC_INLINE v16 v16_load_some(const float *p, int64_t n) {
-    if (n >= 16) {
-        return v16_load(p);
-    }
-    float lanes[16] = {0};
-    for (int64_t i = 0; i < n; i++) {
-        lanes[i] = p[i];
-    }
-    return v16_load(lanes);
-}
-
-VEC_INLINE void v16_store_some(float *p, v16 v, int64_t n) {
-    if (n >= 16) {
-        v16_store(p, v);
-        return;
-    }
-    float lanes[16];
-    v16_store(lanes, v);
-    for (int64_t i = 0; i < n; i++) {
-        p[i] = lanes[i];
-    }
 }
 
 /* 1 / sqrt(mean(x^2) + epsilon). */

@@ -162,6 +162,7 @@ static int isa_choices(isa_choice *choices) {
     const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+    choices[count++] = (isa_choice){&isa_avx512_amx_kernels, avx512 && isa_amx_usable()};
     choices[count++] = (isa_choice){&isa_avx512_kernels, avx512};
     choices[count++] = (isa_choice){&isa_avx2_kernels, avx2};
 #endif
@@ -170,7 +171,7 @@ static int isa_choices(isa_choice *choices) {
 }
 
 static status isa_choose(const char *wanted, const isa_kernels **out, diag *d) {
-    isa_choice choices[3];
+    isa_choice choices[4];
     const int count = isa_choices(choices);
     const bool any = wanted == NULL || strcmp(wanted, "auto") == 0;
     for (int i = 0; i < count; i++) {
@@ -183,9 +184,9 @@ static status isa_choose(const char *wanted, const isa_kernels **out, diag *d) {
             return STATUS_OK;
         }
     }
-    return status_fail_param(d, STATUS_INVALID, "isa",
-                             "instruction set \"%s\" is unknown (auto, avx512, avx2, portable)",
-                             wanted);
+    return status_fail_param(
+        d, STATUS_INVALID, "isa",
+        "instruction set \"%s\" is unknown (auto, amx, avx512, avx2, portable)", wanted);
 }
 
 /* CPUs this process may run on. */

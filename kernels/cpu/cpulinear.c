@@ -97,8 +97,8 @@ static int32_t items_count(linear_job *j) {
 static int32_t items_plan(linear_job *j) {
     const int32_t wanted = j->c->shared.threads * ITEMS_PER_THREAD;
     j->row_step = ISA_BLOCK_ROWS;
-    j->tiles_step = ISA_WIDE_TILES;
-    if (j->rows > ISA_NARROW_ROWS || !j->int8) {
+    j->tiles_step = j->c->kernels->wide_tiles;
+    if (j->rows > j->c->kernels->narrow_rows || !j->int8) {
         int32_t items = items_count(j);
         while (items < wanted && j->row_step > ROW_BLOCK_MIN && j->row_step / 2 < j->rows) {
             j->row_step /= 2;

@@ -39,7 +39,7 @@ typedef struct {
     cpupool *pool;
     uint8_t *scratch;   /* [threads, ISA_SCRATCH_BYTES] */
     uint8_t *parts;     /* [CPU_PARTS_BYTES] */
-    isa_panel *panels;  /* [CPU_ROWS / 4, inputs_max / 32] */
+    isa_panel *panels;  /* [CPU_ROWS / 16, inputs_max / 32] */
     float *x;           /* [CPU_ROWS, inputs_max_f32] */
     int32_t inputs_max; /* of weights with int8 activations */
     int32_t inputs_max_f32;

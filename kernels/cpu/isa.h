@@ -14,7 +14,7 @@
 #include "kernels/ops.h"
 
 enum {
-    ISA_PANEL_ROWS = 4,     /* rows quantised side by side */
+    ISA_PANEL_ROWS = 16,    /* rows quantised side by side: one AMX tile */
     ISA_NARROW_ROWS = 8,    /* up to this many rows take the streaming kernel */
     ISA_BLOCK_ROWS = 128,   /* rows of one unit: their panels stay in L2 */
     ISA_WIDE_TILES = 3,     /* tiles of one unit of the blocked kernel */
@@ -26,7 +26,7 @@ enum {
     ISA_SCRATCH_BYTES = 512 << 10
 };
 
-/* Four rows of one group of 32 inputs. */
+/* Sixteen rows of one group of 32 inputs. */
 typedef struct {
     int8_t quant[ISA_PANEL_ROWS][TILE_GROUP];
     float scale[ISA_PANEL_ROWS];        /* max |x| / 127 */
@@ -39,23 +39,23 @@ typedef struct {
 typedef struct {
     tile_format format;
     const uint8_t *weights;  /* the whole weight, tile by tile */
-    const isa_panel *panels; /* [rows of the input / 4 up, groups]: int8 activations */
+    const isa_panel *panels; /* [rows of the input / 16 up, groups]: int8 activations */
     const float *x;          /* [rows of the input, inputs]: f32 activations */
     float *out;              /* [rows of the input, outputs] */
     const float *bias;       /* [outputs] or NULL */
     bool accumulate;
     int32_t inputs, outputs;
     int32_t tile_first, tiles;
-    int32_t row_first, rows; /* row_first is a multiple of 4 */
+    int32_t row_first, rows; /* row_first is a multiple of 16 */
 } isa_linear;
 
 /* Rows of an input to transform, and quantise or copy. */
 typedef struct {
     const ops_linear *op;
     int32_t inputs;
-    int32_t row_first, rows; /* row_first is a multiple of 4 */
+    int32_t row_first, rows;
     int32_t row_base;        /* row of `op` that is row 0 of the destination */
-    isa_panel *panels;       /* int8: [rows / 4 up, groups] */
+    isa_panel *panels;       /* int8: [rows / 16 up, groups] */
     float *x;                /* f32: [rows, inputs] */
 } isa_input;
 
@@ -98,6 +98,8 @@ static inline uint8_t *isa_kv_head(const backend_kv *kv, int32_t layer, uint32_t
 
 typedef struct {
     const char *name;
+    int32_t narrow_rows; /* up to this many rows take the streaming kernel */
+    int32_t wide_tiles;  /* tiles the kernel for more rows takes at a time */
     void (*input_int8)(const isa_input *in);
     void (*input_f32)(const isa_input *in);
     void (*linear_int8)(const isa_linear *l, uint8_t *scratch);
@@ -112,8 +114,16 @@ typedef struct {
 
 #if defined(__x86_64__)
 extern const isa_kernels isa_avx512_kernels;
+extern const isa_kernels isa_avx512_amx_kernels; /* the same with isa_amx_linear for many rows */
 extern const isa_kernels isa_avx2_kernels;
 #endif
 extern const isa_kernels isa_portable_kernels;
+
+#if defined(__x86_64__)
+/* linear_int8 on the tile unit, for any rows. isa_amx_usable asks the system for it: once, at
+ * start, before any thread uses it. */
+void isa_amx_linear(const isa_linear *l, uint8_t *scratch);
+bool isa_amx_usable(void);
+#endif
 
 #endif

@@ -13,6 +13,8 @@
 
 const isa_kernels isa_avx2_kernels = {
     .name = "avx2",
+    .narrow_rows = ISA_NARROW_ROWS,
+    .wide_tiles = ISA_WIDE_TILES,
     .input_int8 = rows_input_int8,
     .input_f32 = rows_input_f32,
     .linear_int8 = linear_int8,

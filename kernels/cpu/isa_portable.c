@@ -12,6 +12,8 @@
 
 const isa_kernels isa_portable_kernels = {
     .name = "portable",
+    .narrow_rows = ISA_NARROW_ROWS,
+    .wide_tiles = ISA_WIDE_TILES,
     .input_int8 = rows_input_int8,
     .input_f32 = rows_input_f32,
     .linear_int8 = linear_int8,

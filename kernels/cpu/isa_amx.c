@@ -1,0 +1,338 @@
+/* isa_amx.c -- matrix products of many rows with AMX-int8. Compiled with that set's flags
+ * (CMakeLists.txt).
+ *
+ * The tile unit makes the exact integer dot products of one step, a group of 32 inputs of 16 rows
+ * and 16 outputs; vectors scale and add them in the order kernels/README.md writes down. Both work
+ * all the time: the sums of 16 rows stay in registers, and while a step is added to them, the
+ * product of the fourth step after it is made.
+ *
+ * What shapes the loop, measured on a Granite Rapids core (2026-11):
+ *   - Within some 400 cycles of any tile instruction, 512-bit multiplications and conversions issue
+ *     once a cycle, not twice; additions keep both ports. So an integer becomes a float by a
+ *     subtraction: products start from the bits of 1.5 * 2^23, which makes an integer the float
+ *     that many above it. Left are 3 multiplying operations for 16 products of 32 inputs, 48 cycles
+ *     a step, and a load, a product and a store of the tile unit, 30 cycles, disappear beside them.
+ *   - A product takes 52 cycles, and a store that waits for it fills the scheduler: it is stored
+ * two steps later. A vector load cannot take what a tile store has not yet written to the cache: it
+ *     comes two steps after that.
+ *   - All that takes turns must fit the first-level cache with room to spare.
+ *
+ * Unpacked groups are signed and have their zero taken off, so no offsets are added later. Where
+ * each 16 inputs have a scale, a group becomes two steps, in each of which the other half is 0.
+ */
+#if defined(__x86_64__)
+#define _GNU_SOURCE
+#include <assert.h>
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kernels/cpu/vec_avx512.h"
+
+#include "kernels/cpu/body_group.h"
+
+enum {
+    AMX_CHUNK_STEPS = 4,  /* the tile registers of integers, and the places they are stored to */
+    AMX_LATE = 2,         /* steps from a product to its store, and from there to its sum */
+    AMX_BLOCK_STEPS = 18, /* steps unpacked at a time */
+    AMX_ROWS_FEW = 8,     /* sums of the upper rows are not made for up to this many */
+    AMX_STEP_BYTES = 8 * TILE_BLOCK_BYTES + 2 * 64, /* quants, scales, minimums */
+    AMX_DOT_BYTES = ISA_PANEL_ROWS * 64,            /* integers of 16 rows */
+    AMX_DOTS_BYTES = AMX_CHUNK_STEPS * AMX_DOT_BYTES,
+    AMX_UNPACKED_BYTES = AMX_BLOCK_STEPS * AMX_STEP_BYTES
+};
+static_assert(AMX_UNPACKED_BYTES + AMX_DOTS_BYTES + ISA_BLOCK_ROWS * TILE_OUTPUTS * 4 <=
+                  ISA_SCRATCH_BYTES,
+              "fits");
+static_assert(AMX_BLOCK_STEPS % 2 == 0, "both halves of a group are in one block");
+static_assert(2 * AMX_LATE == AMX_CHUNK_STEPS, "a step's place is free when its successor comes");
+
+/* 1.5 * 2^23 and its bits: below it, integers and the floats' last place are the same thing. */
+#define AMX_ORIGIN 12582912.0f
+static const int32_t amx_origin[16] = {
+    0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000,
+    0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000, 0x4b400000};
+
+/* One block of unpacked steps of one tile, and the rows that meet it. */
+typedef struct {
+    const uint8_t *weights;  /* [steps][AMX_STEP_BYTES] */
+    const isa_panel *panels; /* [rows / 16 up][groups], from the block's first group on */
+    uint8_t *dots;           /* [AMX_CHUNK_STEPS][AMX_DOT_BYTES] */
+    float *sums;             /* [rows / 16 up][16][TILE_OUTPUTS] */
+    int32_t groups, steps, rows;
+    bool first; /* sums start at 0 */
+} amx_block;
+
+/* Up to AMX_CHUNK_STEPS steps of 16 rows. */
+typedef struct {
+    const isa_panel *panel;
+    const uint8_t *weights;
+    int32_t steps;
+} amx_chunk;
+
+/* Tiles 0-3: integers; 4, 5: 16 rows of activations; 6, 7: 32 inputs of 16 outputs. The shapes
+ * belong to the thread and stay. */
+static void amx_configure(void) {
+    static _Thread_local bool ready;
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shapes = {.palette = 1};
+    if (ready) {
+        return;
+    }
+    for (int t = 0; t < 8; t++) {
+        shapes.row_bytes[t] = t == 4 || t == 5 ? TILE_GROUP : 64;
+        shapes.rows[t] = t < 6 ? ISA_PANEL_ROWS : TILE_GROUP / 4;
+    }
+    _tile_loadconfig(&shapes);
+    ready = true;
+}
+
+BODY_INLINE const isa_panel *amx_panel(const amx_chunk *c, const int k, const int32_t halves) {
+    return c->panel + k / halves;
+}
+
+/* The product of step `k` into tile register `k`. */
+BODY_INLINE void amx_multiply(const amx_chunk *c, const int k, const int32_t halves) {
+    const int8_t *a = amx_panel(c, k, halves)->quant[0];
+    const uint8_t *w = c->weights + k * AMX_STEP_BYTES;
+    if (k >= c->steps) {
+        return;
+    }
+    switch (k) {
+        case 0:
+            _tile_loadd(4, a, TILE_GROUP);
+            _tile_loadd(6, w, TILE_BLOCK_BYTES);
+            _tile_loadd(0, amx_origin, 0);
+            _tile_dpbssd(0, 4, 6);
+            break;
+        case 1:
+            _tile_loadd(5, a, TILE_GROUP);
+            _tile_loadd(7, w, TILE_BLOCK_BYTES);
+            _tile_loadd(1, amx_origin, 0);
+            _tile_dpbssd(1, 5, 7);
+            break;
+        case 2:
+            _tile_loadd(4, a, TILE_GROUP);
+            _tile_loadd(6, w, TILE_BLOCK_BYTES);
+            _tile_loadd(2, amx_origin, 0);
+            _tile_dpbssd(2, 4, 6);
+            break;
+        default:
+            _tile_loadd(5, a, TILE_GROUP);
+            _tile_loadd(7, w, TILE_BLOCK_BYTES);
+            _tile_loadd(3, amx_origin, 0);
+            _tile_dpbssd(3, 5, 7);
+            break;
+    }
+}
+
+/* Tile register `k` to its place. */
+BODY_INLINE void amx_store(uint8_t *dots, const int k) {
+    switch (k) {
+        case 0:
+            _tile_stored(0, dots, 64);
+            break;
+        case 1:
+            _tile_stored(1, dots + AMX_DOT_BYTES, 64);
+            break;
+        case 2:
+            _tile_stored(2, dots + 2 * AMX_DOT_BYTES, 64);
+            break;
+        default:
+            _tile_stored(3, dots + 3 * AMX_DOT_BYTES, 64);
+            break;
+    }
+}
+
+/* Adds step `k` to the sums. */
+BODY_INLINE void amx_add(const amx_chunk *c, const uint8_t *dots, const int k,
+                         v16 sum[ISA_PANEL_ROWS], const int rows, const int32_t halves,
+                         const bool minimum) {
+    const isa_panel *p = amx_panel(c, k, halves);
+    const float *scales =
+        (const float *)(const void *)(c->weights + k * AMX_STEP_BYTES + 8 * TILE_BLOCK_BYTES);
+    const v16 scale = v16_load(scales), second = v16_load(scales + 16);
+    UNROLL for (int r = 0; r < rows; r++) {
+        const v16 dot = v16_sub(v16_from_bits(v64_load(dots + k * AMX_DOT_BYTES + 64 * r)),
+                                v16_set(AMX_ORIGIN));
+        sum[r] = v16_fma(dot, v16_mul(scale, v16_set(p->scale[r])), sum[r]);
+        if (minimum) {
+            sum[r] = v16_fma(second, v16_set(p->scaled_sum[r]), sum[r]);
+        }
+    }
+}
+
+/* Adds a chunk, whose products are made and the first two stored; meanwhile the same of `next`. */
+BODY_INLINE void amx_add_chunk(const amx_chunk *c, const amx_chunk *next, uint8_t *dots,
+                               v16 sum[ISA_PANEL_ROWS], const int rows, const int32_t halves,
+                               const bool minimum) {
+    UNROLL for (int k = 0; k < AMX_CHUNK_STEPS; k++) {
+        amx_store(dots, (k + AMX_LATE) % AMX_CHUNK_STEPS);
+        amx_multiply(next, k, halves);
+        if (k < c->steps) {
+            amx_add(c, dots, k, sum, rows, halves, minimum);
+        }
+    }
+}
+
+/* The chunk of row `row` that begins with step `from`; without steps past the last row. */
+BODY_INLINE amx_chunk amx_chunk_at(const amx_block *b, int32_t row, int32_t from,
+                                   const int32_t halves) {
+    const int32_t left = b->steps - from;
+    const amx_chunk c = {
+        .panel = b->panels + (int64_t)(row / ISA_PANEL_ROWS) * b->groups + from / halves,
+        .weights = b->weights + (int64_t)from * AMX_STEP_BYTES,
+        .steps = row >= b->rows           ? 0
+                 : left < AMX_CHUNK_STEPS ? left
+                                          : AMX_CHUNK_STEPS,
+    };
+    return c;
+}
+
+BODY_INLINE void amx_run(const amx_block *b, const int rows, const int32_t halves,
+                         const bool minimum) {
+    amx_chunk c = amx_chunk_at(b, 0, 0, halves);
+    UNROLL for (int k = 0; k < AMX_CHUNK_STEPS; k++) {
+        amx_multiply(&c, k, halves);
+    }
+    UNROLL for (int k = 0; k < AMX_LATE; k++) {
+        amx_store(b->dots, k);
+    }
+    for (int32_t row = 0; row < b->rows; row += ISA_PANEL_ROWS) {
+        float *at = b->sums + (int64_t)row * TILE_OUTPUTS;
+        v16 sum[ISA_PANEL_ROWS];
+        UNROLL for (int r = 0; r < rows; r++) {
+            sum[r] = b->first ? v16_zero() : v16_load(at + 16 * r);
+        }
+        for (int32_t from = 0; from < b->steps; from += AMX_CHUNK_STEPS) {
+            const bool last = from + AMX_CHUNK_STEPS >= b->steps;
+            const amx_chunk next = last ? amx_chunk_at(b, row + ISA_PANEL_ROWS, 0, halves)
+                                        : amx_chunk_at(b, row, from + AMX_CHUNK_STEPS, halves);
+            amx_add_chunk(&c, &next, b->dots, sum, rows, halves, minimum);
+            c = next;
+        }
+        UNROLL for (int r = 0; r < rows; r++) {
+            v16_store(at + 16 * r, sum[r]);
+        }
+    }
+}
+
+#define AMX_RUN(name, halves, minimum)                                     \
+    static __attribute__((noinline)) void name##_few(const amx_block *b) { \
+        amx_run(b, AMX_ROWS_FEW, halves, minimum);                         \
+    }                                                                      \
+    static __attribute__((noinline)) void name(const amx_block *b) {       \
+        amx_run(b, ISA_PANEL_ROWS, halves, minimum);                       \
+    }
+
+AMX_RUN(amx_run_minimum, 1, true)
+AMX_RUN(amx_run_plain, 1, false)
+AMX_RUN(amx_run_half, 2, false)
+
+/* One step: blocks [from, to) of a group, and zeros. */
+BODY_INLINE void amx_unpack_step(const weight_group *g, v64 zero, v16 scale, uint8_t *to,
+                                 const int from, const int until) {
+    UNROLL for (int t = 0; t < 8; t++) {
+        const bool used = t >= from && t < until;
+        v64_store(to + TILE_BLOCK_BYTES * t,
+                  used ? _mm512_sub_epi8(g->quant[t], zero) : _mm512_setzero_si512());
+    }
+    float *scales = (float *)(void *)(to + 8 * TILE_BLOCK_BYTES);
+    v16_store(scales, scale);
+    v16_store(scales + 16, g->second);
+}
+
+/* One group to one step, or to two. */
+BODY_INLINE void amx_unpack_group(const uint8_t *w, uint8_t *to, const tile_format format) {
+    const tile_shape s = tile_shape_of(format);
+    const weight_group g = group_unpack(w, s.mode, s.nibbles, s.scale_f32);
+    const v64 zero = _mm512_set1_epi8(s.mode == TILE_MINIMUM ? 0 : s.mode == TILE_ZERO8 ? 8 : -128);
+    if (s.mode == TILE_ZERO128_HALF) {
+        amx_unpack_step(&g, zero, g.scale, to, 0, 4);
+        amx_unpack_step(&g, zero, g.second, to + AMX_STEP_BYTES, 4, 8);
+    } else {
+        amx_unpack_step(&g, zero, g.scale, to, 0, 8);
+    }
+}
+
+/* Groups [from, to) of a tile. */
+BODY_INLINE void amx_unpack(const uint8_t *tile, int32_t from, int32_t to, uint8_t *out,
+                            const tile_format format) {
+    const tile_shape s = tile_shape_of(format);
+    const uint8_t *w = tile + (int64_t)from * s.group_bytes;
+    const int32_t step = (s.mode == TILE_ZERO128_HALF ? 2 : 1) * AMX_STEP_BYTES;
+    for (int32_t g = from; g < to; g++, w += s.group_bytes, out += step) {
+        amx_unpack_group(w, out, format);
+    }
+}
+
+#define AMX_UNPACK(name, format)                                                              \
+    static __attribute__((noinline)) void name(const uint8_t *tile, int32_t from, int32_t to, \
+                                               uint8_t *out) {                                \
+        amx_unpack(tile, from, to, out, format);                                              \
+    }
+
+AMX_UNPACK(amx_unpack_q4_0, TILE_Q4_0)
+AMX_UNPACK(amx_unpack_q4_1, TILE_Q4_1)
+AMX_UNPACK(amx_unpack_q4_k, TILE_Q4_K)
+AMX_UNPACK(amx_unpack_q5_1, TILE_Q5_1)
+AMX_UNPACK(amx_unpack_q5_k, TILE_Q5_K)
+AMX_UNPACK(amx_unpack_q8_0, TILE_Q8_0)
+AMX_UNPACK(amx_unpack_q6_k, TILE_Q6_K)
+
+static void (*const amx_unpackers[])(const uint8_t *, int32_t, int32_t, uint8_t *) = {
+    amx_unpack_q4_0, amx_unpack_q4_1, amx_unpack_q4_k, amx_unpack_q5_1,
+    amx_unpack_q5_k, amx_unpack_q8_0, amx_unpack_q6_k};
+
+/* By mode; few rows, more. */
+static void (*const amx_runs[][2])(const amx_block *) = {{amx_run_minimum_few, amx_run_minimum},
+                                                         {amx_run_plain_few, amx_run_plain},
+                                                         {amx_run_plain_few, amx_run_plain},
+                                                         {amx_run_half_few, amx_run_half}};
+
+void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
+    const tile_mode mode = tile_shape_of(l->format).mode;
+    const int32_t halves = mode == TILE_ZERO128_HALF ? 2 : 1, block = AMX_BLOCK_STEPS / halves;
+    const int32_t groups = l->inputs / TILE_GROUP;
+    const uint64_t bytes = tile_bytes(l->format, l->inputs);
+    amx_block b = {
+        .weights = scratch,
+        .dots = scratch + AMX_UNPACKED_BYTES,
+        .sums = (float *)(void *)(scratch + AMX_UNPACKED_BYTES + AMX_DOTS_BYTES),
+        .groups = groups,
+        .rows = l->rows,
+    };
+    amx_configure();
+    for (int32_t tile = l->tile_first; tile < l->tile_first + l->tiles; tile++) {
+        for (int32_t g = 0; g < groups; g += block) {
+            const int32_t count = groups - g < block ? groups - g : block;
+            amx_unpackers[l->format](l->weights + (uint64_t)tile * bytes, g, g + count, scratch);
+            __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler they read */
+            b.panels = l->panels + (int64_t)(l->row_first / ISA_PANEL_ROWS) * groups + g;
+            b.steps = count * halves;
+            b.first = g == 0;
+            amx_runs[mode][l->rows > AMX_ROWS_FEW](&b);
+        }
+        for (int32_t r = 0; r < l->rows; r++) {
+            group_finish(l, v16_load(b.sums + r * TILE_OUTPUTS), l->row_first + r,
+                         tile * TILE_OUTPUTS);
+        }
+    }
+}
+
+bool isa_amx_usable(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* arch_prctl(2), an XSAVE feature */
+    unsigned a, b, c, d;
+    __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(0), "2"(0));
+    if (a < 7) {
+        return false;
+    }
+    __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(7), "2"(0));
+    const unsigned tile = 1u << 24, int8 = 1u << 25;
+    return (d & tile) != 0 && (d & int8) != 0 &&
+           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
+#endif
