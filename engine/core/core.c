@@ -10,6 +10,7 @@
 #include "engine/base/check.h"
 #include "engine/core/core_state.h"
 #include "engine/core/decode.h"
+#include "engine/core/planted.h"
 #include "engine/core/prefill.h"
 #include "engine/core/push.h"
 #include "engine/core/sched.h"
@@ -236,8 +237,21 @@ void core_drop_pages(core *c, record *r) {
     }
 }
 
+/* The planted abort: what is still being received is not waited for. */
+static void core_forget_receives(core *c, const record *r) {
+    for (uint32_t i = 0; PLANTED(ABORT_FREES_PAGES) && i < c->links.count_max; i++) {
+        for (uint32_t k = 0; k < LINKS_RECEIVES_MAX; k++) {
+            links_transfer *t = &c->links.list[i].receives[k];
+            while (t->state == LINKS_MOVING && t->pages_count > 0 && t->request == r->request) {
+                blocks_unpin(c->blocks, t->pages[--t->pages_count]);
+            }
+        }
+    }
+}
+
 void core_leave(core *c, record *r) {
     CHECK(r->state != RECORD_GONE);
+    core_forget_receives(c, r);
     if (r->state == RECORD_DECODING && r->computed == r->tokens_count) {
         for (int32_t i = r->params.choices; i-- > 0;) {
             const record_seq *s = &r->seqs[i];
@@ -270,7 +284,7 @@ static void core_begin(core *c, int64_t now_us) {
 }
 
 static void core_settle(core *c) {
-    if (c->options.roles & MESSAGE_ROLE_DECODE) {
+    if ((c->options.roles & MESSAGE_ROLE_DECODE) && !PLANTED(ADMIT_NEEDS_WORK)) {
         decode_admit(c);
     }
     CHECK(!c->drained);
@@ -316,7 +330,8 @@ static void core_renew(core *c, uint32_t peer, const message *m) {
         const message_lease *l = &m->leases.list[i];
         for (int role = 0; role < RECORD_ROLES; role++) {
             record *r = record_find(&c->records, (record_role)role, l->request);
-            if (r && r->gateway == peer && r->attempt == l->attempt) {
+            if (r && r->gateway == peer && r->attempt == l->attempt &&
+                !PLANTED(LEASE_FROM_ARRIVAL)) {
                 r->lease_us = c->now_us + c->options.lease_us;
             }
         }
@@ -455,8 +470,10 @@ static int64_t core_min_us(int64_t a, int64_t b) {
 void core_tick(core *c, int64_t now_us) {
     core_begin(c, now_us);
     const core_options *o = &c->options;
-    prefill_tick(c);
-    decode_tick(c);
+    if (!PLANTED(REAPER_NEEDS_WORK) || c->step.in_flight) {
+        prefill_tick(c);
+        decode_tick(c);
+    }
     bool beat = c->beat_us <= now_us;
     for (uint32_t i = 0; i < c->links.count_max; i++) {
         links_link *k = links_get(&c->links, i);
@@ -466,7 +483,7 @@ void core_tick(core *c, int64_t now_us) {
         bool overdue = core_overdue(c, k->sends, LINKS_SENDS_MAX);
         overdue = core_overdue(c, k->receives, LINKS_RECEIVES_MAX) || overdue;
         bool silent = k->kind == CORE_WORKER && now_us - k->heard_us >= o->silence_us;
-        if (overdue || silent) {
+        if ((overdue || silent) && !PLANTED(R11_TEAR)) {
             core_close_link(c, i);
         } else if (beat) {
             core_heartbeat(c, i);

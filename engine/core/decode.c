@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/base/check.h"
+#include "engine/core/planted.h"
 #include "engine/core/prefill.h"
 
 enum { DECODE_REPLAY_TOKENS = 64 }; /* in one message */
@@ -14,7 +15,9 @@ static void decode_refuse(core *c, uint32_t gateway, uint32_t p, request_id requ
                           uint32_t attempt, message_reason reason) {
     CHECK(reason != MESSAGE_REASON_NONE);
     /* The gateway retargets [R6]; P only learns that it need not wait. */
-    core_send(c, gateway, MESSAGE_REFUSED, request, attempt)->reason = reason;
+    core_send(c, PLANTED(R6_REFUSED_TO_P_ONLY) ? RECORD_NONE : gateway, MESSAGE_REFUSED, request,
+              attempt)
+        ->reason = reason;
     core_send(c, p, MESSAGE_REFUSED, request, attempt)->reason = reason;
     c->stats.refusals++;
 }
@@ -49,7 +52,7 @@ void decode_worker_down(core *c, uint32_t peer) {
     CHECK(!links_get(&c->links, peer));
     for (record *r = c->records.first[RECORD_DECODE], *next; r; r = next) {
         next = r->next;
-        if (r->peer == peer) {
+        if (r->peer == peer && !(PLANTED(PEER_DEATH_IN_HANDSHAKE) && r->state == RECORD_RESERVED)) {
             CHECK(r->state != RECORD_DECODING);
             core_send(c, r->gateway, MESSAGE_LINK_LOST, r->request, r->attempt)->worker =
                 c->links.list[peer].worker;
@@ -62,7 +65,7 @@ void decode_gateway_down(core *c, uint32_t peer) {
     CHECK(!links_get(&c->links, peer));
     for (record *r = c->records.first[RECORD_DECODE], *next; r; r = next) {
         next = r->next;
-        if (r->gateway == peer) {
+        if (r->gateway == peer && !PLANTED(GATEWAY_DEATH_KEEPS)) {
             core_leave(c, r);
         }
     }
@@ -79,7 +82,8 @@ void decode_tick(core *c) {
         bool late = r->state == RECORD_QUEUED && r->deadline_us <= c->now_us;
         if (lease || late) {
             /* Silently it would be a deadlock: the gateway may still count on it [R9]. */
-            decode_refuse(c, r->gateway, r->peer, r->request, r->attempt,
+            decode_refuse(c, PLANTED(R9_LEASE_ENDS_SILENTLY) ? RECORD_NONE : r->gateway, r->peer,
+                          r->request, r->attempt,
                           lease ? MESSAGE_REASON_LEASE : MESSAGE_REASON_DEADLINE);
             c->stats.leases_expired += lease;
             core_leave(c, r);
@@ -214,6 +218,9 @@ static bool decode_readopt(core *c, record *r, const message *m) {
         r->tokens_count - r->prompt_count; /* what came with the record is not logged */
     for (int32_t i = 0; i < r->params.choices; i++) {
         int32_t from = delivered > before ? delivered : before;
+        if (PLANTED(R3_REPLAY)) {
+            continue;
+        }
         r->seqs[i].replay_next =
             from < r->seqs[i].generated_count ? from : r->seqs[i].generated_count;
     }
@@ -267,6 +274,22 @@ static void decode_enqueue(core *c, uint32_t gateway, uint32_t p, const message 
     }
 }
 
+/* The planted R8: the pages of the old attempt serve the new one, while receives still write. */
+static void decode_reuse(core *c, record *r, const message *m) {
+    CHECK(PLANTED(R8_SUPERSEDE));
+    uint32_t p = links_find(&c->links, m->submit.peer_worker, m->submit.peer_epoch);
+    if (p == LINKS_NONE) {
+        core_leave(c, r);
+        return;
+    }
+    r->attempt = m->attempt;
+    r->peer = p;
+    r->groups = r->arrived = r->handoff_groups = 0;
+    r->page_next = r->prefix_pages;
+    r->layer_next = r->range_pages = 0;
+    core_send(c, p, MESSAGE_GRANT, r->request, r->attempt)->prefix_pages = r->prefix_pages;
+}
+
 void decode_reserve(core *c, uint32_t peer, const message *m) {
     CHECK_EQ(m->type, MESSAGE_RESERVE);
     record *r = record_find(&c->records, RECORD_DECODE, m->request);
@@ -276,6 +299,10 @@ void decode_reserve(core *c, uint32_t peer, const message *m) {
     }
     if (r && r->state == RECORD_DECODING &&
         core_check_submit(c, &m->submit) == MESSAGE_REASON_NONE && decode_readopt(c, r, m)) {
+        return;
+    }
+    if (r && PLANTED(R8_SUPERSEDE) && r->state == RECORD_RESERVED && r->groups > 0) {
+        decode_reuse(c, r, m);
         return;
     }
     if (r) {
@@ -365,7 +392,7 @@ void decode_announce(core *c, uint32_t peer, const message *m) {
                                      .request = t->request,
                                      .attempt = t->attempt,
                                      .group = t->group,
-                                     .layer_first = t->layer_first,
+                                     .layer_first = PLANTED(WRONG_LAYER) ? 0 : t->layer_first,
                                      .layers = t->layers,
                                      .pages = t->pages,
                                      .pages_count = t->pages_count};
@@ -437,15 +464,15 @@ static void decode_begin(core *c, record *r, const request_token *first) {
         tokens[i] = first[i];
         decode_append(c, r, i, &tokens[i]);
     }
-    (void)decode_tell(c, r, tokens, count);
+    (void)decode_tell(c, r, tokens, PLANTED(R2_FIRST) && !r->local ? 0 : count);
 }
 
 static void decode_try_adopt(core *c, record *r) {
     CHECK_EQ(r->state, RECORD_RESERVED);
-    if (r->handoff_groups == 0 || r->arrived < r->handoff_groups) {
+    if (r->handoff_groups == 0 || (r->arrived < r->handoff_groups && !PLANTED(R13_ADOPT_CHECK))) {
         return; /* every group, and the word that these were all [R13] */
     }
-    CHECK_EQ(r->arrived, r->groups);
+    CHECK(r->arrived == r->groups || PLANTED(R13_ADOPT_CHECK));
     CHECK_EQ(r->page_next, record_pages_of(r->tokens_count));
     (void)core_send(c, r->peer, MESSAGE_ADOPTED, r->request, r->attempt);
     (void)core_send(c, r->gateway, MESSAGE_ADOPTED, r->request, r->attempt);
@@ -479,7 +506,7 @@ static bool decode_handoff_fits(const record *r, const message_handoff *h) {
 void decode_handoff(core *c, uint32_t peer, const message *m) {
     CHECK_EQ(m->type, MESSAGE_HANDOFF);
     record *r = record_find(&c->records, RECORD_DECODE, m->request);
-    if (!r || r->attempt != m->attempt) {
+    if (!r || (r->attempt != m->attempt && !PLANTED(STALE_HANDOFF))) {
         return;
     }
     if (r->state == RECORD_DECODING || (r->peer == peer && r->handoff_groups > 0)) {
@@ -493,7 +520,7 @@ void decode_handoff(core *c, uint32_t peer, const message *m) {
         core_close(c, peer, m); /* P cannot hand over what was not granted */
         return;
     }
-    if (!decode_handoff_fits(r, &m->handoff)) {
+    if (!decode_handoff_fits(r, &m->handoff) && !PLANTED(STALE_HANDOFF)) {
         core_reject(c, peer, m, MESSAGE_REASON_LAYOUT);
         decode_fail(c, r, MESSAGE_REASON_LAYOUT);
         return;

@@ -6,6 +6,7 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/core/ledger.h"
+#include "engine/core/planted.h"
 
 typedef enum { CAUSE_FREE, CAUSE_SPEND, CAUSE_PREEMPTED } retry_cause;
 
@@ -164,7 +165,7 @@ static bool pay(gate *g, ledger_run *r, retry_cause cause, bool progress) {
         g->counts.retries_free++;
         return true;
     }
-    if (g->retry_credit < 100) {
+    if (g->retry_credit < 100 && !PLANTED(RETRIES_WITHOUT_BUDGET)) {
         ledger_fail(g, r->owner, GATE_FAILED_OVERLOADED,
                     "the workers refused this request and too many others were retried lately");
         return false;
@@ -257,8 +258,9 @@ void gate_dispatch(gate *g, request_id id, gate_choice choice, int64_t now_us) {
     CHECK(r != NULL);
     CHECK_EQ(r->state, LEDGER_RUN_PENDING);
     CHECK(choice.prefill != choice.decode);
-    CHECK(choice.prefill == MESSAGE_NO_WORKER || ledger_usable(g, choice.prefill));
-    CHECK(choice.decode == MESSAGE_NO_WORKER || ledger_usable(g, choice.decode));
+    bool dead = PLANTED(AFFINITY_TO_THE_DEAD);
+    CHECK(choice.prefill == MESSAGE_NO_WORKER || ledger_usable(g, choice.prefill) || dead);
+    CHECK(choice.decode == MESSAGE_NO_WORKER || ledger_usable(g, choice.decode) || dead);
     CHECK(choice.decode != MESSAGE_NO_WORKER || ledger_run_prefill_only(r));
     ledger_wait_over(g, r);
     if (r->prefill_left != choice.prefill) {
@@ -278,6 +280,9 @@ void gate_dispatch(gate *g, request_id id, gate_choice choice, int64_t now_us) {
     }
     if (choice.decode != MESSAGE_NO_WORKER) {
         ledger_send(g, choice.decode, MESSAGE_RESERVE, r->id, r->attempt);
+        if (PLANTED(LOCAL_TWICE) && choice.prefill == MESSAGE_NO_WORKER) {
+            ledger_send(g, choice.decode, MESSAGE_RESERVE, r->id, r->attempt);
+        }
     }
 }
 
@@ -289,6 +294,9 @@ static void send_reject(gate *g, uint32_t worker, const message *m) {
     a->worker = worker;
     a->send = MESSAGE_REJECT;
     a->about = m->type;
+    if (m->type == MESSAGE_ANNOUNCE) {
+        a->announce = m->announce;
+    }
     a->request = m->request;
     a->attempt = m->attempt;
 }
@@ -459,7 +467,8 @@ void gate_message(gate *g, uint32_t worker, const message *m, int64_t now_us) {
         return;
     }
     ledger_run *r = ledger_find_run(g, m->request);
-    if (r == NULL || r->state == LEDGER_RUN_PENDING || m->attempt != r->attempt ||
+    if (r == NULL || r->state == LEDGER_RUN_PENDING ||
+        (m->attempt != r->attempt && !PLANTED(STALE_ATTEMPT_HEARD)) ||
         (worker != r->prefill && worker != r->decode)) {
         g->counts.stale_dropped++;
         return;

@@ -5,6 +5,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/core/planted.h"
 
 void journal_open(journal *j, int32_t choices_count, int32_t tokens_max) {
     CHECK(choices_count >= 1 && choices_count <= LIMIT_CHOICES);
@@ -68,6 +69,9 @@ journal_result journal_add(journal *j, const request_token *t) {
         return JOURNAL_BAD;
     }
     journal_choice *c = &j->choices[t->choice];
+    if (t->index < c->count && PLANTED(TOKEN_TWICE_AFTER_RETRY)) {
+        return JOURNAL_NEXT;
+    }
     if (t->index < c->count) {
         return c->tokens[t->index] == t->token ? JOURNAL_DUPLICATE : JOURNAL_MISMATCH;
     }

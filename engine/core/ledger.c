@@ -5,6 +5,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/core/planted.h"
 
 /* ---- memory --------------------------------------------------------------------------------- */
 
@@ -131,8 +132,10 @@ ledger_run *ledger_run_start(gate *g, ledger_record *rec, uint32_t slot, request
 void ledger_run_stop(gate *g, ledger_run *r) {
     CHECK(r->state != LEDGER_RUN_NONE);
     if (r->state == LEDGER_RUN_PENDING) {
-        ledger_cancel_at(g, r->prefill_left, r->id, r->attempt - 1);
-        ledger_cancel_at(g, r->decode_left, r->id, r->attempt - 1);
+        if (!PLANTED(CANCEL_LOST_WAITING)) {
+            ledger_cancel_at(g, r->prefill_left, r->id, r->attempt - 1);
+            ledger_cancel_at(g, r->decode_left, r->id, r->attempt - 1);
+        }
         ledger_wait_over(g, r);
     } else {
         ledger_cancel_at(g, r->prefill, r->id, r->attempt);
@@ -257,7 +260,11 @@ static bool build_submit(gate *g, const ledger_action *q, message *m) {
         .salt = r->owner->salt,
         .params = &g->params,
     };
-    if (!build_tokens(g, r, &m->submit)) {
+    bool built = build_tokens(g, r, &m->submit);
+    if (PLANTED(PREEMPTED_FORGETS)) {
+        m->submit.prompt_count = m->submit.tokens_count;
+    }
+    if (!built) {
         ledger_fail(g, r->owner, GATE_FAILED_NOMEM, "the gateway is out of memory");
         return false;
     }
@@ -280,6 +287,7 @@ bool ledger_message(gate *g, const ledger_action *q, message *m) {
         case MESSAGE_REJECT:
             m->reason = MESSAGE_REASON_STATE;
             m->about = q->about;
+            m->announce = q->announce;
             return true;
         default:
             CHECK_EQ(q->send, MESSAGE_CANCEL);

@@ -69,7 +69,8 @@ typedef struct {
     uint32_t worker;
     message_type send;
     message_type about;
-    request_id request; /* SEND: of the ledger_run */
+    message_announce announce; /* REJECT about one */
+    request_id request;        /* SEND: of the ledger_run */
     uint32_t attempt;
     gate_failure failure;
     const char *text;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/check.h"
+#include "engine/core/planted.h"
 
 /* ---- the grant ------------------------------------------------------------------------------ */
 
@@ -38,7 +39,8 @@ void prefill_grant(core *c, uint32_t peer, const message *m) {
     CHECK_EQ(m->type, MESSAGE_GRANT);
     record *r = record_find(&c->records, RECORD_PREFILL, m->request);
     if (r && m->attempt <= r->attempt) {
-        if (m->attempt < r->attempt || r->peer != peer) {
+        bool stale = m->attempt < r->attempt || r->peer != peer;
+        if (stale && !(PLANTED(STALE_GRANT) && r->peer != RECORD_NONE)) {
             return; /* late, or of a D that it no longer serves [R4] */
         }
         if (r->granted) {
@@ -58,6 +60,9 @@ void prefill_grant(core *c, uint32_t peer, const message *m) {
         /* A grant forgotten in silence would be renewed for ever: neither side would ever ask. The
          * end of the link lets the gateway try again. */
         core_close(c, peer, m);
+        return;
+    }
+    if (PLANTED(R1_PARK)) {
         return;
     }
     /* The SUBMIT is still on its way [R1]. */
@@ -221,7 +226,9 @@ static void prefill_bind(core *c, record *r, const message *m) {
 void prefill_submit(core *c, uint32_t peer, const message *m) {
     CHECK_EQ(m->type, MESSAGE_SUBMIT);
     record *old = record_find(&c->records, RECORD_PREFILL, m->request);
-    if (!prefill_acceptable(c, peer, m, old)) {
+    if (!prefill_acceptable(c, peer, m, old) ||
+        (PLANTED(R10_RETARGET_IS_FULL) && !old &&
+         marks_get(&c->tombstones[RECORD_PREFILL], m->request))) {
         return;
     }
     record *r = record_add(&c->records, RECORD_PREFILL, m, old);
@@ -250,7 +257,8 @@ void prefill_submit(core *c, uint32_t peer, const message *m) {
 void prefill_adopted(core *c, uint32_t peer, const message *m) {
     CHECK_EQ(m->type, MESSAGE_ADOPTED);
     record *r = record_find(&c->records, RECORD_PREFILL, m->request);
-    if (r && r->attempt == m->attempt && r->peer == peer && r->granted) {
+    bool its = r && r->attempt == m->attempt && r->peer == peer && r->granted;
+    if (its || (PLANTED(R4_BUMP) && r)) {
         core_leave(c, r);
     }
 }
@@ -294,7 +302,7 @@ void prefill_gateway_down(core *c, uint32_t peer) {
     CHECK(!links_get(&c->links, peer));
     for (record *r = c->records.first[RECORD_PREFILL], *next; r; r = next) {
         next = r->next;
-        if (r->gateway == peer) {
+        if (r->gateway == peer && !PLANTED(GATEWAY_DEATH_KEEPS)) {
             core_leave(c, r);
         }
     }
@@ -308,7 +316,8 @@ void prefill_tick(core *c) {
         CHECK_EQ(r->state, RECORD_WORK);
         if (r->lease_us <= c->now_us) {
             /* Silently it would be a deadlock: the gateway may still count on it [R9]. */
-            message *m = core_send(c, r->gateway, MESSAGE_REJECT, r->request, r->attempt);
+            uint32_t to = PLANTED(R9_LEASE_ENDS_SILENTLY) ? RECORD_NONE : r->gateway;
+            message *m = core_send(c, to, MESSAGE_REJECT, r->request, r->attempt);
             m->about = MESSAGE_SUBMIT;
             m->reason = MESSAGE_REASON_LEASE;
             c->stats.rejects++;
@@ -323,7 +332,9 @@ void prefill_tick(core *c) {
 bool prefill_evict(core *c, const record *for_record) {
     for (record *r = c->records.last[RECORD_PREFILL]; r; r = r->previous) {
         CHECK_EQ(r->role, RECORD_PREFILL);
-        if (r == for_record || r->granted || r->in_step || r->seqs[0].pages_count == 0) {
+        bool held =
+            (r->granted && !PLANTED(EVICTED_BEFORE_SENT)) || (PLANTED(R7_EVICT) && r->sampled);
+        if (r == for_record || held || r->in_step || r->seqs[0].pages_count == 0) {
             continue;
         }
         if (for_record && !for_record->granted && r->order < for_record->order) {

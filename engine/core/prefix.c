@@ -5,6 +5,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/limits.h"
+#include "engine/core/planted.h"
 
 /* What is hashed, without padding. */
 typedef struct {
@@ -96,7 +97,9 @@ uint32_t prefix_find(prefix *p, uint64_t salt, const int32_t *tokens, uint32_t p
         }
         uint32_t page = (uint32_t)(e - p->entries);
         CHECK(e->identity != 0);
-        blocks_hold(p->blocks, page);
+        if (!PLANTED(PREFIX_REFERENCE) || blocks_references(p->blocks, page) == 0) {
+            blocks_hold(p->blocks, page);
+        }
         ids_out[chain->pages] = page;
         chain->identity = e->identity;
         chain->pages++;

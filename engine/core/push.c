@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/base/check.h"
+#include "engine/core/planted.h"
 #include "engine/core/prefill.h"
 
 enum { PUSH_PUMP_ACTIONS = 16 };
@@ -27,8 +28,16 @@ void push_posted(core *c, uint32_t peer, const message *m) {
     CHECK(!wanted || r->attempt == t->attempt);
     t->state = LINKS_MOVING;
     t->junk = !wanted; /* the receive is posted, so something must come [R5] */
-    if (wanted) {
+    if (PLANTED(R5_JUNK) && !wanted) {
+        links_finish(t, c->blocks);
+        return;
+    }
+    if (PLANTED(R12_SOURCE_PINS) && wanted) {
+        t->junk = true; /* so it pins nothing */
+    } else if (wanted) {
         links_pin(t, c->blocks);
+    }
+    if (wanted) {
         c->stats.groups_sent++;
         c->stats.cells_sent += (uint64_t)t->pages_count * t->layers;
     } else {
@@ -43,7 +52,7 @@ void push_posted(core *c, uint32_t peer, const message *m) {
                                   .layers = t->layers,
                                   .pages = wanted ? t->pages : NULL,
                                   .pages_count = t->pages_count,
-                                  .junk = t->junk};
+                                  .junk = !wanted};
 }
 
 void push_reject(core *c, uint32_t peer, const message *m) {

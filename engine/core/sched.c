@@ -5,6 +5,7 @@
 
 #include "engine/base/check.h"
 #include "engine/core/decode.h"
+#include "engine/core/planted.h"
 #include "engine/core/prefill.h"
 
 enum { SCHED_SCORES_MAX = 1024 }; /* in one message */
@@ -155,6 +156,9 @@ static void sched_want_sample(core *c, int32_t item, int32_t choice, int32_t log
     CHECK(q->generated_count == 0 || q->generated);
     w->generated = q->generated;
     w->generated_count = q->generated_count;
+    if (PLANTED(POSITION_RESTARTS)) {
+        w->generated_count -= r->tokens_count - r->prompt_count;
+    }
 }
 
 static void sched_add_decode(core *c, record *r) {
@@ -175,7 +179,7 @@ static void sched_add_copies(core *c, record *r) {
     core_step *s = &c->step;
     CHECK(r->fork_pending);
     uint32_t last = (uint32_t)(r->tokens_count / LIMIT_PAGE_TOKENS);
-    for (int32_t i = 1; i < r->params.choices; i++) {
+    for (int32_t i = 1; i < r->params.choices && !PLANTED(FORK_SHARES_LAST_PAGE); i++) {
         CHECK_LT(s->batch.copies_count, s->items_max);
         s->copies[s->batch.copies_count++] =
             (core_copy){r->seqs[0].pages[last], r->seqs[i].pages[last]};

@@ -1,9 +1,10 @@
 /* sim.h -- a cluster in one thread: the production gate, router and core on a virtual clock.
  *
- * Purpose    One gateway and several workers, each the pure core of the real thing with a small
- *            shell around it (the same order of calls as server/gateway.c and engine/worker/
- *            worker.c); links with delays, cuts and half-open ends; page transfers; clients that
- *            know every token they must get. All from one seed, so a run repeats byte for byte.
+ * Purpose    Gateways and workers, each the pure core of the real thing with a small shell around
+ *            it (the same order of calls as server/gateway.c and engine/worker/worker.c), each with
+ *            a clock of its own; links with delays, cuts and half-open ends; page transfers;
+ *            clients that know every token they must get. All from one seed, so a run repeats byte
+ *            for byte.
  * Ownership  A `sim` owns everything until sim_close.
  * Threads    One.
  * Limits     The SIM_ constants; more is a failure of the run, not of memory.
@@ -21,9 +22,11 @@
 
 enum {
     SIM_WORKERS_MAX = 6,
-    SIM_GATEWAY = SIM_WORKERS_MAX, /* node number */
-    SIM_SLOTS = SIM_WORKERS_MAX + 1,
-    SIM_LINKS_MAX = 4096,
+    SIM_GATEWAYS_MAX = 3,
+    SIM_WORLD = SIM_WORKERS_MAX + SIM_GATEWAYS_MAX, /* node number: clients, faults, checks */
+    SIM_NODES,
+    SIM_SLOTS = SIM_WORKERS_MAX + SIM_GATEWAYS_MAX, /* of a worker */
+    SIM_LINKS_MAX = 8192,
     SIM_REQUESTS_MAX = 48,
     SIM_TOKENS_MAX = 512, /* context */
     SIM_PAGES_MAX = 64,   /* of one transfer */
@@ -40,12 +43,14 @@ typedef enum {
     SIM_DATA_DONE,   /* D hears that they are all there */
     SIM_LAYER,       /* a step has finished a layer */
     SIM_TICK,
-    SIM_START, /* a worker process starts */
+    SIM_START, /* a process starts */
+    SIM_DIAL,  /* a worker looks for a gateway */
     SIM_THAW,
-    SIM_WALK, /* the gateway looks at what waits */
+    SIM_WALK, /* a gateway looks at what waits */
     SIM_OPEN, /* a client sends its request */
     SIM_LEAVE,
     SIM_FAULT,
+    SIM_GONE, /* a gateway died a second ago: nobody may hold anything for it */
     SIM_EVENTS
 } sim_event_type;
 
@@ -54,7 +59,7 @@ typedef struct sim_data {
     uint32_t layer_first, layers, pages_count;
     uint32_t pages[SIM_PAGES_MAX];
     bool junk, damaged;
-    bool sent;         /* a planted bug: SENT was said too early */
+    bool again;        /* these bytes have come before */
     uint64_t *content; /* [pages_count, layers, LIMIT_PAGE_TOKENS] */
 } sim_data;
 
@@ -65,7 +70,7 @@ typedef struct {
     uint32_t node, life; /* whose event; of another life: dropped */
     uint32_t link, end;
     uint64_t number; /* of its direction of the link */
-    uint32_t index;  /* of the request; kind of the fault */
+    uint32_t index;  /* of the request; kind of the fault; gateway */
     char *bytes;     /* MESSAGE: NULL is the link's end */
     size_t bytes_count;
     uint32_t carried; /* MESSAGE: PEER carries the end of another link; UINT32_MAX: none */
@@ -99,7 +104,7 @@ typedef struct {
     bool used, doomed;
     core_peer_kind kind;
     uint32_t link, end;
-    uint32_t worker;
+    uint32_t worker, gateway;
     struct {
         uint32_t sequence;
         bool open;
@@ -109,13 +114,18 @@ typedef struct {
 } sim_slot;
 
 typedef struct {
-    uint32_t roles;
-    uint32_t pages;
     bool running;
     uint32_t life; /* also its epoch */
     bool frozen;
-    int64_t thaw_us;
+    int64_t thaw_us; /* the last */
+} sim_process;
+
+typedef struct {
+    sim_process process;
+    uint32_t roles;
+    uint32_t pages;
     bool draining;
+    bool stone; /* frozen for longer than the run: nobody waits for it */
     bool ended; /* its gateway link is gone: the process ends when the event is over */
     arena memory;
     core *core;
@@ -131,6 +141,7 @@ typedef struct {
 } sim_worker;
 
 typedef struct {
+    sim_process process;
     gate *gate;
     arena memory;
     router *router;
@@ -142,17 +153,25 @@ typedef struct {
         uint64_t epoch;
         int64_t heard_us;
     } peers[SIM_WORKERS_MAX];
-    int64_t paired_us[SIM_WORKERS_MAX][SIM_WORKERS_MAX]; /* last introduction */
+    int64_t paired_us[SIM_WORKERS_MAX][SIM_WORKERS_MAX]; /* last introduction; 0: never */
     bool walking;
 } sim_gateway;
 
-typedef enum { SIM_NEW, SIM_OPENED, SIM_DONE, SIM_FAILED, SIM_LEFT } sim_request_state;
+typedef enum {
+    SIM_NEW,
+    SIM_OPENED,
+    SIM_DONE,
+    SIM_FAILED,
+    SIM_LEFT,
+    SIM_ORPHANED /* its gateway died: the stream has ended, as it must */
+} sim_request_state;
 
 typedef struct {
     sim_request_state state;
     request_id id;
-    int64_t open_us, leave_us; /* leave: 0, never */
-    int32_t stop_choice;       /* ended by the client after stop_after tokens; -1: none */
+    uint32_t gateway;
+    int64_t open_us;
+    int32_t stop_choice; /* ended by the client after stop_after tokens; -1: none */
     int32_t stop_after;
     uint64_t salt;
     request_params params;
@@ -166,14 +185,13 @@ typedef struct {
 
 typedef struct {
     uint64_t events, messages, transfers, faults, attempts;
-    uint64_t done, failed, left;
+    uint64_t done, failed, left, orphaned;
     uint64_t preemptions, evictions, replays, adoptions, splits, retries, junk, cached;
 } sim_counts;
 
 typedef struct {
     uint64_t seed;
     bool trace;
-    const char *plant; /* a bug to plant, or NULL */
 } sim_options;
 
 struct sim;
@@ -190,7 +208,12 @@ struct sim {
     uint32_t links_count;
     sim_worker workers[SIM_WORKERS_MAX];
     uint32_t workers_count;
-    sim_gateway gateway;
+    sim_gateway gateways[SIM_GATEWAYS_MAX];
+    uint32_t gateways_count;
+    struct {
+        int64_t offset_us;
+        int64_t rate_ppm; /* 1000000: as fast as real time */
+    } clocks[SIM_NODES];
     sim_request requests[SIM_REQUESTS_MAX];
     uint32_t requests_count;
     uint32_t ended_count;
@@ -204,14 +227,20 @@ struct sim {
     uint32_t group_pages; /* of a transfer of all layers */
     uint32_t fault_kinds; /* bits */
     int64_t faults_end_us;
-    int64_t delay_us, layer_us, worker_lease_us;
+    int64_t healed_us;        /* when the last effect of a fault that ends by itself ends */
+    bool dial;                /* workers outlive their link to a gateway, and dial again */
+    bool shuffled, repeating; /* the data path keeps no order; delivers some bytes twice */
+    int32_t local_prefill_max;
+    int64_t queue_us;
+    int64_t delay_us, layer_us, lease_us, worker_lease_us;
     uint32_t damage_next; /* this many transfers arrive damaged */
     struct {
         bool armed;
         message_type type; /* the next worker that says this meets its fate */
         uint32_t fate;
     } ambush;
-    bool strict; /* budgets so large that every request must succeed */
+    bool strict;   /* budgets so large that every request must succeed */
+    bool thorough; /* all accounting is checked after every event of a worker, not every tick */
     gate_options gate_options;
     strbuf encoded;
     sim_counts counts;
@@ -230,7 +259,16 @@ uint64_t sim_below(sim *s, uint64_t bound);
 bool sim_chance(sim *s, uint64_t percent);
 /* `typical` with some noise, now and then much more. */
 int64_t sim_delay(sim *s, int64_t typical_us);
-bool sim_planted(const sim *s, const char *name);
+
+/* What the clock of a node shows now, and when it will show `node_us`. */
+int64_t sim_clock(const sim *s, uint32_t node);
+int64_t sim_when(const sim *s, uint32_t node, int64_t node_us);
+sim_process *sim_process_of(sim *s, uint32_t node);
+static inline uint32_t sim_gateway_node(uint32_t g) {
+    return SIM_WORKERS_MAX + g;
+}
+/* Stops a process for a while; what comes for it waits. */
+void sim_freeze(sim *s, uint32_t node);
 
 /* ---- simnet.c: events and links ------------------------------------------------------------- */
 
@@ -251,31 +289,44 @@ void simnet_close(sim *s);
 
 /* ---- simworker.c ---------------------------------------------------------------------------- */
 
-void simworker_start(sim *s, uint32_t w);
 void simworker_kill(sim *s, uint32_t w, bool lossy, int64_t restart_after_us);
 void simworker_event(sim *s, uint32_t w, sim_event *e);
 bool simworker_idle(const sim *s, uint32_t w);
 
 /* ---- simgate.c ------------------------------------------------------------------------------ */
 
-void simgate_open(sim *s);
 void simgate_close(sim *s);
-void simgate_event(sim *s, sim_event *e);
-/* A worker process started: here is the gateway's end of its link. */
-void simgate_joined(sim *s, uint32_t w, uint32_t link, uint32_t end);
+void simgate_kill(sim *s, uint32_t g, bool lossy, int64_t restart_after_us);
+void simgate_event(sim *s, uint32_t g, sim_event *e);
+/* A worker dials: here is the gateway's end of its link. */
+void simgate_joined(sim *s, uint32_t g, uint32_t w, uint32_t link, uint32_t end);
 /* The supervisor saw the process end. */
-void simgate_died(sim *s, uint32_t w);
+void simgate_died(sim *s, uint32_t g, uint32_t w);
 void simgate_drain(sim *s, uint32_t w);
+
+/* ---- simcheck.c: what must hold ------------------------------------------------------------- */
+
+void simcheck_worker(sim *s, uint32_t w);
+/* The core must have promised that nobody else gets these pages [I4]. */
+void simcheck_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count, const char *what);
+/* A second after the death of that life of a gateway. */
+void simcheck_gone(sim *s, uint32_t g, uint32_t life, int64_t died_us);
+void simcheck_gate(sim *s, uint32_t g);
 
 /* ---- simclient.c ---------------------------------------------------------------------------- */
 
 void simclient_make(sim *s);
-void simclient_open(sim *s, uint32_t index);
-void simclient_leave(sim *s, uint32_t index);
+/* At a gateway that runs; later, when there is none. */
+void simclient_event(sim *s, sim_event *e);
+void simclient_open(sim *s, uint32_t g, uint32_t index);
 void simclient_token(sim *s, const gate_action *a);
 void simclient_score(sim *s, const gate_action *a);
 void simclient_done(sim *s, const gate_action *a);
 void simclient_failed(sim *s, const gate_action *a);
+/* False: it had ended already. */
+bool simclient_left(sim *s, uint32_t index);
+/* A gateway has died. */
+void simclient_orphan(sim *s, uint32_t g);
 /* The gate hears now that the client wants no more of a choice; false: the request has ended. */
 bool simclient_stopped(sim *s, request_id id, int32_t choice);
 void simclient_close(sim *s);

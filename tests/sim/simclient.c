@@ -69,16 +69,16 @@ void simclient_make(sim *s) {
         make_prompt(s, r);
         make_params(s, &r->params);
         r->salt = sim_below(s, 2);
+        r->gateway = SIM_GATEWAYS_MAX;
         r->stop_choice =
             sim_chance(s, 10) ? (int32_t)sim_below(s, (uint64_t)r->params.choices) : -1;
         r->stop_after = 1 + (int32_t)sim_below(s, 10);
         expect(s, r);
         r->open_us = 100000 + (int64_t)sim_below(s, (uint64_t)spread);
-        simnet_at(s, r->open_us, SIM_OPEN, SIM_GATEWAY)->index = i;
+        simnet_at(s, r->open_us, SIM_OPEN, SIM_WORLD)->index = i;
         if (sim_chance(s, 15)) {
             int64_t stay = (int64_t)sim_below(s, sim_chance(s, 50) ? 50000 : 3000000);
-            r->leave_us = r->open_us + stay;
-            simnet_at(s, r->leave_us, SIM_LEAVE, SIM_GATEWAY)->index = i;
+            simnet_at(s, r->open_us + stay, SIM_LEAVE, SIM_WORLD)->index = i;
         }
     }
 }
@@ -99,26 +99,69 @@ static void end(sim *s, sim_request *r, sim_request_state state) {
     s->ended_count++;
 }
 
-void simclient_open(sim *s, uint32_t index) {
+/* Clients find a gateway that runs, as behind a balancer, or try again soon. One that is frozen
+ * looks as if it ran. */
+static void connect(sim *s, uint32_t index) {
+    uint32_t first = (uint32_t)sim_below(s, s->gateways_count);
+    for (uint32_t i = 0; i < s->gateways_count; i++) {
+        uint32_t g = (first + i) % s->gateways_count;
+        if (s->gateways[g].process.running) {
+            s->requests[index].gateway = g;
+            simnet_at(s, s->now_us, SIM_OPEN, sim_gateway_node(g))->index = index;
+            return;
+        }
+    }
+    simnet_at(s, s->now_us + 100000, SIM_OPEN, SIM_WORLD)->index = index;
+}
+
+void simclient_event(sim *s, sim_event *e) {
+    const sim_request *r = &s->requests[e->index];
+    if (e->type == SIM_OPEN) {
+        connect(s, e->index);
+    } else if (r->state == SIM_OPENED) {
+        simnet_at(s, s->now_us, SIM_LEAVE, sim_gateway_node(r->gateway))->index = e->index;
+    }
+}
+
+void simclient_open(sim *s, uint32_t g, uint32_t index) {
     sim_request *r = &s->requests[index];
     gate_request q = {r->prompt, r->prompt_count, r->salt, &r->params};
-    gate_open_result result = gate_open(s->gateway.gate, &q, s->now_us, &r->id);
+    gate_open_result result =
+        gate_open(s->gateways[g].gate, &q, sim_clock(s, sim_gateway_node(g)), &r->id);
     if (result != GATE_OPENED) {
         sim_fail(s, "gate_open: %d", result);
         return;
     }
     r->state = SIM_OPENED;
-    sim_trace(s, "client %u opens %llu: prompt %d, max %d, choices %d", index,
-              (unsigned long long)r->id, r->prompt_count, r->params.max_tokens, r->params.choices);
+    sim_trace(s, "client %u opens %llu at gateway %u: prompt %d, max %d, choices %d", index,
+              (unsigned long long)r->id, g, r->prompt_count, r->params.max_tokens,
+              r->params.choices);
 }
 
-void simclient_leave(sim *s, uint32_t index) {
+bool simclient_left(sim *s, uint32_t index) {
     sim_request *r = &s->requests[index];
-    if (r->state == SIM_OPENED) {
-        sim_trace(s, "client %u leaves", index);
-        end(s, r, SIM_LEFT);
-        s->counts.left++;
-        gate_cancel(s->gateway.gate, r->id, s->now_us);
+    if (r->state != SIM_OPENED) {
+        return false;
+    }
+    sim_trace(s, "client %u leaves", index);
+    end(s, r, SIM_LEFT);
+    s->counts.left++;
+    return true;
+}
+
+void simclient_orphan(sim *s, uint32_t g) {
+    for (uint32_t i = 0; i < s->requests_count; i++) {
+        sim_request *r = &s->requests[i];
+        if (r->gateway != g) {
+            continue;
+        }
+        if (r->state == SIM_OPENED) {
+            end(s, r, SIM_ORPHANED);
+            s->counts.orphaned++;
+        } else if (r->state == SIM_NEW) { /* it had not yet been heard */
+            r->gateway = SIM_GATEWAYS_MAX;
+            simnet_at(s, s->now_us, SIM_OPEN, SIM_WORLD)->index = i;
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-/* simgate.c -- the gateway process: the production gate and router, and the calls between them in
+/* simgate.c -- a gateway process: the production gate and router, and the calls between them in
  * the order of server/gateway.c. */
 #include "engine/base/check.h"
+#include "engine/core/planted.h"
 #include "tests/sim/sim.h"
 
 enum {
@@ -10,50 +11,86 @@ enum {
     PAIR_AGAIN_US = 1000000 /* between two introductions of a pair whose link was lost */
 };
 
-void simgate_open(sim *s) {
-    sim_gateway *g = &s->gateway;
-    CHECK_EQ(gate_create(&s->gate_options, &g->gate), STATUS_OK);
-    CHECK_EQ(arena_open(&g->memory, 1 << 20), STATUS_OK);
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static void start(sim *s, uint32_t g) {
+    sim_gateway *k = &s->gateways[g];
+    uint32_t life = k->process.life + 1;
+    CHECK(!k->process.running);
+    *k = (sim_gateway){.process = {.running = true, .life = life}};
+    gate_options go = s->gate_options;
+    go.id_first = 1 + sim_below(s, (1ull << 59) - 1); /* as the real one: no clock can repeat it */
+    CHECK_EQ(gate_create(&go, &k->gate), STATUS_OK);
+    CHECK_EQ(arena_open(&k->memory, 1 << 20), STATUS_OK);
     router_options o = {.prefixes_max = 256,
                         .page_tokens = LIMIT_PAGE_TOKENS,
-                        .local_prefill_max = sim_chance(s, 30) ? 32 : 0,
+                        .local_prefill_max = s->local_prefill_max,
                         .transfer_page_us = 100,
                         .key = {s->options.seed, 1}};
-    CHECK_EQ(router_create(&g->memory, &o, &g->router), STATUS_OK);
-    CHECK_EQ(message_scratch_open(&g->scratch), STATUS_OK);
-    simnet_at(s, s->now_us, SIM_TICK, SIM_GATEWAY);
+    CHECK_EQ(router_create(&k->memory, &o, &k->router), STATUS_OK);
+    CHECK_EQ(message_scratch_open(&k->scratch), STATUS_OK);
+    sim_trace(s, "gateway %u starts, life %u", g, life);
+    simnet_at(s, s->now_us, SIM_TICK, sim_gateway_node(g));
+}
+
+void simgate_kill(sim *s, uint32_t g, bool lossy, int64_t restart_after_us) {
+    sim_gateway *k = &s->gateways[g];
+    if (!k->process.running) {
+        return;
+    }
+    sim_trace(s, "gateway %u ends, life %u", g, k->process.life);
+    simcheck_gate(s, g);
+    const gate_counts *c = gate_counters(k->gate);
+    s->counts.splits += c->splits;
+    s->counts.retries += c->retries_free + c->retries_spent;
+    for (uint32_t w = 0; w < s->workers_count; w++) {
+        if (k->peers[w].used) {
+            simnet_close_end(s, k->peers[w].link, k->peers[w].end, lossy);
+        }
+    }
+    gate_destroy(k->gate);
+    message_scratch_close(k->scratch);
+    arena_close(&k->memory);
+    k->gate = NULL;
+    k->process.running = k->process.frozen = false;
+    k->process.life++;
+    simclient_orphan(s, g);
+    if (restart_after_us >= 0) {
+        simnet_at(s, s->now_us + restart_after_us, SIM_START, sim_gateway_node(g));
+    }
 }
 
 void simgate_close(sim *s) {
-    gate_destroy(s->gateway.gate);
-    message_scratch_close(s->gateway.scratch);
-    arena_close(&s->gateway.memory);
+    for (uint32_t g = 0; g < s->gateways_count; g++) {
+        simgate_kill(s, g, false, -1);
+    }
 }
 
 /* ---- workers -------------------------------------------------------------------------------- */
 
-static bool joined(const sim *s, uint32_t w) {
-    return s->gateway.peers[w].used && s->gateway.peers[w].joined;
+static bool joined(const sim *s, uint32_t g, uint32_t w) {
+    return s->gateways[g].peers[w].used && s->gateways[g].peers[w].joined;
 }
 
-static void send(sim *s, uint32_t w, const message *m, uint32_t carried) {
-    simnet_send(s, s->gateway.peers[w].link, s->gateway.peers[w].end, m, carried);
+static void send(sim *s, uint32_t g, uint32_t w, const message *m, uint32_t carried) {
+    const sim_gateway *k = &s->gateways[g];
+    simnet_send(s, k->peers[w].link, k->peers[w].end, m, carried);
 }
 
-static void introduce(sim *s, uint32_t p, uint32_t d) {
+static void introduce(sim *s, uint32_t g, uint32_t p, uint32_t d) {
+    sim_gateway *k = &s->gateways[g];
     const uint32_t pair[2] = {p, d};
     uint32_t link = simnet_link(s, p, d);
     for (int i = 0; i < 2; i++) {
         uint32_t other = pair[1 - i];
         message m = {.type = MESSAGE_PEER};
-        m.peer = (message_peer){.worker = other,
-                                .epoch = s->gateway.peers[other].epoch,
-                                .roles = s->workers[other].roles};
-        s->links[link].ends[i].life = (uint32_t)s->gateway.peers[pair[i]].epoch;
-        send(s, pair[i], &m, link);
+        m.peer = (message_peer){
+            .worker = other, .epoch = k->peers[other].epoch, .roles = s->workers[other].roles};
+        s->links[link].ends[i].life = (uint32_t)k->peers[pair[i]].epoch;
+        send(s, g, pair[i], &m, link);
     }
-    s->gateway.paired_us[p][d] = s->now_us;
-    sim_trace(s, "gateway introduces %u and %u", p, d);
+    k->paired_us[p][d] = s->now_us;
+    sim_trace(s, "gateway %u introduces %u and %u", g, p, d);
 }
 
 static bool fits(const sim *s, uint32_t p, uint32_t d) {
@@ -61,31 +98,42 @@ static bool fits(const sim *s, uint32_t p, uint32_t d) {
            (s->workers[d].roles & MESSAGE_ROLE_DECODE);
 }
 
-static void on_hello(sim *s, uint32_t w, const message_hello *h) {
-    sim_gateway *g = &s->gateway;
-    CHECK(!g->peers[w].joined);
-    g->peers[w].joined = true;
-    g->peers[w].epoch = h->epoch;
-    g->views[w] = (router_view){.up = true,
+/* These lives have a link to each other, as a worker that joins says of itself: another gateway has
+ * introduced them. */
+static bool linked(const sim *s, uint32_t g, uint32_t a, uint32_t b) {
+    uint64_t lives[2] = {s->gateways[g].peers[a].epoch, s->gateways[g].peers[b].epoch};
+    for (uint32_t i = 0; i < s->links_count; i++) {
+        const sim_end *e = s->links[i].ends;
+        int at = e[0].node == a ? 0 : 1;
+        if (e[at].node == a && e[1 - at].node == b && e[at].life == lives[0] &&
+            e[1 - at].life == lives[1] && !e[0].closed && !e[1].closed) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void on_hello(sim *s, uint32_t g, uint32_t w, const message_hello *h) {
+    sim_gateway *k = &s->gateways[g];
+    CHECK(!k->peers[w].joined);
+    k->peers[w].joined = true;
+    k->peers[w].epoch = h->epoch;
+    k->views[w] = (router_view){.up = true,
                                 .roles = h->roles,
                                 .pages_total = h->pages,
                                 .pages_free = h->pages,
                                 .context_tokens = h->context_tokens};
     for (uint32_t i = 0; i < s->workers_count; i++) {
-        if (i == w || !joined(s, i)) {
-            continue;
-        }
-        if (fits(s, w, i)) {
-            introduce(s, w, i);
-        } else if (fits(s, i, w)) {
-            introduce(s, i, w);
+        bool pair = i != w && joined(s, g, i) && (fits(s, w, i) || fits(s, i, w));
+        if (pair && !linked(s, g, w, i)) {
+            introduce(s, g, fits(s, w, i) ? w : i, fits(s, w, i) ? i : w);
         }
     }
-    gate_link_up(g->gate, w, h->epoch, s->now_us);
+    gate_link_up(k->gate, w, h->epoch, sim_clock(s, sim_gateway_node(g)));
 }
 
-static void on_heartbeat(sim *s, uint32_t w, const message_heartbeat *h) {
-    router_view *v = &s->gateway.views[w];
+static void on_heartbeat(sim *s, uint32_t g, uint32_t w, const message_heartbeat *h) {
+    router_view *v = &s->gateways[g].views[w];
     v->pages_free = h->pages_free;
     v->pages_total = h->pages_total;
     v->running = h->running;
@@ -97,19 +145,16 @@ static void on_heartbeat(sim *s, uint32_t w, const message_heartbeat *h) {
 
 /* ---- actions -------------------------------------------------------------------------------- */
 
-static void act_one(sim *s, const gate_action *a) {
-    sim_gateway *g = &s->gateway;
+static void act_one(sim *s, uint32_t g, const gate_action *a) {
     switch (a->type) {
         case GATE_SEND:
-            sim_trace(s, "gateway says %s of %llu.%u to %u", message_type_name(a->message.type),
-                      (unsigned long long)a->message.request, a->message.attempt, a->worker);
-            if (a->message.type == MESSAGE_CANCEL && sim_planted(s, "no-cancel")) {
-                break;
-            }
+            sim_trace(s, "gateway %u says %s of %llu.%u to %u", g,
+                      message_type_name(a->message.type), (unsigned long long)a->message.request,
+                      a->message.attempt, a->worker);
             if (a->message.type == MESSAGE_SUBMIT || a->message.type == MESSAGE_RESERVE) {
                 s->counts.attempts++;
             }
-            send(s, a->worker, &a->message, UINT32_MAX);
+            send(s, g, a->worker, &a->message, UINT32_MAX);
             break;
         case GATE_TOKEN:
             simclient_token(s, a);
@@ -125,37 +170,39 @@ static void act_one(sim *s, const gate_action *a) {
             break;
         case GATE_CLOSE:
             sim_fail(s, "worker %u broke the protocol: it %s", a->worker, a->text);
-            g->peers[a->worker].broken = true;
+            s->gateways[g].peers[a->worker].broken = true;
             break;
     }
 }
 
-static void take_actions(sim *s) {
+static void take_actions(sim *s, uint32_t g) {
     gate_action a;
-    while (gate_next(s->gateway.gate, &a)) {
-        act_one(s, &a);
+    while (gate_next(s->gateways[g].gate, &a)) {
+        act_one(s, g, &a);
     }
 }
 
 /* Lets go of the worker's life that it knows, and has the supervisor end it. On another host the
  * process may stay, and reads the end of its link when it can. */
-static void drop_worker(sim *s, uint32_t w) {
-    sim_gateway *g = &s->gateway;
-    bool was_joined = g->peers[w].joined;
-    sim_trace(s, "gateway drops worker %u", w);
-    simnet_close_end(s, g->peers[w].link, g->peers[w].end, false);
-    g->peers[w].used = g->peers[w].joined = g->peers[w].broken = false;
-    g->views[w] = (router_view){0};
-    router_forget_worker(g->router, w);
+static void drop_worker(sim *s, uint32_t g, uint32_t w) {
+    sim_gateway *k = &s->gateways[g];
+    bool was_joined = k->peers[w].joined;
+    sim_trace(s, "gateway %u drops worker %u", g, w);
+    simnet_close_end(s, k->peers[w].link, k->peers[w].end, false);
+    k->peers[w].used = k->peers[w].joined = k->peers[w].broken = false;
+    if (!PLANTED(AFFINITY_TO_THE_DEAD)) {
+        k->views[w] = (router_view){0};
+    }
+    router_forget_worker(k->router, w);
     if (was_joined) {
-        gate_link_down(g->gate, w, s->now_us);
-        take_actions(s);
+        gate_link_down(k->gate, w, sim_clock(s, sim_gateway_node(g)));
+        take_actions(s, g);
     }
 }
 
-static void act(sim *s) {
-    sim_gateway *g = &s->gateway;
-    take_actions(s);
+static void act(sim *s, uint32_t g) {
+    sim_gateway *k = &s->gateways[g];
+    take_actions(s, g);
     while (s->stops_count > 0) {
         s->stops_count--;
         request_id id = s->stops[s->stops_count].id;
@@ -163,19 +210,19 @@ static void act(sim *s) {
         if (!simclient_stopped(s, id, choice)) {
             continue; /* it ended while this was noted */
         }
-        gate_end_choice(g->gate, id, choice, s->now_us);
-        take_actions(s);
+        gate_end_choice(k->gate, id, choice, sim_clock(s, sim_gateway_node(g)));
+        take_actions(s, g);
     }
     for (uint32_t w = 0; w < s->workers_count; w++) {
-        if (g->peers[w].used && g->peers[w].broken) {
-            drop_worker(s, w);
+        if (k->peers[w].used && k->peers[w].broken) {
+            drop_worker(s, g, w);
             w = UINT32_MAX;
         }
     }
 }
 
-static void charge(sim *s, const router_choice *c, const router_request *q) {
-    router_view *views = s->gateway.views;
+static void charge(sim *s, uint32_t g, const router_choice *c, const router_request *q) {
+    router_view *views = s->gateways[g].views;
     uint64_t tokens = (uint64_t)(q->prompt_count + q->delivered);
     if (c->prefill != MESSAGE_NO_WORKER) {
         views[c->prefill].queued_tokens += tokens;
@@ -189,11 +236,12 @@ static void charge(sim *s, const router_choice *c, const router_request *q) {
     }
 }
 
-static void dispatch(sim *s) {
-    sim_gateway *g = &s->gateway;
+static void dispatch(sim *s, uint32_t g) {
+    sim_gateway *k = &s->gateways[g];
+    int64_t now = sim_clock(s, sim_gateway_node(g));
     uint64_t cursor = 0;
     gate_pending p;
-    while (gate_pending_next(g->gate, &cursor, s->now_us, &p)) {
+    while (gate_pending_next(k->gate, &cursor, now, &p)) {
         router_request q = {.prompt = p.prompt,
                             .prompt_count = p.prompt_count,
                             .delivered = p.delivered,
@@ -204,137 +252,153 @@ static void dispatch(sim *s) {
                             .prefill_last = p.prefill_last,
                             .decode_avoid = p.decode_avoid};
         router_choice c;
-        router_result r = router_choose(g->router, g->views, s->workers_count, &q, &c);
+        router_result r = router_choose(k->router, k->views, s->workers_count, &q, &c);
         if (r == ROUTER_NEVER) {
             sim_fail(s, "request %llu fits no worker", (unsigned long long)p.request);
             return;
         }
         if (r == ROUTER_CHOSEN) {
-            router_remember(g->router, &q, &c);
-            charge(s, &c, &q);
-            gate_dispatch(g->gate, p.run, (gate_choice){c.prefill, c.decode}, s->now_us);
-            take_actions(s);
+            if (p.params->prompt_logprobs && c.decode != MESSAGE_NO_WORKER) {
+                c.prefill = MESSAGE_NO_WORKER; /* a hand-over carries no scores */
+            }
+            router_remember(k->router, &q, &c);
+            charge(s, g, &c, &q);
+            gate_dispatch(k->gate, p.run, (gate_choice){c.prefill, c.decode}, now);
+            take_actions(s, g);
         }
     }
-    if (gate_pending_count(g->gate) > 0 && !g->walking) {
-        g->walking = true;
-        simnet_at(s, s->now_us + WALK_US, SIM_WALK, SIM_GATEWAY);
+    if (gate_pending_count(k->gate) > 0 && !k->walking) {
+        k->walking = true;
+        simnet_at(s, s->now_us + WALK_US, SIM_WALK, sim_gateway_node(g));
     }
 }
 
 /* ---- events --------------------------------------------------------------------------------- */
 
-void simgate_joined(sim *s, uint32_t w, uint32_t link, uint32_t end) {
-    sim_gateway *g = &s->gateway;
-    if (g->peers[w].used) { /* the last life's link was not yet read to the end */
-        g->peers[w].broken = true;
-        act(s);
+void simgate_joined(sim *s, uint32_t g, uint32_t w, uint32_t link, uint32_t end) {
+    sim_gateway *k = &s->gateways[g];
+    if (k->peers[w].used) { /* the last life's link was not yet read to the end */
+        k->peers[w].broken = true;
+        act(s, g);
     }
-    g->peers[w].used = true;
-    g->peers[w].joined = g->peers[w].broken = false;
-    g->peers[w].link = link;
-    g->peers[w].end = end;
-    g->peers[w].heard_us = s->now_us;
+    k->peers[w].used = true;
+    k->peers[w].joined = k->peers[w].broken = false;
+    k->peers[w].link = link;
+    k->peers[w].end = end;
+    k->peers[w].heard_us = sim_clock(s, sim_gateway_node(g));
     simnet_attach(s, link, end, w);
-    dispatch(s);
+    dispatch(s, g);
 }
 
-void simgate_died(sim *s, uint32_t w) {
-    if (s->gateway.peers[w].used) {
-        s->gateway.peers[w].broken = true;
-        act(s);
-        dispatch(s);
+void simgate_died(sim *s, uint32_t g, uint32_t w) {
+    sim_gateway *k = &s->gateways[g];
+    if (k->process.running && !k->process.frozen && k->peers[w].used) {
+        k->peers[w].broken = true;
+        act(s, g);
+        dispatch(s, g);
     }
 }
 
 void simgate_drain(sim *s, uint32_t w) {
-    if (joined(s, w)) {
-        message m = {.type = MESSAGE_DRAIN};
-        s->gateway.views[w].draining = true;
-        send(s, w, &m, UINT32_MAX);
+    for (uint32_t g = 0; g < s->gateways_count; g++) {
+        sim_gateway *k = &s->gateways[g];
+        if (k->process.running && !k->process.frozen && joined(s, g, w)) {
+            message m = {.type = MESSAGE_DRAIN};
+            k->views[w].draining = true;
+            send(s, g, w, &m, UINT32_MAX);
+        }
     }
 }
 
 /* Both ends are alive and cannot talk: they get a new link. */
-static void on_link_lost(sim *s, uint32_t w, uint32_t peer) {
-    if (peer >= s->workers_count || !joined(s, peer)) {
+static void on_link_lost(sim *s, uint32_t g, uint32_t w, uint32_t peer) {
+    if (peer >= s->workers_count || !joined(s, g, peer) || PLANTED(STICKY_FAILED_PEER)) {
         return;
     }
     uint32_t p = fits(s, w, peer) ? w : peer;
     uint32_t d = p == w ? peer : w;
-    if (s->now_us - s->gateway.paired_us[p][d] >= PAIR_AGAIN_US) {
-        introduce(s, p, d);
+    int64_t last_us = s->gateways[g].paired_us[p][d];
+    if (last_us == 0 || s->now_us - last_us >= PAIR_AGAIN_US) {
+        introduce(s, g, p, d);
     }
 }
 
-static void on_message(sim *s, sim_event *e) {
-    sim_gateway *g = &s->gateway;
+static void on_message(sim *s, uint32_t g, sim_event *e) {
+    sim_gateway *k = &s->gateways[g];
     uint32_t w = s->links[e->link].ends[e->end].slot;
     if (!simnet_arrives(s, e)) {
         return;
     }
     if (e->bytes == NULL) {
-        g->peers[w].broken = true;
+        k->peers[w].broken = true;
         return;
     }
     message m;
     diag d = {0};
-    if (message_decode(str_of(e->bytes, e->bytes_count), g->scratch, &m, &d) != STATUS_OK) {
-        sim_fail(s, "the gateway cannot read a message: %s", d.text);
+    if (message_decode(str_of(e->bytes, e->bytes_count), k->scratch, &m, &d) != STATUS_OK) {
+        sim_fail(s, "gateway %u cannot read a message: %s", g, d.text);
         return;
     }
-    g->peers[w].heard_us = s->now_us;
-    sim_trace(s, "gateway hears %s of %llu.%u from %u", message_type_name(m.type),
+    k->peers[w].heard_us = sim_clock(s, sim_gateway_node(g));
+    sim_trace(s, "gateway %u hears %s of %llu.%u from %u", g, message_type_name(m.type),
               (unsigned long long)m.request, m.attempt, w);
     if (m.type == MESSAGE_HELLO) {
-        on_hello(s, w, &m.hello);
+        on_hello(s, g, w, &m.hello);
     } else if (m.type == MESSAGE_HEARTBEAT) {
-        on_heartbeat(s, w, &m.heartbeat);
+        on_heartbeat(s, g, w, &m.heartbeat);
     } else {
         if (m.type == MESSAGE_LINK_LOST) {
-            on_link_lost(s, w, m.worker);
+            on_link_lost(s, g, w, m.worker);
         }
-        gate_message(g->gate, w, &m, s->now_us);
+        gate_message(k->gate, w, &m, sim_clock(s, sim_gateway_node(g)));
     }
 }
 
-static void on_tick(sim *s) {
-    sim_gateway *g = &s->gateway;
-    gate_tick(g->gate, s->now_us);
-    take_actions(s);
+static void on_tick(sim *s, uint32_t g) {
+    sim_gateway *k = &s->gateways[g];
+    int64_t now = sim_clock(s, sim_gateway_node(g));
+    gate_tick(k->gate, now);
+    take_actions(s, g);
     for (uint32_t w = 0; w < s->workers_count; w++) {
-        if (g->peers[w].used && s->now_us - g->peers[w].heard_us > SILENCE_US) {
-            sim_trace(s, "gateway fences worker %u", w);
-            g->peers[w].broken = true;
-            act(s);
-            if (sim_chance(s, 50)) {
+        if (k->peers[w].used && now - k->peers[w].heard_us > SILENCE_US) {
+            sim_trace(s, "gateway %u fences worker %u", g, w);
+            k->peers[w].broken = true;
+            act(s, g);
+            if (!s->dial && sim_chance(s, 50)) {
                 simworker_kill(s, w, true, 50000 + (int64_t)sim_below(s, 2000000));
             }
         }
     }
-    simnet_at(s, s->now_us + TICK_US, SIM_TICK, SIM_GATEWAY);
+    uint32_t node = sim_gateway_node(g);
+    simnet_at(s, sim_when(s, node, now + TICK_US), SIM_TICK, node);
 }
 
-void simgate_event(sim *s, sim_event *e) {
+void simgate_event(sim *s, uint32_t g, sim_event *e) {
     switch (e->type) {
+        case SIM_START:
+            start(s, g);
+            break;
         case SIM_MESSAGE:
-            on_message(s, e);
+            on_message(s, g, e);
             break;
         case SIM_TICK:
-            on_tick(s);
+            on_tick(s, g);
             break;
         case SIM_WALK:
-            s->gateway.walking = false;
+            s->gateways[g].walking = false;
             break;
         case SIM_OPEN:
-            simclient_open(s, e->index);
+            simclient_open(s, g, e->index);
             break;
         case SIM_LEAVE:
-            simclient_leave(s, e->index);
+            if (simclient_left(s, e->index)) {
+                gate_cancel(s->gateways[g].gate, s->requests[e->index].id,
+                            sim_clock(s, sim_gateway_node(g)));
+            }
             break;
         default:
             UNREACHABLE();
     }
-    act(s);
-    dispatch(s);
+    act(s, g);
+    dispatch(s, g);
 }

@@ -3,6 +3,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/core/planted.h"
 #include "tests/sim/sim.h"
 
 /* ---- events --------------------------------------------------------------------------------- */
@@ -45,7 +46,7 @@ sim_event *simnet_at(sim *s, int64_t at_us, sim_event_type type, uint32_t node) 
                    .order = s->order++,
                    .type = type,
                    .node = node,
-                   .life = node < SIM_WORKERS_MAX ? s->workers[node].life : 0,
+                   .life = node == SIM_WORLD ? 0 : sim_process_of(s, node)->life,
                    .carried = UINT32_MAX};
     return push(s, &e);
 }
@@ -91,7 +92,7 @@ uint32_t simnet_link(sim *s, uint32_t node_a, uint32_t node_b) {
     const uint32_t nodes[2] = {node_a, node_b};
     for (int i = 0; i < 2; i++) {
         l->ends[i].node = nodes[i];
-        l->ends[i].life = nodes[i] < SIM_WORKERS_MAX ? s->workers[nodes[i]].life : 0;
+        l->ends[i].life = sim_process_of(s, nodes[i])->life;
         l->ends[i].lost_from = UINT64_MAX;
     }
     return index;
@@ -129,7 +130,7 @@ void simnet_send(sim *s, uint32_t link, uint32_t from_end, const message *m, uin
                  status_name(st));
         return;
     }
-    if (sim_planted(s, "drop-message") && sim_chance(s, 2)) {
+    if (PLANTED(MESSAGE_DROPPED) && sim_chance(s, 2)) {
         return;
     }
     s->counts.messages++;

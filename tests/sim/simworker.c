@@ -4,10 +4,11 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
-#include "engine/core/core_state.h"
+#include "engine/core/planted.h"
 #include "tests/sim/sim.h"
 
 static void after(sim *s, uint32_t w);
+static void drain_actions(sim *s, uint32_t w);
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
@@ -32,13 +33,38 @@ static void send(sim *s, uint32_t w, uint32_t slot, const message *m) {
     simnet_send(s, p->link, p->end, m, UINT32_MAX);
 }
 
-void simworker_start(sim *s, uint32_t w) {
+static void dial(sim *s, uint32_t w, uint32_t g) {
     sim_worker *k = &s->workers[w];
-    CHECK(!k->running);
-    k->life++;
-    k->running = true;
+    if (!s->gateways[g].process.running || k->draining) {
+        if (!k->draining) {
+            simnet_at(s, s->now_us + 50000 + (int64_t)sim_below(s, 500000), SIM_DIAL, w)->index = g;
+        }
+        return;
+    }
+    uint32_t link = simnet_link(s, sim_gateway_node(g), w);
+    simgate_joined(s, g, w, link, 0);
+    uint32_t slot = add_slot(s, w, CORE_GATEWAY, MESSAGE_NO_WORKER, link, 1);
+    k->slots[slot].gateway = g;
+    message m = {.type = MESSAGE_HELLO};
+    m.hello = (message_hello){.version = MESSAGE_VERSION,
+                              .worker = w,
+                              .epoch = k->process.life,
+                              .roles = k->roles,
+                              .layers = s->layers,
+                              .page_tokens = LIMIT_PAGE_TOKENS,
+                              .pages = k->options.pages,
+                              .context_tokens = (uint32_t)k->options.context_tokens,
+                              .vocab = (uint32_t)s->model.vocab};
+    send(s, w, slot, &m);
+    core_link_up(k->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, sim_clock(s, w));
+    drain_actions(s, w);
+}
+
+static void start(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    CHECK(!k->process.running);
+    k->process = (sim_process){.running = true, .life = k->process.life + 1};
     k->draining = k->ended = k->stepping = false;
-    k->frozen = false;
     k->layer_us = s->layer_us;
     CHECK_EQ(arena_open(&k->memory, core_bytes(&k->options) + (1 << 20)), STATUS_OK);
     diag d = {0};
@@ -50,24 +76,11 @@ void simworker_start(sim *s, uint32_t w) {
     mo.pages = k->options.pages;
     CHECK_EQ(hashmodel_open(&k->model, &mo), STATUS_OK);
     CHECK_EQ(message_scratch_open(&k->scratch), STATUS_OK);
-    uint32_t link = simnet_link(s, SIM_GATEWAY, w);
-    simgate_joined(s, w, link, 0);
-    uint32_t slot = add_slot(s, w, CORE_GATEWAY, MESSAGE_NO_WORKER, link, 1);
-    message m = {.type = MESSAGE_HELLO};
-    m.hello = (message_hello){.version = MESSAGE_VERSION,
-                              .worker = w,
-                              .epoch = k->life,
-                              .roles = k->roles,
-                              .layers = s->layers,
-                              .page_tokens = LIMIT_PAGE_TOKENS,
-                              .pages = k->options.pages,
-                              .context_tokens = (uint32_t)k->options.context_tokens,
-                              .vocab = (uint32_t)s->model.vocab};
-    send(s, w, slot, &m);
-    core_link_up(k->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, s->now_us);
+    sim_trace(s, "worker %u starts, life %u", w, k->process.life);
+    for (uint32_t g = 0; g < s->gateways_count; g++) {
+        dial(s, w, g);
+    }
     simnet_at(s, s->now_us, SIM_TICK, w);
-    sim_trace(s, "worker %u starts, life %u", w, k->life);
-    after(s, w);
 }
 
 static void end_life(sim *s, uint32_t w, bool lossy) {
@@ -87,8 +100,8 @@ static void end_life(sim *s, uint32_t w, bool lossy) {
         }
         k->slots[i] = (sim_slot){0};
     }
-    k->running = k->stepping = k->frozen = false;
-    k->life++; /* nothing of this life is heard of again */
+    k->process.running = k->process.frozen = k->stepping = false;
+    k->process.life++; /* nothing of this life is heard of again */
     hashmodel_close(&k->model);
     message_scratch_close(k->scratch);
     arena_close(&k->memory);
@@ -98,22 +111,24 @@ static void end_life(sim *s, uint32_t w, bool lossy) {
 
 void simworker_kill(sim *s, uint32_t w, bool lossy, int64_t restart_after_us) {
     sim_worker *k = &s->workers[w];
-    if (!k->running) {
+    if (!k->process.running) {
         return;
     }
-    sim_trace(s, "worker %u ends, life %u%s", w, k->life, lossy ? ", what it sent is lost" : "");
+    k->stone = false;
+    sim_trace(s, "worker %u ends, life %u%s", w, k->process.life,
+              lossy ? ", what it sent is lost" : "");
     end_life(s, w, lossy);
     if (restart_after_us >= 0) {
         simnet_at(s, s->now_us + restart_after_us, SIM_START, w);
-        if (sim_chance(s, 50)) {
-            simgate_died(s, w); /* the supervisor was faster than the socket */
+        if (!s->dial && sim_chance(s, 50)) {
+            simgate_died(s, 0, w); /* the supervisor was faster than the socket */
         }
     }
 }
 
 bool simworker_idle(const sim *s, uint32_t w) {
     const sim_worker *k = &s->workers[w];
-    return !k->running || core_idle(k->core);
+    return !k->process.running || core_idle(k->core);
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -124,16 +139,6 @@ static uint64_t *content_at(sim_data *d, uint32_t page, uint32_t layer) {
 
 static uint64_t *pool_at(const sim_worker *k, uint32_t page, uint32_t layer) {
     return k->model.kv + ((size_t)page * k->model.options.layers + layer) * LIMIT_PAGE_TOKENS;
-}
-
-/* The core must have promised that nobody else gets these pages [I4]. */
-static void check_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count,
-                         const char *what) {
-    for (uint32_t i = 0; i < count; i++) {
-        if (blocks_pins(s->workers[w].core->blocks, pages[i]) == 0) {
-            sim_fail(s, "worker %u: a transfer %s page %u, which is not pinned", w, what, pages[i]);
-        }
-    }
 }
 
 static sim_event *data_event(sim *s, int64_t at_us, sim_event_type type, uint32_t link,
@@ -168,12 +173,25 @@ static void start_send(sim *s, uint32_t w, const core_action *a) {
     data_event(s, at, SIM_DATA_READ, p->link, p->end, d);
 }
 
+/* The same bytes once more: whoever reads the channel must see that nobody waits for them. */
+static void repeat(sim *s, int64_t at_us, const sim_event *e, const sim_data *d) {
+    size_t cells = (size_t)d->pages_count * d->layers * LIMIT_PAGE_TOKENS;
+    sim_data *again = mem_calloc(1, sizeof(*again));
+    CHECK(again != NULL);
+    *again = *d;
+    again->again = true;
+    again->content = mem_calloc(cells, sizeof(*d->content));
+    CHECK(again->content != NULL);
+    memcpy(again->content, d->content, cells * sizeof(*d->content));
+    data_event(s, at_us, SIM_DATA_ARRIVE, e->link, 1 - e->end, again);
+}
+
 static void on_read(sim *s, uint32_t w, sim_event *e) {
     sim_worker *k = &s->workers[w];
     sim_data *d = e->data;
     sim_link *l = &s->links[e->link];
     if (!d->junk) {
-        check_pinned(s, w, d->pages, d->pages_count, "reads");
+        simcheck_pinned(s, w, d->pages, d->pages_count, "reads");
         for (uint32_t p = 0; p < d->pages_count; p++) {
             for (uint32_t i = 0; i < d->layers; i++) {
                 memcpy(content_at(d, p, i), pool_at(k, d->pages[p], d->layer_first + i),
@@ -186,13 +204,18 @@ static void on_read(sim *s, uint32_t w, sim_event *e) {
         d->damaged = true;
     }
     int64_t at = s->now_us + sim_delay(s, l->delay_us);
-    at = at > l->data_last_us ? at : l->data_last_us;
-    l->data_last_us = at;
+    if (!s->shuffled) {
+        at = at > l->data_last_us ? at : l->data_last_us;
+        l->data_last_us = at;
+    }
     sim_data *sent = mem_calloc(1, sizeof(*sent));
     CHECK(sent != NULL);
     sent->sequence = d->sequence;
     data_event(s, s->now_us + sim_delay(s, l->delay_us), SIM_DATA_SENT, e->link, e->end, sent);
     data_event(s, at, SIM_DATA_ARRIVE, e->link, 1 - e->end, d);
+    if (s->repeating && !d->junk && sim_chance(s, 10)) {
+        repeat(s, at + sim_delay(s, 10 * l->delay_us), e, d);
+    }
     e->data = NULL; /* it travels on */
 }
 
@@ -201,16 +224,19 @@ static void on_arrive(sim *s, uint32_t w, uint32_t slot, sim_event *e) {
     sim_data *d = e->data;
     bool open = k->slots[slot].posts[d->sequence % SIM_POSTS_MAX].open;
     const core_transfer *t = &k->slots[slot].posts[d->sequence % SIM_POSTS_MAX].transfer;
+    if (d->again) {
+        return;
+    }
     if (!open || t->sequence != d->sequence) {
         sim_fail(s, "worker %u: data %u arrives that was not asked for", w, d->sequence);
         return;
     }
-    if (!d->junk && !sim_planted(s, "skip-write")) {
-        check_pinned(s, w, t->pages, t->pages_count, "writes");
+    if (!d->junk && !PLANTED(WRITE_SKIPPED)) {
+        simcheck_pinned(s, w, t->pages, t->pages_count, "writes");
         CHECK(d->pages_count == t->pages_count && d->layers == t->layers);
         for (uint32_t p = 0; p < d->pages_count; p++) {
             for (uint32_t i = 0; i < d->layers; i++) {
-                memcpy(pool_at(k, t->pages[p], d->layer_first + i), content_at(d, p, i),
+                memcpy(pool_at(k, t->pages[p], t->layer_first + i), content_at(d, p, i),
                        LIMIT_PAGE_TOKENS * sizeof(uint64_t));
             }
             if (d->damaged) {
@@ -227,10 +253,10 @@ static void on_done(sim *s, uint32_t w, uint32_t slot, const sim_data *d) {
     sim_worker *k = &s->workers[w];
     k->slots[slot].posts[d->sequence % SIM_POSTS_MAX].open = false;
     core_received(k->core, slot, d->sequence,
-                  d->junk                                           ? CORE_RECEIVED_JUNK
-                  : d->damaged && !sim_planted(s, "trust-checksum") ? CORE_RECEIVED_DAMAGED
-                                                                    : CORE_RECEIVED_OK,
-                  s->now_us);
+                  d->junk                                    ? CORE_RECEIVED_JUNK
+                  : d->damaged && !PLANTED(CHECKSUM_IGNORED) ? CORE_RECEIVED_DAMAGED
+                                                             : CORE_RECEIVED_OK,
+                  sim_clock(s, w));
 }
 
 static void on_data(sim *s, uint32_t w, sim_event *e) {
@@ -245,7 +271,7 @@ static void on_data(sim *s, uint32_t w, sim_event *e) {
             on_read(s, w, e);
             break;
         case SIM_DATA_SENT:
-            core_sent(k->core, end->slot, e->data->sequence, s->now_us);
+            core_sent(k->core, end->slot, e->data->sequence, sim_clock(s, w));
             break;
         case SIM_DATA_ARRIVE:
             on_arrive(s, w, end->slot, e);
@@ -299,14 +325,20 @@ static void drain_actions(sim *s, uint32_t w) {
     }
 }
 
+/* A gateway's link: a child of the gateway ends with it, a worker of another host dials again. */
 static void drop_slot(sim *s, uint32_t w, uint32_t slot) {
     sim_worker *k = &s->workers[w];
     sim_slot *p = &k->slots[slot];
-    k->ended = k->ended || p->kind == CORE_GATEWAY;
+    if (p->kind == CORE_GATEWAY && s->dial) {
+        int64_t at = s->now_us + 1000 + (int64_t)sim_below(s, 500000);
+        simnet_at(s, at, SIM_DIAL, w)->index = p->gateway;
+    } else if (p->kind == CORE_GATEWAY) {
+        k->ended = true;
+    }
     simnet_close_end(s, p->link, p->end, false);
     mem_free(p->posts);
     *p = (sim_slot){0};
-    core_link_down(k->core, slot, s->now_us);
+    core_link_down(k->core, slot, sim_clock(s, w));
     drain_actions(s, w);
 }
 
@@ -315,7 +347,7 @@ static void start_step(sim *s, uint32_t w) {
     if (k->stepping) {
         return;
     }
-    k->stepping = core_plan(k->core, s->now_us, &k->batch);
+    k->stepping = core_plan(k->core, sim_clock(s, w), &k->batch);
     drain_actions(s, w);
     if (k->stepping) {
         k->layers_done = 0;
@@ -355,7 +387,7 @@ static void on_layer(sim *s, uint32_t w) {
     hashmodel_layer(&k->model, &k->batch, k->layers_done);
     k->layers_done++;
     if (k->layers_done < s->layers) {
-        core_progress(k->core, (int32_t)k->layers_done, s->now_us);
+        core_progress(k->core, (int32_t)k->layers_done, sim_clock(s, w));
         simnet_at(s, s->now_us + sim_delay(s, k->layer_us), SIM_LAYER, w);
         return;
     }
@@ -363,7 +395,7 @@ static void on_layer(sim *s, uint32_t w) {
     CHECK_LE(k->batch.wants_count, 4096);
     hashmodel_results(&k->model, &k->batch, results);
     k->stepping = false;
-    core_commit(k->core, results, k->batch.wants_count, s->now_us);
+    core_commit(k->core, results, k->batch.wants_count, sim_clock(s, w));
 }
 
 /* The gateway passed the end of a link to another worker. */
@@ -377,7 +409,7 @@ static void on_peer(sim *s, uint32_t w, const message *m, uint32_t link) {
         }
     }
     uint32_t slot = add_slot(s, w, CORE_WORKER, m->peer.worker, link, end);
-    core_link_up(k->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, s->now_us);
+    core_link_up(k->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, sim_clock(s, w));
 }
 
 static void on_message(sim *s, uint32_t w, sim_event *e) {
@@ -408,47 +440,27 @@ static void on_message(sim *s, uint32_t w, sim_event *e) {
         sim_trace(s, "worker %u is told that its %s was refused: %s", w, message_type_name(m.about),
                   message_reason_name(m.reason));
     }
-    core_message(k->core, slot, &m, s->now_us);
+    core_message(k->core, slot, &m, sim_clock(s, w));
 }
 
 static void on_tick(sim *s, uint32_t w) {
     sim_worker *k = &s->workers[w];
-    if (core_deadline_us(k->core) <= s->now_us) {
-        core_tick(k->core, s->now_us);
+    if (core_deadline_us(k->core) <= sim_clock(s, w)) {
+        core_tick(k->core, sim_clock(s, w));
     }
-    if (k->ticks++ % 4 == 0) {
-        core_validate(k->core);
-    }
-    int64_t next = core_deadline_us(k->core);
+    int64_t next = sim_when(s, w, core_deadline_us(k->core));
     simnet_at(s, next > s->now_us ? next : s->now_us + 1000, SIM_TICK, w);
 }
 
 void simworker_event(sim *s, uint32_t w, sim_event *e) {
-    sim_worker *k = &s->workers[w];
-    if (e->type == SIM_START) {
-        if (!k->running) {
-            simworker_start(s, w);
-        }
-        return;
-    }
-    if (!k->running || e->life != k->life) {
-        return;
-    }
-    if (e->type == SIM_THAW) {
-        k->frozen = false;
-        return;
-    }
-    if (k->frozen) {
-        sim_event *later = simnet_at(s, k->thaw_us, e->type, w);
-        uint64_t order = later->order;
-        *later = *e;
-        later->at_us = k->thaw_us;
-        later->order = order;
-        e->bytes = NULL;
-        e->data = NULL;
-        return;
-    }
+    bool check = s->thorough || e->type == SIM_TICK;
     switch (e->type) {
+        case SIM_START:
+            start(s, w);
+            break;
+        case SIM_DIAL:
+            dial(s, w, e->index);
+            break;
         case SIM_MESSAGE:
             on_message(s, w, e);
             break;
@@ -463,4 +475,7 @@ void simworker_event(sim *s, uint32_t w, sim_event *e) {
             break;
     }
     after(s, w);
+    if (check && s->workers[w].process.running) {
+        simcheck_worker(s, w);
+    }
 }

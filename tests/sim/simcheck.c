@@ -1,0 +1,98 @@
+/* simcheck.c -- what must hold: at every tick (or event) of a worker, after a gateway's death. */
+#include "engine/base/check.h"
+#include "engine/core/core_state.h"
+#include "tests/sim/sim.h"
+
+/* A record belongs to a gateway that is there: what a dead one asked for is nobody's [I3]. */
+static void check_owners(sim *s, uint32_t w) {
+    const core *c = s->workers[w].core;
+    for (int role = 0; role < RECORD_ROLES; role++) {
+        for (const record *r = c->records.first[role]; r; r = r->next) {
+            if (!c->links.list[r->gateway].up) {
+                sim_fail(s, "worker %u holds request %llu for a gateway that is gone [I3]", w,
+                         (unsigned long long)r->request);
+                return;
+            }
+        }
+    }
+}
+
+/* Every wait ends by itself [I6]: nothing is overdue by more than the tick that looks. */
+static void check_deadlines(sim *s, uint32_t w) {
+    const core *c = s->workers[w].core;
+    int64_t late_us = sim_clock(s, w) - 2 * c->options.heartbeat_us;
+    for (const record *r = c->records.first[RECORD_PREFILL]; r; r = r->next) {
+        if (r->lease_us < late_us) {
+            sim_fail(s, "worker %u: the lease of %llu is over and it is still there [I6]", w,
+                     (unsigned long long)r->request);
+        }
+    }
+    for (const record *r = c->records.first[RECORD_DECODE]; r; r = r->next) {
+        if (r->state != RECORD_DECODING && r->lease_us < late_us) {
+            sim_fail(s, "worker %u: the lease of %llu is over and it is still there [I6]", w,
+                     (unsigned long long)r->request);
+        }
+    }
+}
+
+/* The gateway renews in time: with nothing wrong, no lease ends while it is still wanted. */
+static void check_leases(sim *s, uint32_t w) {
+    core_stats stats;
+    core_get_stats(s->workers[w].core, &stats);
+    bool renewed_in_time = s->counts.faults == 0 && s->worker_lease_us == s->lease_us;
+    if (renewed_in_time && stats.leases_expired > 0) {
+        sim_fail(s, "worker %u: a lease ended that its gateway renews [I6]", w);
+    }
+}
+
+void simcheck_worker(sim *s, uint32_t w) {
+    check_leases(s, w);
+    core_validate(s->workers[w].core); /* recounts every page [I3] */
+    check_owners(s, w);
+    check_deadlines(s, w);
+}
+
+void simcheck_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count, const char *what) {
+    for (uint32_t i = 0; i < count; i++) {
+        if (blocks_pins(s->workers[w].core->blocks, pages[i]) == 0) {
+            sim_fail(s, "worker %u: a transfer %s page %u, which is not pinned [I4]", w, what,
+                     pages[i]);
+        }
+    }
+}
+
+/* Within a second of a gateway's death each worker that runs has read the end of its link, and with
+ * it let go of what it held for that gateway (check_owners). */
+void simcheck_gone(sim *s, uint32_t g, uint32_t life, int64_t died_us) {
+    for (uint32_t w = 0; w < s->workers_count; w++) {
+        const sim_worker *k = &s->workers[w];
+        if (!k->process.running || k->process.frozen || k->process.thaw_us > died_us) {
+            continue;
+        }
+        for (uint32_t i = 0; i < SIM_SLOTS; i++) {
+            const sim_slot *p = &k->slots[i];
+            if (!p->used || p->kind != CORE_GATEWAY || p->gateway != g) {
+                continue;
+            }
+            const sim_link *l = &s->links[p->link];
+            if (l->ends[0].life == life && l->ends[1].last_us <= s->now_us) {
+                sim_fail(s, "worker %u has not noticed in a second that gateway %u died [I3]", w,
+                         g);
+            }
+        }
+        simcheck_worker(s, w);
+    }
+}
+
+void simcheck_gate(sim *s, uint32_t g) {
+    const gate_counts *c = gate_counters(s->gateways[g].gate);
+    uint64_t most =
+        s->gate_options.retry_burst + (c->opened * s->gate_options.retry_percent + 99) / 100;
+    if (c->retries_spent > most) {
+        sim_fail(s, "%llu retries of %llu requests [I8]", (unsigned long long)c->retries_spent,
+                 (unsigned long long)c->opened);
+    }
+    if (c->mismatches > 0) {
+        sim_fail(s, "a token was told twice, and differently [I5]");
+    }
+}
