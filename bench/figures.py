@@ -44,7 +44,10 @@ class Server:
         started = time.monotonic()
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         line = self.process.stdout.readline()
-        self.url = re.search(r"http://\S+?:\d+", line).group(0)
+        found = re.search(r"http://\S+?:\d+", line)
+        if not found:
+            raise RuntimeError(f"no server: {' '.join(self.command)}")
+        self.url = found.group(0)
         while True:
             try:
                 urllib.request.urlopen(self.url + "/health", timeout=5).read()
@@ -153,13 +156,22 @@ def measure_serve(options, table, round_):
                 table.add(round_, "kv exposed a request", mode, "ms", 1e3 * exposed / handed)
 
 
-def render(options, table):
-    commit = run(["git", "-C", ROOT, "describe", "--always", "--dirty"]).strip()
+def cpu_name():
     with open("/proc/cpuinfo") as f:
-        cpu = re.search(r"model name\s*:\s*(.*)", f.read()).group(1)
+        found = re.search(r"model name\s*:\s*(.*)", f.read())
+    return found.group(1) if found else platform.machine()
+
+
+def place():
+    """Machine, date and commit, as results begin."""
+    commit = run(["git", "-C", ROOT, "describe", "--always", "--dirty"]).strip()
+    return (f"{cpu_name()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} "
+            f"{platform.machine()}; {datetime.date.today()}; commit {commit}")
+
+
+def render(options, table):
     lines = [
-        f"{cpu}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.machine()}; "
-        f"{datetime.date.today()}; commit {commit}; medians of {options.rounds} rounds; "
+        f"{place()}; medians of {options.rounds} rounds; "
         f"`bench/figures.py --rounds {options.rounds} --requests {options.requests}`", "",
         "| figure | value |", "|---|---|",
         f"| ready, cold (model and binary not in the page cache) | {table.median('ready', 'cold'):.2f} s |",
