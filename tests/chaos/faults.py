@@ -42,7 +42,8 @@ BACK_S = 60            # a hang guard
 
 
 class Fault:
-    """One fault: kind (kill, freeze, link, worker_link, damage), role, point, passes to skip."""
+    """One fault: kind (kill, wipe, freeze, link, worker_link, damage), role, point, passes to skip.
+    A wipe kills all workers of a role, each at its own pass of the point."""
 
     def __init__(self, kind, role, point, skip, freeze_s=0.0, overlap=False):
         self.kind, self.role, self.point, self.skip = kind, role, point, skip
@@ -53,13 +54,13 @@ class Fault:
         self.fenced = False
 
     def spec(self):
-        action = {"kill": "kill", "freeze": "stop"}.get(self.kind, "error")
+        action = {"kill": "kill", "wipe": "kill", "freeze": "stop"}.get(self.kind, "error")
         return f"{self.point}={action}:1@{self.skip}"
 
     @property
     def deadly(self):
         """It ends a worker's life."""
-        return self.kind in ("kill", "link") or self.freeze_s > 1
+        return self.kind in ("kill", "wipe", "link") or self.freeze_s > 1
 
     @property
     def name(self):
@@ -75,9 +76,9 @@ def points(aggregated):
            [("decode", p, skip) for p, skip in DECODE_POINTS]
 
 
-def plan(rng, aggregated, kills, links, freezes, damage=0, freeze_max_s=10.0):
+def plan(rng, aggregated, kills, links, freezes, damage=0, wipes=0, freeze_max_s=10.0):
     """A shuffled list: each point `kills` times, each link point `links` times, `freezes` freezes at
-    points of all kinds, half of them shorter than a second."""
+    points of all kinds, half of them up to a second, `wipes` of each role."""
     found = []
 
     def add(kind, role, point, skip_max, freeze_s=0.0):
@@ -96,6 +97,9 @@ def plan(rng, aggregated, kills, links, freezes, damage=0, freeze_max_s=10.0):
                 add("worker_link", role, point, skip)
         for _ in range(damage):
             add("damage", *DAMAGE)
+    for role in ("both",) if aggregated else ("prefill", "decode"):
+        for _ in range(wipes):
+            add("wipe", role, *rng.choice([p[1:] for p in all_points if p[0] == role][:2]))
     for i in range(freezes):
         role, point, skip = all_points[(i * 7) % len(all_points)]
         long = rng.uniform(3.5, freeze_max_s) if freeze_max_s > 3.5 else freeze_max_s
@@ -123,6 +127,8 @@ class Driver:
 
     async def bring_about(self, fault):
         """True when it acted. Waits until everybody is back, unless the fault overlaps the next."""
+        if fault.kind == "wipe":
+            return await self._wipe(fault)
         for _ in range(TRIES):
             await self.cluster.until(lambda: self._target(fault), "a target is there", BACK_S)
             process = self._target(fault)
@@ -143,6 +149,27 @@ class Driver:
         self.unreached.append(fault)
         return False
 
+    async def _wipe(self, fault):
+        """Arms them all, then waits until each has died at the point."""
+        await self.cluster.until(self.cluster.healthy, "all are there", BACK_S)
+        names = [w.process for w in self.cluster.workers.values() if w.role == fault.role]
+        waits = [asyncio.create_task(self.cluster.acted(n, fault.point, 5 * REACHED_S))
+                 for n in names]
+        await asyncio.sleep(0)
+        for name in names:
+            self.cluster.arm(name, fault.spec())
+        events = await asyncio.gather(*waits)
+        if None in events:
+            self.unreached.append(fault)
+            return False
+        fault.at = max(int(e.fields["now_us"]) for e in events) / 1e6
+        fault.process = " ".join(names)
+        await asyncio.sleep(0.02)
+        await self.cluster.until(self.cluster.healthy, f"all are back after {fault.name}", BACK_S)
+        fault.back_s = max(self.cluster.workers[self._number(n)].joined_at
+                           for n in names) - fault.at
+        return True
+
     async def _after(self, fault, pid):
         if fault.process == "gateway":
             self.cluster.arm("gateway", "")
@@ -155,7 +182,7 @@ class Driver:
         if fault.overlap:
             await asyncio.sleep(self.rng.uniform(0.0, 0.1))
             return
-        number = self._number(fault)
+        number = self._number(fault.process)
         # The end of a killed worker is read after the point's own line.
         await asyncio.sleep(0.02)
         await self.cluster.until(self.cluster.healthy, f"all are back after {fault.name}", BACK_S)
@@ -165,13 +192,14 @@ class Driver:
                 fault.back_s = w.joined_at - fault.at
         await asyncio.sleep(self.rng.uniform(0.0, 0.3))
 
-    def _number(self, fault):
-        return None if fault.process == "gateway" else int(fault.process.rsplit("-", 1)[1])
+    @staticmethod
+    def _number(process):
+        return None if process == "gateway" else int(process.rsplit("-", 1)[1])
 
     async def _thaw(self, fault, pid):
         """It has stopped itself at the point; after its time it goes on, if nobody replaced it."""
         await asyncio.sleep(max(0.0, fault.at + fault.freeze_s - time.monotonic()))
-        w = self.cluster.workers[self._number(fault)]
+        w = self.cluster.workers[self._number(fault.process)]
         fault.fenced = w.pid != pid or not w.joined
         if w.pid == pid:
             try:

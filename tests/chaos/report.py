@@ -38,7 +38,7 @@ def percentile(values, p):
 def summary(part):
     kinds = collections.Counter(f["kind"] for f in part["faults"])
     bad = sum(part["ended"].get(k, 0) for k in KINDS)
-    return (f"{part['sent']} requests, {bad} bad, {kinds['kill']} kills, "
+    return (f"{part['sent']} requests, {bad} bad, {kinds['kill']} kills, {kinds['wipe']} wipes, "
             f"{kinds['link'] + kinds['worker_link']} cut links, {kinds['freeze']} freezes, "
             f"{kinds['damage']} damaged groups, {part['seconds']:.0f} s")
 
@@ -66,7 +66,7 @@ def rows_by_point(result):
             groups[fault["kind"], fault["name"]].append(fault)
         for problem in part["problems"]:
             bad[problem["after"]][problem["kind"]] += 1
-    order = ("kill", "link", "worker_link", "damage", "freeze")
+    order = ("kill", "wipe", "link", "worker_link", "damage", "freeze")
     rows = []
     for (kind, name), faults in sorted(groups.items(), key=lambda g: (order.index(g[0][0]), g[0])):
         if kind == "freeze":
@@ -117,7 +117,12 @@ def headline(result):
         ("kills", f"{kinds['kill']} at named points, {kinds['link']} cut links to the gateway; "
                   f"{len(rows)} points, each at least {least} times"),
         ("other faults", f"{kinds['freeze']} freezes, {kinds['worker_link']} cut links between "
-                         f"workers, {kinds['damage']} damaged transfers"),
+                         f"workers, {kinds['damage']} damaged transfers, {kinds['wipe']} times all "
+                         "workers of a role at once"),
+        ("what the gateway did", ", ".join(
+            f"{sum(p['counters'][name] for p in result['parts']):.0f} "
+            f"{name[len('weir_'):-len('_total')].replace('_', ' ')}"
+            for name in result["parts"][0]["counters"])),
         ("tokens changed on a retry", f"{sum(p['inexact'] for p in result['parts']):.0f}"),
         ("nothing held after the last request",
          ", ".join(f"{seconds(p['zero_s']) or 'NEVER'} s" for p in result["parts"])),
