@@ -32,20 +32,21 @@
 #include "kernels/cpu/body_group.h"
 
 enum {
-    AMX_CHUNK_STEPS = 4,  /* the tile registers of integers, and the places they are stored to */
-    AMX_LATE = 2,         /* steps from a product to its store, and from there to its sum */
+    AMX_PLACES = 4, /* tile registers of integers, and what they are stored to, used in turn */
+    AMX_LATE = 2,   /* steps from a product to its store, and from there to its sum */
     AMX_BLOCK_STEPS = 18, /* steps unpacked at a time */
     AMX_ROWS_FEW = 8,     /* sums of the upper rows are not made for up to this many */
     AMX_STEP_BYTES = 8 * TILE_BLOCK_BYTES + 2 * 64, /* quants, scales, minimums */
     AMX_DOT_BYTES = ISA_PANEL_ROWS * 64,            /* integers of 16 rows */
-    AMX_DOTS_BYTES = AMX_CHUNK_STEPS * AMX_DOT_BYTES,
+    AMX_DOTS_BYTES = AMX_PLACES * AMX_DOT_BYTES,
     AMX_UNPACKED_BYTES = AMX_BLOCK_STEPS * AMX_STEP_BYTES
 };
-static_assert(AMX_UNPACKED_BYTES + AMX_DOTS_BYTES + ISA_BLOCK_ROWS * TILE_OUTPUTS * 4 <=
+static_assert(AMX_UNPACKED_BYTES + AMX_DOTS_BYTES +
+                      (ISA_BLOCK_ROWS + ISA_PANEL_ROWS) * TILE_OUTPUTS * 4 <=
                   ISA_SCRATCH_BYTES,
               "fits");
 static_assert(AMX_BLOCK_STEPS % 2 == 0, "both halves of a group are in one block");
-static_assert(2 * AMX_LATE == AMX_CHUNK_STEPS, "a step's place is free when its successor comes");
+static_assert(2 * AMX_LATE == AMX_PLACES, "a step's place is free when its successor comes");
 
 /* 1.5 * 2^23 and its bits: below it, integers and the floats' last place are the same thing. */
 #define AMX_ORIGIN 12582912.0f
@@ -55,20 +56,21 @@ static const int32_t amx_origin[16] = {
 
 /* One block of unpacked steps of one tile, and the rows that meet it. */
 typedef struct {
+    const isa_linear *l;
     const uint8_t *weights;  /* [steps][AMX_STEP_BYTES] */
     const isa_panel *panels; /* [rows / 16 up][groups], from the block's first group on */
-    uint8_t *dots;           /* [AMX_CHUNK_STEPS][AMX_DOT_BYTES] */
+    uint8_t *dots;           /* [AMX_PLACES][AMX_DOT_BYTES] */
     float *sums;             /* [rows / 16 up][16][TILE_OUTPUTS] */
-    int32_t groups, steps, rows;
-    bool first; /* sums start at 0 */
+    int32_t groups, steps, tile;
+    bool first, last; /* sums start at 0; are finished */
 } amx_block;
 
-/* Up to AMX_CHUNK_STEPS steps of 16 rows. */
+/* A step of 16 rows: steps follow each other, then rows. */
 typedef struct {
-    const isa_panel *panel;
     const uint8_t *weights;
-    int32_t steps;
-} amx_chunk;
+    const isa_panel *panel, *panels; /* the step's, the row's first */
+    int32_t step;
+} amx_place;
 
 /* Tiles 0-3: integers; 4, 5: 16 rows of activations; 6, 7: 32 inputs of 16 outputs. The shapes
  * belong to the thread and stay. */
@@ -90,17 +92,22 @@ static void amx_configure(void) {
     ready = true;
 }
 
-BODY_INLINE const isa_panel *amx_panel(const amx_chunk *c, const int k, const int32_t halves) {
-    return c->panel + k / halves;
+BODY_INLINE void amx_advance(const amx_block *b, amx_place *p, const int32_t halves) {
+    p->step++;
+    p->weights += AMX_STEP_BYTES;
+    p->panel += halves == 1 || p->step % halves == 0 ? 1 : 0;
+    if (p->step == b->steps) {
+        p->step = 0;
+        p->weights = b->weights;
+        p->panels += b->groups;
+        p->panel = p->panels;
+    }
 }
 
-/* The product of step `k` into tile register `k`. */
-BODY_INLINE void amx_multiply(const amx_chunk *c, const int k, const int32_t halves) {
-    const int8_t *a = amx_panel(c, k, halves)->quant[0];
-    const uint8_t *w = c->weights + k * AMX_STEP_BYTES;
-    if (k >= c->steps) {
-        return;
-    }
+/* The product of a step into tile register `k`. */
+BODY_INLINE void amx_multiply(const amx_place *p, const int k) {
+    const int8_t *a = p->panel->quant[0];
+    const uint8_t *w = p->weights;
     switch (k) {
         case 0:
             _tile_loadd(4, a, TILE_GROUP);
@@ -147,75 +154,83 @@ BODY_INLINE void amx_store(uint8_t *dots, const int k) {
     }
 }
 
-/* Adds step `k` to the sums. */
-BODY_INLINE void amx_add(const amx_chunk *c, const uint8_t *dots, const int k,
-                         v16 sum[ISA_PANEL_ROWS], const int rows, const int32_t halves,
-                         const bool minimum) {
-    const isa_panel *p = amx_panel(c, k, halves);
-    const float *scales =
-        (const float *)(const void *)(c->weights + k * AMX_STEP_BYTES + 8 * TILE_BLOCK_BYTES);
+/* Adds the integers at `dots` to the sums. */
+BODY_INLINE void amx_add(const amx_place *p, const uint8_t *dots, v16 sum[ISA_PANEL_ROWS],
+                         const int rows, const bool minimum) {
+    const float *scales = (const float *)(const void *)(p->weights + 8 * TILE_BLOCK_BYTES);
     const v16 scale = v16_load(scales), second = v16_load(scales + 16);
     UNROLL for (int r = 0; r < rows; r++) {
-        const v16 dot = v16_sub(v16_from_bits(v64_load(dots + k * AMX_DOT_BYTES + 64 * r)),
-                                v16_set(AMX_ORIGIN));
-        sum[r] = v16_fma(dot, v16_mul(scale, v16_set(p->scale[r])), sum[r]);
+        const v16 dot = v16_sub(v16_from_bits(v64_load(dots + 64 * r)), v16_set(AMX_ORIGIN));
+        sum[r] = v16_fma(dot, v16_mul(scale, v16_set(p->panel->scale[r])), sum[r]);
         if (minimum) {
-            sum[r] = v16_fma(second, v16_set(p->scaled_sum[r]), sum[r]);
+            sum[r] = v16_fma(second, v16_set(p->panel->scaled_sum[r]), sum[r]);
         }
     }
 }
 
-/* Adds a chunk, whose products are made and the first two stored; meanwhile the same of `next`. */
-BODY_INLINE void amx_add_chunk(const amx_chunk *c, const amx_chunk *next, uint8_t *dots,
-                               v16 sum[ISA_PANEL_ROWS], const int rows, const int32_t halves,
-                               const bool minimum) {
-    UNROLL for (int k = 0; k < AMX_CHUNK_STEPS; k++) {
-        amx_store(dots, (k + AMX_LATE) % AMX_CHUNK_STEPS);
-        amx_multiply(next, k, halves);
-        if (k < c->steps) {
-            amx_add(c, dots, k, sum, rows, halves, minimum);
-        }
+static __attribute__((noinline)) void amx_finish(const amx_block *b, const float *sums,
+                                                 int32_t row) {
+    const isa_linear *l = b->l;
+    const int32_t left = l->rows - row, rows = left < ISA_PANEL_ROWS ? left : ISA_PANEL_ROWS;
+    for (int32_t r = 0; r < rows; r++) {
+        group_finish(l, v16_load(sums + r * TILE_OUTPUTS), l->row_first + row + r,
+                     b->tile * TILE_OUTPUTS);
     }
 }
 
-/* The chunk of row `row` that begins with step `from`; without steps past the last row. */
-BODY_INLINE amx_chunk amx_chunk_at(const amx_block *b, int32_t row, int32_t from,
-                                   const int32_t halves) {
-    const int32_t left = b->steps - from;
-    const amx_chunk c = {
-        .panel = b->panels + (int64_t)(row / ISA_PANEL_ROWS) * b->groups + from / halves,
-        .weights = b->weights + (int64_t)from * AMX_STEP_BYTES,
-        .steps = row >= b->rows           ? 0
-                 : left < AMX_CHUNK_STEPS ? left
-                                          : AMX_CHUNK_STEPS,
-    };
-    return c;
+BODY_INLINE void amx_load_sums(const amx_block *b, v16 sum[ISA_PANEL_ROWS], int32_t row,
+                               const int rows) {
+    const float *at = b->sums + (int64_t)row * TILE_OUTPUTS;
+    UNROLL for (int r = 0; r < rows; r++) {
+        sum[r] = b->first ? v16_zero() : v16_load(at + TILE_OUTPUTS * r);
+    }
+}
+
+/* Sums leave the registers for those of the next 16 rows. */
+BODY_INLINE void amx_next_rows(const amx_block *b, v16 sum[ISA_PANEL_ROWS], int32_t row,
+                               const int rows) {
+    float *at = b->sums + (int64_t)row * TILE_OUTPUTS;
+    UNROLL for (int r = 0; r < rows; r++) {
+        v16_store(at + TILE_OUTPUTS * r, sum[r]);
+    }
+    if (b->last) {
+        amx_finish(b, at, row);
+    }
+    amx_load_sums(b, sum, row + ISA_PANEL_ROWS, rows);
 }
 
 BODY_INLINE void amx_run(const amx_block *b, const int rows, const int32_t halves,
                          const bool minimum) {
-    amx_chunk c = amx_chunk_at(b, 0, 0, halves);
-    UNROLL for (int k = 0; k < AMX_CHUNK_STEPS; k++) {
-        amx_multiply(&c, k, halves);
+    const int32_t row_blocks = (b->l->rows + ISA_PANEL_ROWS - 1) / ISA_PANEL_ROWS;
+    const int32_t total = row_blocks * b->steps;
+    amx_place added = {b->weights, b->panels, b->panels, 0}, made = added;
+    int32_t row = 0;
+    v16 sum[ISA_PANEL_ROWS];
+    amx_load_sums(b, sum, row, rows);
+    UNROLL for (int k = 0; k < AMX_PLACES; k++) {
+        if (k < total) {
+            amx_multiply(&made, k);
+            amx_advance(b, &made, halves);
+        }
     }
     UNROLL for (int k = 0; k < AMX_LATE; k++) {
         amx_store(b->dots, k);
     }
-    for (int32_t row = 0; row < b->rows; row += ISA_PANEL_ROWS) {
-        float *at = b->sums + (int64_t)row * TILE_OUTPUTS;
-        v16 sum[ISA_PANEL_ROWS];
-        UNROLL for (int r = 0; r < rows; r++) {
-            sum[r] = b->first ? v16_zero() : v16_load(at + 16 * r);
-        }
-        for (int32_t from = 0; from < b->steps; from += AMX_CHUNK_STEPS) {
-            const bool last = from + AMX_CHUNK_STEPS >= b->steps;
-            const amx_chunk next = last ? amx_chunk_at(b, row + ISA_PANEL_ROWS, 0, halves)
-                                        : amx_chunk_at(b, row, from + AMX_CHUNK_STEPS, halves);
-            amx_add_chunk(&c, &next, b->dots, sum, rows, halves, minimum);
-            c = next;
-        }
-        UNROLL for (int r = 0; r < rows; r++) {
-            v16_store(at + 16 * r, sum[r]);
+    for (int32_t t = 0; t < total; t += AMX_PLACES) {
+        UNROLL for (int k = 0; k < AMX_PLACES; k++) {
+            if (t + k < total) {
+                amx_store(b->dots, (k + AMX_LATE) % AMX_PLACES);
+                if (t + k + AMX_PLACES < total) {
+                    amx_multiply(&made, k);
+                    amx_advance(b, &made, halves);
+                }
+                amx_add(&added, b->dots + k * AMX_DOT_BYTES, sum, rows, minimum);
+                amx_advance(b, &added, halves);
+                if (added.step == 0) {
+                    amx_next_rows(b, sum, row, rows);
+                    row += ISA_PANEL_ROWS;
+                }
+            }
         }
     }
 }
@@ -298,27 +313,25 @@ void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
     const int32_t halves = mode == TILE_ZERO128_HALF ? 2 : 1, block = AMX_BLOCK_STEPS / halves;
     const int32_t groups = l->inputs / TILE_GROUP;
     const uint64_t bytes = tile_bytes(l->format, l->inputs);
+    uint8_t *unpacked = scratch + AMX_DOTS_BYTES;
     amx_block b = {
-        .weights = scratch,
-        .dots = scratch + AMX_UNPACKED_BYTES,
-        .sums = (float *)(void *)(scratch + AMX_UNPACKED_BYTES + AMX_DOTS_BYTES),
+        .l = l,
+        .dots = scratch, /* a page, from a page's start: loads of the rest alias it least */
+        .weights = unpacked,
+        .sums = (float *)(void *)(unpacked + AMX_UNPACKED_BYTES),
         .groups = groups,
-        .rows = l->rows,
     };
     amx_configure();
-    for (int32_t tile = l->tile_first; tile < l->tile_first + l->tiles; tile++) {
+    for (b.tile = l->tile_first; b.tile < l->tile_first + l->tiles; b.tile++) {
         for (int32_t g = 0; g < groups; g += block) {
             const int32_t count = groups - g < block ? groups - g : block;
-            amx_unpackers[l->format](l->weights + (uint64_t)tile * bytes, g, g + count, scratch);
+            amx_unpackers[l->format](l->weights + (uint64_t)b.tile * bytes, g, g + count, unpacked);
             __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler they read */
             b.panels = l->panels + (int64_t)(l->row_first / ISA_PANEL_ROWS) * groups + g;
             b.steps = count * halves;
             b.first = g == 0;
+            b.last = g + count == groups;
             amx_runs[mode][l->rows > AMX_ROWS_FEW](&b);
-        }
-        for (int32_t r = 0; r < l->rows; r++) {
-            group_finish(l, v16_load(b.sums + r * TILE_OUTPUTS), l->row_first + r,
-                         tile * TILE_OUTPUTS);
         }
     }
 }
