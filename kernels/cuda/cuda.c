@@ -205,7 +205,11 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
     int capability = 0;
     *out = NULL;
     const int device = 0;
-    (void)options;
+    const bool plain = options->isa != NULL && strcmp(options->isa, "plain") == 0;
+    if (!plain && options->isa != NULL && strcmp(options->isa, "auto") != 0) {
+        return status_fail_param(d, STATUS_NOTFOUND, "isa", "isa \"%s\" is unknown (auto, plain)",
+                                 options->isa);
+    }
     TRY(cuda_choose(device, &capability, d));
     cudastate *c = mem_calloc(1, sizeof(*c));
     if (c == NULL) {
@@ -215,10 +219,16 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
     c->base.threads = 1;
     c->device = device;
     (void)snprintf(c->base.name, sizeof(c->base.name), "cuda");
-    (void)snprintf(c->base.isa, sizeof(c->base.isa), "sm_%d", capability);
-    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-plain-1/sm_%d", capability);
+    c->plain = plain;
+    (void)snprintf(c->base.isa, sizeof(c->base.isa), plain ? "plain" : "sm_%d", capability);
+    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-1/sm_%d",
+                   plain ? "plain" : "tensor", capability);
     void *stage = NULL;
     status s = cudastate_check(c, cudaSetDevice(device));
+    if (s == STATUS_OK) {
+        s = cudastate_check(
+            c, cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    }
     if (s == STATUS_OK) {
         s = cudastate_check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
     }

@@ -113,6 +113,42 @@ typedef struct {
     bool accumulate; /* out = out + (W x + bias) */
 } cuda_linear;
 
+typedef enum { CUDA_ROWS_PLAIN, CUDA_ROWS_RMSNORM, CUDA_ROWS_SILU_MUL } cuda_rows_input;
+
+/* A linear operator's rows for the tensor cores: transformed, as bf16, padded with zeros to
+ * `stride` inputs; and the sums of each 32 of them. */
+typedef struct {
+    const float *x;           /* device [rows, width] */
+    const float *x_up;        /* device [rows, width]: CUDA_ROWS_SILU_MUL */
+    const float *norm_weight; /* device [width]: CUDA_ROWS_RMSNORM */
+    float norm_epsilon;
+    cuda_rows_input input;
+    int32_t rows, width;
+    int32_t stride;  /* inputs of a row here: whole spans of the weights, and 32 more so that rows
+                        begin in different banks of shared memory */
+    void *rows_bf16; /* device bf16 [rows up to a multiple of CUDA_ROWS_PASS, stride] */
+    float *sums;     /* device [the same rows, stride / 32] */
+} cuda_rows;
+
+enum { CUDA_ROWS_PASS = 64, CUDA_PARTS_MAX = 3 };
+
+typedef struct {
+    cuda_matrix weight;
+    const float *bias; /* device [outputs], or NULL */
+    float *out;        /* device [rows, outputs] */
+    bool accumulate;
+} cuda_product_part;
+
+/* Weights that share rows; all of one storage and one number of inputs. */
+typedef struct {
+    cuda_product_part parts[CUDA_PARTS_MAX];
+    int32_t parts_count;
+    const void *rows_bf16; /* as cuda_rows */
+    const float *sums;
+    int32_t rows, stride;
+    bool rows_shared; /* set by the launch: the rows fit shared memory */
+} cuda_product;
+
 typedef struct {
     const int32_t *positions;  /* device [rows] */
     const double *frequencies; /* device [dim / 2]: angle = position * frequency */
@@ -148,6 +184,9 @@ cudaError_t plain_linear(const cuda_linear *op, cudaStream_t stream);
 cudaError_t plain_rope_table(const cuda_rope_table *op, cudaStream_t stream);
 cudaError_t plain_rope_append(const cuda_rope_append *op, cudaStream_t stream);
 cudaError_t plain_attention(const cuda_attention *op, cudaStream_t stream);
+
+cudaError_t stream_rows(const cuda_rows *op, cudaStream_t stream);
+cudaError_t stream_product(const cuda_product *op, int multiprocessors, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

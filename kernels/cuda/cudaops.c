@@ -45,7 +45,7 @@ status cudaops_gather(backend *b, const ops_gather *op) {
     return cudastate_check(c, plain_gather(&k, c->stream));
 }
 
-/* The rows as the weights meet them: x itself, or transformed in `input`. */
+/* The rows as the plain kernel meets them: x itself, or transformed in `input`. */
 static status linear_input(cudastate *c, const ops_linear *op, int32_t inputs, const float **x) {
     *x = op->x;
     if (op->input == OPS_INPUT_PLAIN) {
@@ -63,14 +63,59 @@ static status linear_input(cudastate *c, const ops_linear *op, int32_t inputs, c
     return cudastate_check(c, plain_silu_mul(&k, c->stream));
 }
 
-status cudaops_linear(backend *b, const ops_linear *op) {
-    cudastate *c = (cudastate *)b;
+static status linear_plain(cudastate *c, const ops_linear *op) {
     const float *x;
     TRY(linear_input(c, op, op->parts[0].weight->inputs, &x));
     for (int32_t i = 0; i < op->parts_count; i++) {
         const ops_linear_part *p = &op->parts[i];
         const cuda_linear k = {*matrix_of(p->weight), x, p->bias, p->out, op->rows, p->accumulate};
         TRY(cudastate_check(c, plain_linear(&k, c->stream)));
+    }
+    return STATUS_OK;
+}
+
+/* Rows to bf16 in `input`. */
+static status linear_rows(cudastate *c, const ops_linear *op, cuda_rows *r) {
+    static const cuda_rows_input inputs[] = {[OPS_INPUT_PLAIN] = CUDA_ROWS_PLAIN,
+                                             [OPS_INPUT_RMSNORM] = CUDA_ROWS_RMSNORM,
+                                             [OPS_INPUT_SILU_MUL] = CUDA_ROWS_SILU_MUL};
+    const int32_t width = op->parts[0].weight->inputs;
+    const int32_t stride = (width + CUDA_SPAN - 1) / CUDA_SPAN * CUDA_SPAN + 32;
+    const uint64_t passes = ((uint64_t)op->rows + CUDA_ROWS_PASS - 1) / CUDA_ROWS_PASS;
+    const uint64_t elements = passes * CUDA_ROWS_PASS * (uint64_t)stride;
+    TRY(cudastate_reserve(c, &c->input, elements * 2 + elements / 32 * sizeof(float)));
+    *r = (cuda_rows){.x = op->x,
+                     .x_up = op->x_up,
+                     .norm_weight = op->norm_weight,
+                     .norm_epsilon = op->norm_epsilon,
+                     .input = inputs[op->input],
+                     .rows = op->rows,
+                     .width = width,
+                     .stride = stride,
+                     .rows_bf16 = c->input.memory,
+                     .sums = (float *)(void *)((uint8_t *)c->input.memory + elements * 2)};
+    return cudastate_check(c, stream_rows(r, c->stream));
+}
+
+status cudaops_linear(backend *b, const ops_linear *op) {
+    cudastate *c = (cudastate *)b;
+    if (c->plain) {
+        return linear_plain(c, op);
+    }
+    cuda_rows r;
+    TRY(linear_rows(c, op, &r));
+    /* Parts of one storage share a launch. */
+    for (int32_t first = 0; first < op->parts_count;) {
+        cuda_product k = {
+            .rows_bf16 = r.rows_bf16, .sums = r.sums, .rows = op->rows, .stride = r.stride};
+        const cuda_store store = matrix_of(op->parts[first].weight)->store;
+        for (; first < op->parts_count && matrix_of(op->parts[first].weight)->store == store;
+             first++) {
+            const ops_linear_part *p = &op->parts[first];
+            k.parts[k.parts_count++] =
+                (cuda_product_part){*matrix_of(p->weight), p->bias, p->out, p->accumulate};
+        }
+        TRY(cudastate_check(c, stream_product(&k, c->multiprocessors, c->stream)));
     }
     return STATUS_OK;
 }

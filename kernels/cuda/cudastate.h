@@ -22,10 +22,12 @@ typedef struct {
 typedef struct {
     backend base;
     int device;
+    int multiprocessors;
+    bool plain; /* the plain kernels alone */
     cudaStream_t stream;
     uint8_t *stage; /* pinned host [CUDASTATE_STAGE_BYTES], refilled after a wait for the stream */
     uint64_t stage_used;
-    cudastate_buffer input;  /* a linear operator's transformed rows */
+    cudastate_buffer input;  /* a linear operator's transformed rows, and their sums */
     cudastate_buffer index;  /* tokens, row numbers, positions, frequencies: one call's */
     cudastate_buffer tables; /* sequences and block tables */
     uint8_t *tables_host;    /* what `tables` holds: a layer asks for the same as the one before */

@@ -29,6 +29,15 @@ static __device__ __forceinline__ void ptx_barrier(int number, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+/* ld.global.nc with no place in L1: 16 bytes that are read once and never change. */
+static __device__ __forceinline__ uint4 ptx_load_once(const void *global) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(global));
+    return v;
+}
+
 /* cp.async.cg, 16 bytes past L1; `there` false writes zeros and reads nothing. */
 static __device__ __forceinline__ void ptx_copy16(void *shared, const void *global, bool there) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(ptx_shared_address(shared)),

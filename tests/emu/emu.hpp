@@ -104,6 +104,15 @@ static inline float __fadd_rn(float a, float b) {
 static inline float __fmul_rn(float a, float b) {
     return a * b;
 }
+/* Byte i of the result is byte (selector >> 4 i) & 7 of the eight in {low, high}. */
+static inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selector) {
+    const uint64_t bytes = (uint64_t)high << 32 | low;
+    uint32_t out = 0;
+    for (int i = 0; i < 4; i++) {
+        out |= (uint32_t)(bytes >> (selector >> (4 * i) & 7) * 8 & 0xff) << (8 * i);
+    }
+    return out;
+}
 static inline int __popc(unsigned x) {
     return __builtin_popcount(x);
 }
@@ -129,6 +138,13 @@ static inline cudaError_t emu_launch(void (*kernel)(P...), dim3 grid, dim3 block
                                      size_t shared_bytes, cudaStream_t stream, A... arguments) {
     using call = std::tuple<void (*)(P...), std::tuple<P...>>;
     static_assert(std::is_trivially_destructible_v<call>);
+    if (shared_bytes > 48 * 1024) { /* as ptx_launch asks for it */
+        const cudaError_t e = cudaFuncSetAttribute(
+            (const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared_bytes);
+        if (e != cudaSuccess) {
+            return e;
+        }
+    }
     call copy{kernel, std::tuple<P...>(arguments...)};
     emu_entry run = [](const void *bytes) {
         const call *c = static_cast<const call *>(bytes);

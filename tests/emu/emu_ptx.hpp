@@ -24,6 +24,10 @@ static inline uint32_t ptx_shared_address(const void *p) {
     return (uint32_t)((const unsigned char *)p - emu_block_now->shared);
 }
 
+static inline uint4 ptx_load_once(const void *global) {
+    return *static_cast<const uint4 *>(global);
+}
+
 static inline void ptx_copy16(void *shared, const void *global, bool there) {
     emu_copy_start(shared, global, 16, there ? 16 : 0);
 }

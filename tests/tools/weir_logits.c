@@ -1,7 +1,7 @@
 /* weir_logits.c -- teacher-forced log probabilities of token windows.
  *
  *     weir_logits MODEL TOKENS [--activations int8|f32] [--kv f16|f32] [--chunk N] [--threads N]
- *                 [--windows N] [--backend cpu|cuda]
+ *                 [--windows N] [--backend cpu|cuda] [--isa NAME]
  *
  * TOKENS has one window of token ids a line, each run on its own from position 0. Prints, a line a
  * window, the natural-log probability of each token given those before it (from the second on): the
@@ -20,7 +20,7 @@
 enum { WINDOW_TOKENS_MAX = 1 << 16 };
 
 typedef struct {
-    const char *model, *tokens, *backend;
+    const char *model, *tokens, *backend, *isa;
     backend_activations activations;
     backend_kv_type kv;
     int64_t chunk, threads, windows;
@@ -30,7 +30,7 @@ static bool parse(int argc, char **argv, settings *s) {
     if (argc < 3 || argc % 2 == 0) {
         return false;
     }
-    *s = (settings){argv[1],        argv[2], "cpu", BACKEND_ACTIVATIONS_INT8,
+    *s = (settings){argv[1],        argv[2], "cpu", NULL,     BACKEND_ACTIVATIONS_INT8,
                     BACKEND_KV_F16, 128,     0,     INT64_MAX};
     for (int i = 3; i < argc; i += 2) {
         const char *flag = argv[i];
@@ -50,6 +50,9 @@ static bool parse(int argc, char **argv, settings *s) {
         } else if (strcmp(flag, "--backend") == 0) {
             good = true;
             s->backend = argv[i + 1];
+        } else if (strcmp(flag, "--isa") == 0) {
+            good = true;
+            s->isa = argv[i + 1];
         } else if (strcmp(flag, "--windows") == 0) {
             good = str_to_i64(value, 1, INT64_MAX, &s->windows);
         }
@@ -164,13 +167,13 @@ int main(int argc, char **argv) {
     if (!parse(argc, argv, &s)) {
         fprintf(stderr,
                 "usage: weir_logits MODEL TOKENS [--activations int8|f32] [--kv f16|f32] "
-                "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda]\n");
+                "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
         return 2;
     }
     diag d = {0};
     backend *device = NULL;
     model *m = NULL;
-    backend_options options = {(int32_t)s.threads, NULL};
+    backend_options options = {(int32_t)s.threads, s.isa};
     status result = backend_open(s.backend, &options, &device, &d);
     if (result == STATUS_OK) {
         model_options o = {.path = s.model,
