@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/str.h"
+
 const char *status_name(status s) {
     switch (s) {
 #define STATUS_NAME(name, code, text) \
@@ -27,10 +29,25 @@ const char *status_text(status s) {
     return "unknown status";
 }
 
+/* What a diag quotes may be cut within a character, or be no text at all; its reader is a person, a
+ * log or a JSON document. */
+static void mend(char *text, size_t bytes) {
+    for (size_t at = 0; at < bytes;) {
+        uint32_t code_point;
+        int n = str_utf8_next(text + at, bytes - at, &code_point);
+        if (n <= 0) {
+            text[at] = '?';
+        }
+        at += n <= 0 ? 1 : (size_t)n;
+    }
+}
+
 static void fill(diag *d, status code, const char *param, const char *format, va_list args) {
     d->code = code;
     (void)snprintf(d->param, sizeof d->param, "%s", param);
     (void)vsnprintf(d->text, sizeof d->text, format, args);
+    mend(d->param, strlen(d->param));
+    mend(d->text, strlen(d->text));
 }
 
 status status_fail(diag *d, status code, const char *format, ...) {

@@ -4,7 +4,8 @@
  *            that a user will read, filled by the function that knows what went wrong.
  * Ownership  A diag is the caller's memory; nothing in it is allocated.
  * Threads    Pure values.
- * Limits     A diag's text is cut at DIAG_TEXT_BYTES - 1 bytes, always terminated.
+ * Limits     A diag's text is cut at DIAG_TEXT_BYTES - 1 bytes, always terminated, always UTF-8: a
+ *            byte that is none becomes '?'.
  */
 #ifndef ENGINE_BASE_STATUS_H
 #define ENGINE_BASE_STATUS_H

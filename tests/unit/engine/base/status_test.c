@@ -43,6 +43,21 @@ Test(status, long_texts_are_cut_and_terminated) {
     cr_assert_eq(strlen(d.param), sizeof d.param - 1);
 }
 
+Test(status, a_diag_is_utf8_whatever_it_quotes) {
+    diag d;
+    (void)status_fail(&d, STATUS_CORRUPT, "key '%.*s'", 2, "a\xC3\xA9");
+    cr_assert_str_eq(d.text, "key 'a?'");
+    (void)status_fail_param(&d, STATUS_CORRUPT, "\xFF\xC3\xA9", "\xE2\x82 \xC3\xA9");
+    cr_assert_str_eq(d.param, "?\xC3\xA9");
+    cr_assert_str_eq(d.text, "?? \xC3\xA9");
+    char text[DIAG_TEXT_BYTES + 2];
+    memset(text, 'x', sizeof text);
+    memcpy(text + DIAG_TEXT_BYTES - 2, "\xC3\xA9", 3);
+    (void)status_fail(&d, STATUS_IO, "%s", text);
+    cr_assert_eq(strlen(d.text), DIAG_TEXT_BYTES - 1);
+    cr_assert_eq(d.text[DIAG_TEXT_BYTES - 2], '?');
+}
+
 static status forwards(status inner, int *reached) {
     TRY(inner);
     *reached = 1;
