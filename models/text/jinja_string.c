@@ -206,6 +206,9 @@ static void builder_reserve(jinja_builder *b, size_t bytes) {
 
 void jinja_string_put(jinja_builder *b, const char *data, size_t bytes) {
     jinja_heap_charge_bytes(b->h, bytes);
+    if (bytes == 0) {
+        return; /* there may be no buffer yet */
+    }
     builder_reserve(b, bytes);
     put_bytes(b->data + b->bytes, data, bytes);
     b->bytes += bytes;

@@ -3,8 +3,11 @@
 
 #include "engine/base/mem.h"
 
+/* A text that is not UTF-8 cannot be written out in text, and looking for it would cut characters
+ * in two. */
 static bool is_listed(const vocab *v, int32_t id) {
-    return (v->types[id] == VOCAB_CONTROL || v->types[id] == VOCAB_USER) && v->texts[id].bytes > 0;
+    return (v->types[id] == VOCAB_CONTROL || v->types[id] == VOCAB_USER) &&
+           v->texts[id].bytes > 0 && str_utf8_valid(v->texts[id]);
 }
 
 /* The node for `byte` in the list at *head, made when there is none. */

@@ -99,3 +99,23 @@ Test(special, equals_trying_every_token_at_every_place) {
     vocab_close(&v);
     gguf_close(g);
 }
+
+/* Half a character as a token: looked for byte by byte it would cut the characters that hold it,
+ * and the matcher of words is only safe with whole ones. */
+Test(special, a_token_that_is_not_utf8_is_never_found) {
+    static const vocab_build_special broken[] = {{"\xA9", 3}, {"\xC3", 4}, {"<a>", 3}};
+    vocab_build_spec spec = {.pre = "qwen2", .specials = broken, .specials_count = 3};
+    gguf_build b = vocab_build_file(&spec);
+    tokenizer *t;
+    diag d = {0};
+    cr_assert_eq(vocab_build_open(&b, &t, &d), STATUS_OK, "%s", d.text);
+    int32_t ids[16];
+    size_t count = 0;
+    str text = str_from("x\xC3\xA9\xC3\xA9<a>\xC3\xA9y");
+    cr_assert_eq(tokenizer_encode(t, text, false, true, ids, 16, &count, &d), STATUS_OK);
+    static const int32_t want[] = {'x', 0xC3, 0xA9, 0xC3, 0xA9, 256 + 2, 0xC3, 0xA9, 'y'};
+    cr_assert_eq(count, sizeof want / sizeof want[0]);
+    cr_expect_arr_eq(ids, want, sizeof want);
+    gguf_build_close(&b);
+    tokenizer_close(t);
+}
