@@ -346,6 +346,27 @@ Test(gate, R9_a_lease_that_ended_at_a_worker_starts_a_new_attempt) {
     }
 }
 
+/* A REJECT about an ANNOUNCE carries it; without, no encoder would send the REJECT. */
+Test(gate, a_refused_announce_goes_back_as_it_came) {
+    bench *b = start();
+    request_id id = open_one(b, 4, 1);
+    dispatch(b, id, P1, D1);
+    clear(b);
+    message m = plain(MESSAGE_ANNOUNCE, id, 1);
+    m.announce = (message_announce){.sequence = 3, .layers = 2, .page_first = 1, .pages = 4};
+    say(b, P1, m);
+    cr_assert_eq(sent_count(b, P1, MESSAGE_REJECT), 1);
+    const message *back = &b->log[0].message;
+    cr_assert_eq(back->type, MESSAGE_REJECT);
+    cr_expect_eq(back->about, MESSAGE_ANNOUNCE);
+    cr_expect_eq(back->announce.sequence, 3);
+    cr_expect_eq(back->announce.pages, 4);
+    strbuf bytes = strbuf_make(LIMIT_MESSAGE_BYTES);
+    cr_expect_eq(message_encode(back, &bytes), STATUS_OK);
+    strbuf_close(&bytes);
+    finish(b);
+}
+
 /* ---- tokens and the journal ----------------------------------------------------------------- */
 
 Test(gate, prompt_logprobs_come_once_and_the_end_waits_for_them) {
