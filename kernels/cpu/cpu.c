@@ -2,6 +2,9 @@
 #define _GNU_SOURCE
 #include "kernels/cpu/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -152,6 +155,14 @@ typedef struct {
     bool usable;
 } isa_choice;
 
+#if defined(__x86_64__)
+/* The compiler's own test does not know this one yet. */
+static bool cpu_has_avxvnni(void) {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & bit_AVXVNNI) != 0;
+}
+#endif
+
 /* Best first. */
 static int isa_choices(isa_choice *choices) {
     int count = 0;
@@ -164,6 +175,7 @@ static int isa_choices(isa_choice *choices) {
                         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     choices[count++] = (isa_choice){&isa_avx512_amx_kernels, avx512 && isa_amx_usable()};
     choices[count++] = (isa_choice){&isa_avx512_kernels, avx512};
+    choices[count++] = (isa_choice){&isa_avxvnni_kernels, avx2 && cpu_has_avxvnni()};
     choices[count++] = (isa_choice){&isa_avx2_kernels, avx2};
 #endif
     choices[count++] = (isa_choice){&isa_portable_kernels, true};
@@ -171,7 +183,7 @@ static int isa_choices(isa_choice *choices) {
 }
 
 static status isa_choose(const char *wanted, const isa_kernels **out, diag *d) {
-    isa_choice choices[4];
+    isa_choice choices[5];
     const int count = isa_choices(choices);
     const bool any = wanted == NULL || strcmp(wanted, "auto") == 0;
     for (int i = 0; i < count; i++) {
@@ -186,7 +198,7 @@ static status isa_choose(const char *wanted, const isa_kernels **out, diag *d) {
     }
     return status_fail_param(
         d, STATUS_INVALID, "isa",
-        "instruction set \"%s\" is unknown (auto, amx, avx512, avx2, portable)", wanted);
+        "instruction set \"%s\" is unknown (auto, amx, avx512, avxvnni, avx2, portable)", wanted);
 }
 
 /* CPUs this process may run on. */

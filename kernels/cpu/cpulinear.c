@@ -43,8 +43,8 @@ static void input_run(const linear_job *j, int32_t row_first, int32_t rows) {
 static void input_item(void *context, int32_t item, int32_t thread) {
     const linear_job *j = context;
     (void)thread;
-    const int32_t first = item * CPU_ROW_ITEM, left = j->rows - first;
-    input_run(j, first, left < CPU_ROW_ITEM ? left : CPU_ROW_ITEM);
+    const int32_t first = item * CPU_INPUT_ITEM, left = j->rows - first;
+    input_run(j, first, left < CPU_INPUT_ITEM ? left : CPU_INPUT_ITEM);
 }
 
 static void tiles_item(void *context, int32_t item, int32_t thread) {
@@ -135,7 +135,7 @@ status cpulinear_run(backend *b, const ops_linear *op) {
         if (!j.int8 && op->input == OPS_INPUT_PLAIN) {
             j.x = op->x + (int64_t)base * first->inputs;
         } else {
-            cpupool_run(c->pool, input_item, &j, divide_up(j.rows, CPU_ROW_ITEM));
+            cpupool_run(c->pool, input_item, &j, divide_up(j.rows, CPU_INPUT_ITEM));
         }
         cpupool_run(c->pool, tiles_item, &j, items_plan(&j));
     }

@@ -115,6 +115,7 @@ typedef struct {
 #if defined(__x86_64__)
 extern const isa_kernels isa_avx512_kernels;
 extern const isa_kernels isa_avx512_amx_kernels; /* the same with isa_amx_linear for many rows */
+extern const isa_kernels isa_avxvnni_kernels;
 extern const isa_kernels isa_avx2_kernels;
 #endif
 extern const isa_kernels isa_portable_kernels;

@@ -23,6 +23,7 @@
 #if defined(__x86_64__)
 #define _GNU_SOURCE
 #include <assert.h>
+#include <cpuid.h>
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -338,14 +339,8 @@ void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
 
 bool isa_amx_usable(void) {
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 }; /* arch_prctl(2), an XSAVE feature */
-    unsigned a, b, c, d;
-    __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(0), "2"(0));
-    if (a < 7) {
-        return false;
-    }
-    __asm__ volatile("cpuid" : "=a"(a), "=b"(b), "=c"(c), "=d"(d) : "0"(7), "2"(0));
-    const unsigned tile = 1u << 24, int8 = 1u << 25;
-    return (d & tile) != 0 && (d & int8) != 0 &&
-           syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & bit_AMX_TILE) != 0 &&
+           (d & bit_AMX_INT8) != 0 && syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 }
 #endif

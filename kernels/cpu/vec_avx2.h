@@ -187,6 +187,17 @@ VEC_INLINE vquad vquad_load(const int8_t *p) {
 VEC_INLINE vquad vquad_load_once(const int8_t *p) {
     return vquad_load(p);
 }
+#ifdef VEC_AVX_VNNI
+VEC_INLINE v16i vdot_start(int32_t offset, bool wide) {
+    (void)wide;
+    return v16i_set(offset);
+}
+VEC_INLINE v16i vdot_add(v16i sum, v64 weights, vquad activations, bool wide) {
+    (void)wide;
+    return v16i_make(_mm256_dpbusd_avx_epi32(sum.a, weights.a, activations),
+                     _mm256_dpbusd_avx_epi32(sum.b, weights.b, activations));
+}
+#else
 VEC_INLINE v16i vdot_start(int32_t offset, bool wide) {
     return v16i_set(wide ? 0 : offset); /* wide: the zero is taken off the weights themselves */
 }
@@ -207,6 +218,7 @@ VEC_INLINE v16i vdot_add(v16i sum, v64 weights, vquad activations, bool wide) {
     return v16i_make(vdot_half(sum.a, weights.a, activations, wide),
                      vdot_half(sum.b, weights.b, activations, wide));
 }
+#endif
 VEC_INLINE void vec_prefetch(const uint8_t *p) {
     _mm_prefetch((const char *)p, _MM_HINT_T0);
 }

@@ -268,7 +268,7 @@ static bool number_of(const char *text, int32_t max, int32_t *out) {
 }
 
 int main(int argc, char **argv) {
-    static const char *const isas[] = {"amx", "avx512", "avx2", "portable"};
+    static const char *const isas[] = {"amx", "avx512", "avxvnni", "avx2", "portable"};
     static const backend_type types[] = {BACKEND_Q4_0, BACKEND_Q4_1, BACKEND_Q5_0, BACKEND_Q5_1,
                                          BACKEND_Q8_0, BACKEND_Q4_K, BACKEND_Q5_K, BACKEND_Q6_K,
                                          BACKEND_F32,  BACKEND_F16,  BACKEND_BF16};
