@@ -260,6 +260,12 @@ void desk_drop_worker(gateway_state *g, uint32_t worker) {
     g->broken[worker] = false; /* last: the worker's next life must not inherit it */
 }
 
+void desk_kill_worker(gateway_state *g, uint32_t worker, int64_t at_us) {
+    if (worker < g->options->local) {
+        supervisor_kill(g->options->supervisor, worker, at_us);
+    }
+}
+
 void desk_act(gateway_state *g) {
     take_actions(g);
     for (;;) {
@@ -283,7 +289,7 @@ void desk_act(gateway_state *g) {
         }
         /* Whoever broke its link is no use any more: it ends by itself, or is made to. */
         desk_drop_worker(g, w);
-        supervisor_kill(g->options->supervisor, w, clock_now_us() + DESK_EXIT_US);
+        desk_kill_worker(g, w, clock_now_us() + DESK_EXIT_US);
     }
 }
 

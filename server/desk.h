@@ -76,6 +76,9 @@ void desk_refuse(exchange *x, int http_code, const char *text);
 /* A worker's link has ended: its requests go elsewhere. */
 void desk_drop_worker(gateway_state *g, uint32_t worker);
 
+/* A worker that is of no use any more ends, if it is this process's child. */
+void desk_kill_worker(gateway_state *g, uint32_t worker, int64_t at_us);
+
 /* Shutting down: what is left is answered with an error. */
 void desk_close(gateway_state *g);
 

@@ -25,6 +25,7 @@ enum {
     TAG_INTAKE = POOL_TAG,
     TAG_SUPERVISOR,
     TAG_SIGNAL,
+    TAG_CLUSTER,
     TICK_US = 500000,
     PENDING_US = 10000, /* what waits for workers is looked at this often */
     LEASE_US = 30000000,
@@ -92,11 +93,13 @@ static void on_hello(gateway_state *g, uint32_t worker, const message *m) {
     diag d;
     if (pool_join(&g->pool, worker, &m->hello, &d) != STATUS_OK) {
         LOG(ERROR, "gateway", "worker refused", "worker=%u why=\"%s\"", worker, d.text);
+        pool_goodbye(&g->pool, worker, d.text);
         g->broken[worker] = true;
         return;
     }
-    LOG(INFO, "gateway", "worker joined", "worker=%u role=%s pid=%u pages=%u", worker,
-        pool_role_name(m->hello.roles), m->hello.pid, m->hello.pages);
+    LOG(INFO, "gateway", "worker joined", "worker=%u role=%s pid=%u pages=%u address=%s", worker,
+        pool_role_name(m->hello.roles), m->hello.pid, m->hello.pages,
+        g->pool.workers[worker].kept.address[0] ? g->pool.workers[worker].kept.address : "local");
     supervisor_useful(g->options->supervisor, worker, clock_now_us());
     gate_link_up(g->gate, worker, m->hello.epoch, clock_now_us());
 }
@@ -115,6 +118,9 @@ static void on_message(gateway_state *g, uint32_t worker, const message *m) {
     } else if (m->type == MESSAGE_METRICS) {
         pool_metrics(&g->pool, worker, m->metrics);
     } else {
+        if (m->reason == MESSAGE_REASON_DRAINING) {
+            g->pool.views[worker].draining = true;
+        }
         if (m->type == MESSAGE_LINK_LOST) {
             pool_rejoin(&g->pool, worker, m->worker, w->heard_us);
         }
@@ -159,6 +165,35 @@ static void on_started(gateway_state *g, const supervisor_event *e) {
     if (pool_add(&g->pool, e->child, e->fd, clock_now_us()) != STATUS_OK) {
         LOG(ERROR, "gateway", "no link to a worker", "worker=%u", e->child);
         supervisor_kill(g->options->supervisor, e->child, 0);
+    }
+}
+
+/* Workers of other hosts, as the roster names them. */
+static void follow_cluster(gateway_state *g) {
+    uint64_t linked[LIMIT_WORKERS];
+    cluster_event e;
+    for (;;) {
+        for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
+            linked[i] = g->pool.workers[i].used ? g->pool.workers[i].epoch : 0;
+        }
+        if (!g->options->cluster ||
+            !cluster_next(g->options->cluster, linked, clock_now_us(), &e)) {
+            return;
+        }
+        if (e.type == CLUSTER_REFUSED) {
+            g->failed =
+                status_fail(g->d, e.why.code, "the hub refuses this gateway: %s", e.why.text);
+            g->quit = true;
+            return;
+        }
+        if (g->pool.workers[e.worker].used) {
+            desk_drop_worker(g, e.worker);
+            desk_act(g);
+        }
+        if (e.type == CLUSTER_LINK && pool_add_remote(&g->pool, e.worker, e.epoch, e.fd, &e.keys,
+                                                      clock_now_us()) != STATUS_OK) {
+            LOG(ERROR, "gateway", "no link to a worker", "worker=%u", e.worker);
+        }
     }
 }
 
@@ -258,10 +293,13 @@ static void go_on_draining(gateway_state *g) {
         supervisor_stop(g->options->supervisor);
         for (uint32_t i = 0; i < g->pool.count; i++) {
             message m = {.type = MESSAGE_DRAIN};
+            if (g->pool.workers[i].remote) {
+                continue; /* it serves others too: the end of the link is all it needs to know */
+            }
             if (g->pool.workers[i].joined) {
                 (void)pool_send(&g->pool, i, &m);
             } else if (g->pool.workers[i].used) {
-                supervisor_kill(g->options->supervisor, i, 0);
+                desk_kill_worker(g, i, 0);
             }
         }
     }
@@ -278,7 +316,7 @@ static void timers(gateway_state *g) {
         while ((silent = pool_silent(&g->pool, now, g->options->silence_us, g->options->join_us)) <
                LIMIT_WORKERS) {
             LOG(WARN, "gateway", "worker is silent: fenced", "worker=%u", silent);
-            supervisor_kill(g->options->supervisor, silent, 0); /* it may wake up: not as it is */
+            desk_kill_worker(g, silent, 0); /* it may wake up: not as it is */
             g->broken[silent] = true;
             desk_act(g);
         }
@@ -313,7 +351,8 @@ static void handle_event(gateway_state *g, uint64_t tag) {
             take_intake(g);
             break;
         case TAG_SUPERVISOR:
-            break; /* supervise follows every wait */
+        case TAG_CLUSTER:
+            break; /* supervise and follow_cluster follow every wait */
         case TAG_SIGNAL:
             begin_drain(g);
             break;
@@ -334,6 +373,7 @@ static status loop(gateway_state *g) {
             handle_event(g, events[i].data.u64);
         }
         supervise(g);
+        follow_cluster(g);
         timers(g);
         dispatch(g);
         pool_flush(&g->pool);
@@ -418,8 +458,13 @@ static status open_loop(gateway_state *g) {
     g->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
     TRY(pool_open(&g->pool, g->d));
     g->pool.roles_wanted = g->options->roles_wanted;
+    g->pool.model_hash = g->options->model_hash;
+    g->pool.by_address = g->options->kv_by_address;
     TRY(watch(g, TAG_SIGNAL, g->signal_fd));
     TRY(watch(g, TAG_INTAKE, intake_fd(g->options->intake)));
+    if (g->options->cluster) {
+        TRY(watch(g, TAG_CLUSTER, cluster_fd(g->options->cluster)));
+    }
     return watch(g, TAG_SUPERVISOR, supervisor_fd(g->options->supervisor));
 }
 

@@ -12,6 +12,7 @@
 
 #include "engine/base/cores.h"
 #include "engine/base/trace.h"
+#include "server/cluster.h"
 #include "server/http.h"
 #include "server/intake.h"
 #include "server/supervisor.h"
@@ -20,6 +21,10 @@ typedef struct {
     intake *intake;
     http *http;
     supervisor *supervisor; /* its children are workers 0, 1, ... */
+    uint32_t local;         /* so many */
+    cluster *cluster;       /* NULL: no workers but those */
+    uint64_t model_hash;    /* of the model file that the tokenizer is of */
+    bool kv_by_address;     /* KV moves over TCP between workers of this machine too */
     const tokenizer *tokenizer;
     cores *cores;          /* the board of its workers; NULL: none */
     uint32_t roles_wanted; /* ready when each of these has joined */

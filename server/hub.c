@@ -33,6 +33,7 @@ typedef struct {
     wire *link;
     handshake_ident who;
     uint32_t number; /* of a worker that is MEMBER */
+    bool knows;      /* that it has this number: only then do others hear of it */
     hello_kept hello;
     int64_t heard_us, due_us; /* due: of the end when LEAVING */
 } seat;
@@ -178,6 +179,7 @@ static void seat_member(hub *h, seat *s, int64_t now_us) {
         return;
     }
     s->place = MEMBER;
+    s->knows = worker && s->hello.hello.worker == s->number;
     h->changed = true;
     LOG(INFO, "hub", "joined", "who=%s epoch=%llu address=%s", name_of(s, name),
         (unsigned long long)s->who.epoch, s->hello.address);
@@ -228,6 +230,9 @@ static void on_message(hub *h, seat *s, str bytes, int64_t now_us) {
         refuse(h, s, now_us, d.text);
     } else if (m.type == MESSAGE_HELLO && s->place == GREETING) {
         on_hello(h, s, &m.hello, now_us);
+    } else if (m.type == MESSAGE_HELLO && s->place == MEMBER) {
+        s->knows = m.hello.worker == s->number;
+        h->changed = true;
     } else if (m.type != MESSAGE_HEARTBEAT) {
         refuse(h, s, now_us, "not a message for a hub");
     }
@@ -256,20 +261,25 @@ static void serve_seat(hub *h, seat *s, int64_t now_us) {
     (void)wire_flush(s->link);
 }
 
-static void broadcast(hub *h) {
+/* To a worker that does not know its number yet, the roster has itself in it too. */
+static void tell_roster(hub *h, seat *to) {
     message_member list[LIMIT_WORKERS];
     message m = {.type = MESSAGE_ROSTER};
     m.roster.list = list;
     for (int i = 0; i < MEMBERS_MAX; i++) {
         const seat *s = &h->seats[i];
-        if (s->place == MEMBER && s->who.kind == HANDSHAKE_WORKER) {
+        if (s->place == MEMBER && s->who.kind == HANDSHAKE_WORKER && (s->knows || s == to)) {
             list[m.roster.count++] = (message_member){s->number, s->who.epoch, s->hello.hello.roles,
                                                       s->hello.hello.address};
         }
     }
+    tell(h, to, &m);
+}
+
+static void broadcast(hub *h) {
     for (int i = 0; i < MEMBERS_MAX; i++) {
         if (h->seats[i].place == MEMBER) {
-            tell(h, &h->seats[i], &m);
+            tell_roster(h, &h->seats[i]);
         }
     }
 }

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "bench/engine.h"
 #include "bench/loadgen.h"
@@ -11,12 +12,13 @@
 #include "engine/worker/worker.h"
 #include "models/text/tokenizer.h"
 #include "server/commands.h"
+#include "server/controller.h"
 #include "server/pool.h"
 #include "server/serve.h"
 #include "server/version.h"
 
 typedef struct {
-    const char *model, *backend, *trace;
+    const char *model, *backend, *trace, *join, *listen, *key_file;
     int64_t worker, epoch, queue_ms, link_fd, cores_fd, threads, threads_own, kv_bytes, context,
         seqs, chunk;
     int32_t role, kv_dtype, activations, log_level;
@@ -32,10 +34,18 @@ static const char *const levels[] = {"debug", "info", "warn", "error", "off", NU
 
 static const config_option worker_flags[] = {
     {"role", CONFIG_ENUM, FIELD(role), 0, 0, "both", roles, NULL, "which phases it runs"},
-    {"worker", CONFIG_INT, FIELD(worker), 0, LIMIT_WORKERS - 1, "0", NULL, NULL, "its number"},
-    {"epoch", CONFIG_INT, FIELD(epoch), 1, 0x1p62, "1", NULL, NULL,
-     "which life of that worker this is; grows"},
-    {"link-fd", CONFIG_INT, FIELD(link_fd), 3, 1 << 20, "3", NULL, NULL,
+    {"join", CONFIG_STRING, FIELD(join), 0, 255, NULL, NULL, "HOST:PORT",
+     "join the cluster whose hub is there"},
+    {"listen", CONFIG_STRING, FIELD(listen), 0, 255, NULL, NULL, "HOST:PORT",
+     "where other hosts reach this worker; default: the address from which it reaches the hub, on "
+     "a free port"},
+    {"cluster-key-file", CONFIG_STRING, FIELD(key_file), 0, 4095, NULL, NULL, "FILE",
+     "the cluster's key (or WEIR_CLUSTER_KEY); needed unless all addresses are loopback"},
+    {"worker", CONFIG_INT, FIELD(worker), -1, LIMIT_WORKERS - 1, "-1", NULL, NULL,
+     "its number; -1: the hub gives it one"},
+    {"epoch", CONFIG_INT, FIELD(epoch), 0, 0x1p62, "0", NULL, NULL,
+     "which life of that worker this is; grows; 0: makes one"},
+    {"link-fd", CONFIG_INT, FIELD(link_fd), -1, 1 << 20, "-1", NULL, NULL,
      "descriptor of the socket to the gateway that started it"},
     {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file"},
     {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME", "where the model runs"},
@@ -62,9 +72,12 @@ static const config_option worker_flags[] = {
     {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
 };
 
-static const config_table worker_table = {
-    "weir worker", "One model replica. `weir serve` starts these; they end with it.", worker_flags,
-    sizeof worker_flags / sizeof worker_flags[0], NULL};
+static const config_table worker_table = {"weir worker",
+                                          "One model replica. `weir serve` starts these, and they "
+                                          "end with it; with --join one serves the "
+                                          "gateways of a cluster.",
+                                          worker_flags,
+                                          sizeof worker_flags / sizeof worker_flags[0], NULL};
 
 /* The ids that end a generation come from the tokeniser, which the worker layer does not know. */
 static status find_eog(const char *path, int32_t eog[16], int32_t *count, diag *d) {
@@ -86,6 +99,23 @@ static status find_eog(const char *path, int32_t eog[16], int32_t *count, diag *
     return STATUS_OK;
 }
 
+/* Joining needs the hub's address, and the key wherever other hosts could come in. */
+static status read_cluster(const worker_settings *o, worker_options *w, diag *d) {
+    w->joins = o->join != NULL;
+    w->listens = o->listen != NULL;
+    if (!w->joins && o->link_fd < 0) {
+        return status_fail(d, STATUS_INVALID, "--join HOST:PORT is needed");
+    }
+    if (!w->joins && !w->listens) {
+        return STATUS_OK;
+    }
+    TRY(clusterkey_read(o->key_file, &w->key, d));
+    if (w->joins) {
+        TRY(clusterkey_address(&w->key, o->join, "join", &w->hub, d));
+    }
+    return w->listens ? clusterkey_address(&w->key, o->listen, "listen", &w->listen, d) : STATUS_OK;
+}
+
 static status run_worker(const worker_settings *o, const char *name, diag *d) {
     static const uint32_t role_bits[] = {MESSAGE_ROLE_PREFILL, MESSAGE_ROLE_DECODE,
                                          MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE};
@@ -93,7 +123,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
     worker_options w = {.model_path = o->model,
                         .backend = o->backend,
                         .roles = role_bits[o->role],
-                        .worker = (uint32_t)o->worker,
+                        .worker = o->worker < 0 ? MESSAGE_NO_WORKER : (uint32_t)o->worker,
                         .epoch = (uint64_t)o->epoch,
                         .gateway_fd = (int)o->link_fd,
                         .threads = (int32_t)o->threads,
@@ -113,6 +143,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .eog = eog};
     TRY(failpoint_setup_env(d));
     TRY(failpoint_listen(name, d));
+    TRY(read_cluster(o, &w, d));
     TRY(find_eog(o->model, eog, &w.eog_count, d));
     return worker_run(&w, d);
 }
@@ -130,12 +161,14 @@ static int worker_main(int argc, char *const *argv) {
         config_help(&worker_table, &help);
         (void)fputs(help.data ? help.data : "", stdout);
         strbuf_close(&help);
-    } else if (!o.model) {
+    } else if (!o.model && !(o.model = getenv("WEIR_DEFAULT_MODEL"))) {
         (void)fprintf(stderr, "weir worker: --model FILE is needed\n");
         code = 2;
     } else {
         char name[32];
-        (void)snprintf(name, sizeof name, "%s-%d", roles[o.role], (int)o.worker);
+        bool numbered = o.worker >= 0;
+        (void)snprintf(name, sizeof name, "%s-%s%d", roles[o.role], numbered ? "" : "pid",
+                       numbered ? (int)o.worker : (int)getpid());
         log_setup((log_level)o.log_level, o.log_json, name);
         if (run_worker(&o, name, &d) != STATUS_OK) {
             LOG(ERROR, "worker", "ends", "why=\"%s\"", d.text);
@@ -170,7 +203,9 @@ static const struct {
     const char *help;
 } commands[] = {
     {"serve", serve_main, "serve a model: gateway and local workers"},
-    {"worker", worker_main, "one model replica (started by serve)"},
+    {"gateway", serve_gateway_main, "an HTTP front end for the workers of a cluster"},
+    {"worker", worker_main, "one model replica: started by serve, or joins a cluster"},
+    {"controller", controller_main, "the hub of a cluster"},
     {"bench", bench_main, "measure the engine or a running server"},
     {"tokenize", commands_tokenize, "print the token ids of a text"},
     {"template", commands_template, "print what a chat template renders"},
@@ -180,7 +215,7 @@ static const struct {
 static int usage(FILE *to, int code) {
     (void)fprintf(to, "usage: weir COMMAND [options]   (weir COMMAND --help tells more)\n\n");
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-        (void)fprintf(to, "  %-10s %s\n", commands[i].name, commands[i].help);
+        (void)fprintf(to, "  %-11s %s\n", commands[i].name, commands[i].help);
     }
     return code;
 }

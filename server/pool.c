@@ -37,7 +37,27 @@ void pool_close(pool *p) {
     }
 }
 
-status pool_add(pool *p, uint32_t worker, int fd, int64_t now_us) {
+/* A wire for the slot; the descriptor is taken over either way. */
+static status take_wire(pool *p, uint32_t worker, int fd, const seal_keys *keys) {
+    pool_worker *w = &p->workers[worker];
+    if (wire_open_waiting(POOL_OUT_BYTES_MAX, &w->wire) != STATUS_OK) {
+        (void)close(fd);
+        *w = (pool_worker){0};
+        return STATUS_NOMEM;
+    }
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = worker};
+    if (wire_attach(w->wire, fd, keys) != STATUS_OK ||
+        epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) {
+        pool_drop(p, worker);
+        return STATUS_IO;
+    }
+    if (worker >= p->count) {
+        p->count = worker + 1;
+    }
+    return STATUS_OK;
+}
+
+static pool_worker *take_slot(pool *p, uint32_t worker, int64_t now_us) {
     CHECK_LT(worker, LIMIT_WORKERS);
     pool_worker *w = &p->workers[worker];
     CHECK(!w->used);
@@ -46,21 +66,20 @@ status pool_add(pool *p, uint32_t worker, int fd, int64_t now_us) {
                        .since_us = now_us,
                        .metrics = strbuf_make(METRICS_BYTES_MAX)};
     p->views[worker] = (router_view){0};
-    status s = wire_open(fd, POOL_OUT_BYTES_MAX, &w->wire);
-    if (s != STATUS_OK) {
-        (void)close(fd);
-        *w = (pool_worker){0};
-        return s;
-    }
-    struct epoll_event e = {.events = EPOLLIN, .data.u64 = worker};
-    if (epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) {
-        pool_drop(p, worker);
-        return STATUS_IO;
-    }
-    if (worker >= p->count) {
-        p->count = worker + 1;
-    }
-    return STATUS_OK;
+    return w;
+}
+
+status pool_add(pool *p, uint32_t worker, int fd, int64_t now_us) {
+    (void)take_slot(p, worker, now_us);
+    return take_wire(p, worker, fd, NULL);
+}
+
+status pool_add_remote(pool *p, uint32_t worker, uint64_t epoch, int fd, const seal_keys *keys,
+                       int64_t now_us) {
+    pool_worker *w = take_slot(p, worker, now_us);
+    w->remote = true;
+    w->epoch = epoch;
+    return take_wire(p, worker, fd, keys);
 }
 
 void pool_drop(pool *p, uint32_t worker) {
@@ -100,8 +119,29 @@ void pool_flush(pool *p) {
     }
 }
 
+void pool_goodbye(pool *p, uint32_t worker, const char *why) {
+    message m = {.type = MESSAGE_GOODBYE, .goodbye = str_from(why)};
+    if (m.goodbye.bytes > MESSAGE_GOODBYE_BYTES) {
+        m.goodbye.bytes = MESSAGE_GOODBYE_BYTES;
+    }
+    if (pool_send(p, worker, &m)) {
+        (void)wire_flush(p->workers[worker].wire);
+    }
+}
+
+static message_peer peer_of(const pool *p, uint32_t worker) {
+    const message_hello *h = &p->workers[worker].hello;
+    return (message_peer){.worker = h->worker, .epoch = h->epoch, .roles = h->roles};
+}
+
+static void introduced(bool told, uint32_t prefill, uint32_t decode) {
+    if (!told) {
+        LOG(WARN, "pool", "cannot introduce a pair", "prefill=%u decode=%u", prefill, decode);
+    }
+}
+
 /* One socket for the pair, an end to each. */
-static void introduce(pool *p, uint32_t prefill, uint32_t decode) {
+static void introduce_by_socket(pool *p, uint32_t prefill, uint32_t decode) {
     int fds[2];
     if (wire_pair(fds) != STATUS_OK) {
         LOG(ERROR, "pool", "no socket for a pair", "prefill=%u decode=%u", prefill, decode);
@@ -109,25 +149,43 @@ static void introduce(pool *p, uint32_t prefill, uint32_t decode) {
     }
     const uint32_t pair[2] = {prefill, decode};
     for (int i = 0; i < 2; i++) {
-        const message_hello *other = &p->workers[pair[1 - i]].hello;
-        message m = {.type = MESSAGE_PEER};
-        m.peer =
-            (message_peer){.worker = other->worker, .epoch = other->epoch, .roles = other->roles};
-        if (!send_with(p, pair[i], &m, fds[i])) {
-            LOG(WARN, "pool", "cannot introduce a pair", "prefill=%u decode=%u", prefill, decode);
-        }
+        message m = {.type = MESSAGE_PEER, .peer = peer_of(p, pair[1 - i])};
+        introduced(send_with(p, pair[i], &m, fds[i]), prefill, decode);
         (void)close(fds[i]); /* the wire has a copy of its own */
     }
 }
 
-/* Introduces them if one can prefill for the other. */
-static void introduce_pair(pool *p, uint32_t a, uint32_t b) {
-    uint32_t a_roles = p->workers[a].hello.roles;
-    uint32_t b_roles = p->workers[b].hello.roles;
-    if ((a_roles & MESSAGE_ROLE_PREFILL) && (b_roles & MESSAGE_ROLE_DECODE)) {
-        introduce(p, a, b);
-    } else if ((a_roles & MESSAGE_ROLE_DECODE) && (b_roles & MESSAGE_ROLE_PREFILL)) {
-        introduce(p, b, a);
+/* D is told first: it may then wait, rather than be surprised. */
+static void introduce_by_address(pool *p, uint32_t prefill, uint32_t decode, bool mend) {
+    message to_decode = {.type = MESSAGE_PEER, .peer = peer_of(p, prefill)};
+    message to_prefill = {.type = MESSAGE_PEER, .peer = peer_of(p, decode)};
+    to_decode.peer.how = MESSAGE_PEER_AWAIT;
+    to_prefill.peer.how = MESSAGE_PEER_DIAL;
+    to_prefill.peer.address = p->workers[decode].hello.address;
+    to_decode.peer.mend = to_prefill.peer.mend = mend;
+    introduced(to_prefill.peer.address.bytes && pool_send(p, decode, &to_decode) &&
+                   pool_send(p, prefill, &to_prefill),
+               prefill, decode);
+}
+
+static void introduce(pool *p, uint32_t prefill, uint32_t decode, bool mend) {
+    if (p->by_address || p->workers[prefill].remote || p->workers[decode].remote) {
+        introduce_by_address(p, prefill, decode, mend);
+    } else {
+        introduce_by_socket(p, prefill, decode);
+    }
+}
+
+/* Introduces them if one can prefill for the other. Where both can, every gateway must let the same
+ * one dial: the lower number. */
+static void introduce_pair(pool *p, uint32_t a, uint32_t b, bool mend) {
+    uint32_t low = a < b ? a : b, high = a < b ? b : a;
+    uint32_t low_roles = p->workers[low].hello.roles;
+    uint32_t high_roles = p->workers[high].hello.roles;
+    if ((low_roles & MESSAGE_ROLE_PREFILL) && (high_roles & MESSAGE_ROLE_DECODE)) {
+        introduce(p, low, high, mend);
+    } else if ((low_roles & MESSAGE_ROLE_DECODE) && (high_roles & MESSAGE_ROLE_PREFILL)) {
+        introduce(p, high, low, mend);
     }
 }
 
@@ -140,7 +198,7 @@ void pool_rejoin(pool *p, uint32_t worker, uint32_t peer, int64_t now_us) {
     if (now_us - *last >= REJOIN_US) {
         *last = now_us;
         LOG(INFO, "pool", "a pair gets a new link", "workers=%u,%u", worker, peer);
-        introduce_pair(p, worker, peer);
+        introduce_pair(p, worker, peer, true);
     }
 }
 
@@ -157,9 +215,19 @@ status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) 
     if (p->model_hash && hello->model_hash != p->model_hash) {
         return status_fail(d, STATUS_MISMATCH, "it serves another model");
     }
+    if (w->remote && hello->epoch != w->epoch) {
+        return status_fail(d, STATUS_MISMATCH, "it is of another epoch than it was dialled as");
+    }
+    for (uint32_t i = 0; i < p->count; i++) {
+        if (p->workers[i].joined) {
+            TRY(hello_fits(&p->workers[i].kept.hello, hello, d));
+            break;
+        }
+    }
     p->model_hash = hello->model_hash;
-    w->hello = *hello;
-    w->hello.numerics = w->hello.kv_layout = str_of(NULL, 0);
+    hello_keep(&w->kept, hello);
+    w->hello = w->kept.hello;
+    w->epoch = hello->epoch;
     w->joined = true;
     (void)snprintf(w->label, sizeof w->label, "role=\"%s\",worker=\"%u\"",
                    pool_role_name(hello->roles), worker);
@@ -173,7 +241,7 @@ status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) 
         if (i == worker || !other->joined) {
             continue;
         }
-        introduce_pair(p, worker, i);
+        introduce_pair(p, worker, i, false);
     }
     return STATUS_OK;
 }
@@ -214,8 +282,8 @@ void pool_charge(pool *p, const router_choice *choice, const router_request *req
 uint32_t pool_silent(const pool *p, int64_t now_us, int64_t silence_us, int64_t join_us) {
     for (uint32_t i = 0; i < p->count; i++) {
         const pool_worker *w = &p->workers[i];
-        if (w->used &&
-            (w->joined ? now_us - w->heard_us > silence_us : now_us - w->since_us > join_us)) {
+        if (w->used && (w->joined || w->remote ? now_us - w->heard_us > silence_us
+                                               : now_us - w->since_us > join_us)) {
             return i;
         }
     }

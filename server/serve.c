@@ -10,15 +10,18 @@
 #include "engine/base/clock.h"
 #include "engine/base/config.h"
 #include "engine/base/failpoint.h"
+#include "engine/base/hash.h"
 #include "engine/base/log.h"
 #include "engine/base/tracefile.h"
 #include "engine/core/message.h"
 #include "models/file/gguf.h"
 #include "server/gateway.h"
+#include "server/hub.h"
 #include "server/version.h"
 
 typedef struct {
     const char *host, *model, *served_name, *api_key, *api_key_file, *trace;
+    const char *join, *cluster_listen, *key_file;
     int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
     int64_t requests, connections, text_threads, http_threads, drain_ms, silence_ms, pending_ms;
     int32_t backend, kv_dtype, activations, kv_transport, log_level;
@@ -26,23 +29,154 @@ typedef struct {
 } settings;
 
 static const char *const backends[] = {"cpu", "cuda", NULL};
-static const char *const transports[] = {"auto", "shm", NULL};
+enum { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
+static const char *const transports[] = {"auto", "shm", "tcp", NULL};
 static const char *const kv_dtypes[] = {"f16", "f32", NULL};
 static const char *const activation_kinds[] = {"int8", "f32", NULL};
 static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
 
 #define FIELD(name) offsetof(settings, name)
 
+/* What both commands have: a model to know by, an address, limits. */
+#define NAME_FLAGS                                                                                 \
+    {"host", CONFIG_STRING, FIELD(host),           0, 255, "127.0.0.1",                            \
+     NULL,   "ADDRESS",     "address to listen on"},                                               \
+        {"port", CONFIG_INT, FIELD(port),                                                          \
+         0,      65535,      "8000",                                                               \
+         NULL,   NULL,       "port to listen on; 0 takes a free one"},                             \
+        {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file to serve"}, \
+    {                                                                                              \
+        "served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME",        \
+            "name clients use; default: the file's name without .gguf"                             \
+    }
+
+#define FRONT_FLAGS                                                                                \
+    {"context",                                                                                    \
+     CONFIG_INT,                                                                                   \
+     FIELD(context),                                                                               \
+     0,                                                                                            \
+     LIMIT_CONTEXT_TOKENS,                                                                         \
+     "0",                                                                                          \
+     NULL,                                                                                         \
+     NULL,                                                                                         \
+     "longest prompt and answer together, in tokens; 0: what the model was trained for"},          \
+        {"local-prefill-max",                                                                      \
+         CONFIG_INT,                                                                               \
+         FIELD(local_prefill_max),                                                                 \
+         0,                                                                                        \
+         LIMIT_CONTEXT_TOKENS,                                                                     \
+         "16",                                                                                     \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "a prompt whose uncached part is not longer is computed where it is decoded"},            \
+        {"max-requests",                                                                           \
+         CONFIG_INT,                                                                               \
+         FIELD(requests),                                                                          \
+         1,                                                                                        \
+         4096,                                                                                     \
+         "512",                                                                                    \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "requests under way or waiting; more are answered 503"},                                  \
+        {"max-connections",                                                                        \
+         CONFIG_INT,                                                                               \
+         FIELD(connections),                                                                       \
+         1,                                                                                        \
+         16384,                                                                                    \
+         "1024",                                                                                   \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "open HTTP connections; more are answered 503"},                                          \
+        {"text-threads",                                                                           \
+         CONFIG_INT,                                                                               \
+         FIELD(text_threads),                                                                      \
+         1,                                                                                        \
+         16,                                                                                       \
+         "1",                                                                                      \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "threads that render templates and tokenise"},                                            \
+        {"http-threads",                                                                           \
+         CONFIG_INT,                                                                               \
+         FIELD(http_threads),                                                                      \
+         1,                                                                                        \
+         16,                                                                                       \
+         "1",                                                                                      \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "threads that read and write HTTP"},                                                      \
+        {"api-key",                                                                                \
+         CONFIG_STRING,                                                                            \
+         FIELD(api_key),                                                                           \
+         0,                                                                                        \
+         255,                                                                                      \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "KEY",                                                                                    \
+         "require this key (visible in the process list: prefer --api-key-file or WEIR_API_KEY)"}, \
+        {"api-key-file",                                                                           \
+         CONFIG_STRING,                                                                            \
+         FIELD(api_key_file),                                                                      \
+         0,                                                                                        \
+         4095,                                                                                     \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "FILE",                                                                                   \
+         "require one of these keys, one a line"},                                                 \
+        {"metrics-open", CONFIG_BOOL, FIELD(metrics_open),    0, 0, "false",                       \
+         NULL,           NULL,        "/metrics needs no key"},                                    \
+        {"drain-timeout-ms",                                                                       \
+         CONFIG_INT,                                                                               \
+         FIELD(drain_ms),                                                                          \
+         0,                                                                                        \
+         3600000,                                                                                  \
+         "30000",                                                                                  \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "how long requests may go on after SIGTERM"},                                             \
+        {"heartbeat-timeout-ms",                                                                   \
+         CONFIG_INT,                                                                               \
+         FIELD(silence_ms),                                                                        \
+         500,                                                                                      \
+         600000,                                                                                   \
+         "3000",                                                                                   \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "a worker this quiet is killed and its requests go elsewhere"},                           \
+        {"queue-timeout-ms",                                                                       \
+         CONFIG_INT,                                                                               \
+         FIELD(pending_ms),                                                                        \
+         1,                                                                                        \
+         3600000,                                                                                  \
+         "300000",                                                                                 \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "how long a request waits for workers or KV pages before it is answered 503"},            \
+        {"trace",                                                                                  \
+         CONFIG_STRING,                                                                            \
+         FIELD(trace),                                                                             \
+         0,                                                                                        \
+         4000,                                                                                     \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "DIR",                                                                                    \
+         "each process leaves its newest spans in DIR as Chrome trace JSON when it ends"},         \
+        {"log-level", CONFIG_ENUM, FIELD(log_level),    0, 0, "info",                              \
+         levels,      NULL,        "least level logged"},                                          \
+    {                                                                                              \
+        "log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"   \
+    }
+
+#define KEY_FLAG                                                                                \
+    {                                                                                           \
+        "cluster-key-file", CONFIG_STRING, FIELD(key_file), 0, 4095, NULL, NULL, "FILE",        \
+            "the cluster's key (or WEIR_CLUSTER_KEY); needed unless all addresses are loopback" \
+    }
+
 static const config_option options[] = {
-    {"host", CONFIG_STRING, FIELD(host), 0, 255, "127.0.0.1", NULL, "ADDRESS",
-     "address to listen on"},
-    {"port", CONFIG_INT, FIELD(port), 0, 65535, "8000", NULL, NULL,
-     "port to listen on; 0 takes a free one"},
-    {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file to serve"},
-    {"served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME",
-     "name clients use; default: the file's name without .gguf"},
+    NAME_FLAGS,
     {"prefill", CONFIG_INT, FIELD(prefill), 0, 32, "1", NULL, NULL, "prefill workers"},
-    {"decode", CONFIG_INT, FIELD(decode), 1, 32, "1", NULL, NULL, "decode workers"},
+    {"decode", CONFIG_INT, FIELD(decode), 0, 32, "1", NULL, NULL, "decode workers"},
     {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
      "one worker does both phases, for comparison"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
@@ -50,45 +184,29 @@ static const config_option options[] = {
      "shares of those that are idle"},
     {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "cpu", backends, NULL, "where the model runs"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
-     "how KV pages move between workers"},
+     "how KV pages move between workers of this machine (auto: shm); to other hosts it is tcp"},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL,
      "KV cache of each worker; at least one whole context is taken"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL,
      "dtype of the KV cache"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", activation_kinds, NULL,
      "how activations meet quantised weights"},
-    {"context", CONFIG_INT, FIELD(context), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
-     "longest prompt and answer together, in tokens; 0: what the model was trained for"},
     {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL,
      "sequences a worker decodes at once"},
     {"prefill-chunk", CONFIG_INT, FIELD(chunk), 16, 8192, "256", NULL, NULL,
      "prompt tokens of a step; a multiple of 16"},
-    {"local-prefill-max", CONFIG_INT, FIELD(local_prefill_max), 0, LIMIT_CONTEXT_TOKENS, "16", NULL,
-     NULL, "a prompt whose uncached part is not longer is computed where it is decoded"},
-    {"max-requests", CONFIG_INT, FIELD(requests), 1, 4096, "512", NULL, NULL,
-     "requests under way or waiting; more are answered 503"},
-    {"max-connections", CONFIG_INT, FIELD(connections), 1, 16384, "1024", NULL, NULL,
-     "open HTTP connections; more are answered 503"},
-    {"text-threads", CONFIG_INT, FIELD(text_threads), 1, 16, "1", NULL, NULL,
-     "threads that render templates and tokenise"},
-    {"http-threads", CONFIG_INT, FIELD(http_threads), 1, 16, "1", NULL, NULL,
-     "threads that read and write HTTP"},
-    {"api-key", CONFIG_STRING, FIELD(api_key), 0, 255, NULL, NULL, "KEY",
-     "require this key (visible in the process list: prefer --api-key-file or WEIR_API_KEY)"},
-    {"api-key-file", CONFIG_STRING, FIELD(api_key_file), 0, 4095, NULL, NULL, "FILE",
-     "require one of these keys, one a line"},
-    {"metrics-open", CONFIG_BOOL, FIELD(metrics_open), 0, 0, "false", NULL, NULL,
-     "/metrics needs no key"},
-    {"drain-timeout-ms", CONFIG_INT, FIELD(drain_ms), 0, 3600000, "30000", NULL, NULL,
-     "how long requests may go on after SIGTERM"},
-    {"heartbeat-timeout-ms", CONFIG_INT, FIELD(silence_ms), 500, 600000, "3000", NULL, NULL,
-     "a worker this quiet is killed and its requests go elsewhere"},
-    {"queue-timeout-ms", CONFIG_INT, FIELD(pending_ms), 1, 3600000, "300000", NULL, NULL,
-     "how long a request waits for workers or KV pages before it is answered 503"},
-    {"trace", CONFIG_STRING, FIELD(trace), 0, 4000, NULL, NULL, "DIR",
-     "each process leaves its newest spans in DIR as Chrome trace JSON when it ends"},
-    {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
-    {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
+    {"cluster-listen", CONFIG_STRING, FIELD(cluster_listen), 0, 255, NULL, NULL, "HOST:PORT",
+     "be the hub of a cluster there: workers and gateways of other hosts may join"},
+    KEY_FLAG,
+    FRONT_FLAGS,
+};
+
+static const config_option gateway_flags[] = {
+    NAME_FLAGS,
+    {"join", CONFIG_STRING, FIELD(join), 0, 255, NULL, NULL, "HOST:PORT",
+     "join the cluster whose hub is there"},
+    KEY_FLAG,
+    FRONT_FLAGS,
 };
 
 static const config_table table = {"weir serve",
@@ -96,8 +214,20 @@ static const config_table table = {"weir serve",
                                    "prefill and decode workers.",
                                    options, sizeof options / sizeof options[0], NULL};
 
+static const config_table gateway_table = {
+    "weir gateway",
+    "An HTTP front end without workers of its own: it serves with those of a cluster.",
+    gateway_flags, sizeof gateway_flags / sizeof gateway_flags[0], NULL};
+
 typedef struct {
     settings set;
+    const config_table *table;
+    clusterkey key;
+    hostport hub_address;
+    hub *hub;
+    cluster *cluster;
+    uint64_t model_hash;
+    char hub_text[HOSTPORT_TEXT_BYTES], worker_listen[HOSTPORT_TEXT_BYTES];
     gguf *file;
     tokenizer *tokenizer;
     chat *chat;
@@ -168,6 +298,7 @@ static status open_model(server *s) {
                                 .models_count = 1,
                                 .context_tokens = context,
                                 .vocab_count = tokenizer_vocab_count(s->tokenizer)};
+    s->model_hash = gguf_hash(s->file);
     gguf_close(s->file);
     s->file = NULL;
     return STATUS_OK;
@@ -237,45 +368,19 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
     (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
     (void)snprintf(queue, sizeof queue, "%d", (int)o->pending_ms);
-    const char *args[] = {"worker",
-                          "--role",
-                          role,
-                          "--worker",
-                          number,
-                          "--epoch",
-                          "{epoch}",
-                          "--link-fd",
-                          "3",
-                          "--model",
-                          o->model,
-                          "--backend",
-                          backends[o->backend],
-                          "--threads",
-                          thread_text,
-                          "--threads-own",
-                          own_text,
-                          "--cores-fd",
-                          "4",
-                          "--kv-memory",
-                          kv,
-                          "--kv-dtype",
-                          kv_dtypes[o->kv_dtype],
-                          "--activations",
-                          activation_kinds[o->activations],
-                          "--context",
-                          context,
-                          "--max-seqs",
-                          seqs,
-                          "--prefill-chunk",
-                          chunk,
-                          "--log-level",
-                          levels[o->log_level],
-                          o->log_json ? "--log-json" : "--no-log-json",
-                          "--trace",
-                          o->trace ? o->trace : "",
-                          "--queue-timeout-ms",
-                          queue};
-    return supervisor_add(s->supervisor, args, sizeof args / sizeof args[0], &child, &s->d);
+    const char *args[] = {
+        "worker", "--role", role, "--worker", number, "--epoch", "{epoch}", "--link-fd", "3",
+        "--model", o->model, "--backend", backends[o->backend], "--threads", thread_text,
+        "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-dtype",
+        kv_dtypes[o->kv_dtype], "--activations", activation_kinds[o->activations], "--context",
+        context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--log-level", levels[o->log_level],
+        o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
+        "--queue-timeout-ms", queue,
+        /* From here on for links between hosts; cut off below without them. */
+        "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
+    uint32_t count = sizeof args / sizeof args[0];
+    count -= !s->worker_listen[0] ? 6 : !s->hub_text[0] ? 4 : !o->key_file ? 2 : 0;
+    return supervisor_add(s->supervisor, args, count, &child, &s->d);
 }
 
 static int64_t usable_cores(void) {
@@ -286,8 +391,7 @@ static int64_t usable_cores(void) {
 static status open_workers(server *s) {
     int64_t threads = s->set.threads ? s->set.threads : usable_cores();
     int64_t workers = s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode;
-    int64_t own = threads / workers > 0 ? threads / workers : 1;
-    TRY(supervisor_open(&s->supervisor, &s->d));
+    int64_t own = workers > 0 && threads / workers > 0 ? threads / workers : 1;
     TRY(cores_create(&s->cores, &s->d));
     supervisor_share(s->supervisor, s->cores.fd);
     if (s->set.aggregated) {
@@ -305,6 +409,74 @@ static status open_workers(server *s) {
     return STATUS_OK;
 }
 
+/* ---- other hosts ---------------------------------------------------------------------------- */
+
+/* A key for this life, when only its own workers are to talk to each other. */
+static status make_key(server *s) {
+    hash_key halves[2];
+    char text[65];
+    TRY(hash_key_random(&halves[0], &s->d));
+    TRY(hash_key_random(&halves[1], &s->d));
+    (void)snprintf(text, sizeof text, "%016llx%016llx%016llx%016llx",
+                   (unsigned long long)halves[0].k0, (unsigned long long)halves[0].k1,
+                   (unsigned long long)halves[1].k0, (unsigned long long)halves[1].k1);
+    return setenv("WEIR_CLUSTER_KEY", text, 1) == 0
+               ? STATUS_OK
+               : status_fail(&s->d, STATUS_NOMEM, "no memory for a key");
+}
+
+static status open_hub(server *s) {
+    hostport at;
+    if (!s->set.cluster_listen) {
+        if (s->set.kv_transport == TRANSPORT_TCP) {
+            (void)snprintf(s->worker_listen, sizeof s->worker_listen, "127.0.0.1:0");
+            return make_key(s);
+        }
+        return STATUS_OK;
+    }
+    TRY(clusterkey_read(s->set.key_file, &s->key, &s->d));
+    TRY(clusterkey_address(&s->key, s->set.cluster_listen, "cluster-listen", &at, &s->d));
+    if (hostport_is_any(&at)) {
+        return status_fail(&s->d, STATUS_INVALID,
+                           "--cluster-listen %s: name the address at which other hosts reach this "
+                           "one: its workers are told to be there too",
+                           s->set.cluster_listen);
+    }
+    hub_options ho = {
+        .address = at,
+        .key = s->key,
+        .reserved = (uint32_t)(s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode)};
+    TRY(hub_start(&ho, &s->hub, &s->d));
+    s->hub_address = hub_address(s->hub);
+    hostport_print(&s->hub_address, s->hub_text);
+    hostport_set_port(&at, 0);
+    hostport_print(&at, s->worker_listen);
+    LOG(INFO, "hub", "listening", "address=%s", s->hub_text);
+    return STATUS_OK;
+}
+
+static status find_hub(server *s) {
+    TRY(clusterkey_read(s->set.key_file, &s->key, &s->d));
+    TRY(clusterkey_address(&s->key, s->set.join, "join", &s->hub_address, &s->d));
+    hostport_print(&s->hub_address, s->hub_text);
+    return STATUS_OK;
+}
+
+static uint32_t local_workers(const server *s) {
+    if (s->set.join) {
+        return 0;
+    }
+    return (uint32_t)(s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode);
+}
+
+static status open_cluster(server *s) {
+    cluster_options co = {.hub = s->hub_address,
+                          .key = s->key,
+                          .model_hash = s->model_hash,
+                          .local = local_workers(s)};
+    return s->hub_text[0] ? cluster_open(&co, &s->cluster, &s->d) : STATUS_OK;
+}
+
 /* ---- the command ---------------------------------------------------------------------------- */
 
 static void say_ready(void *self) {
@@ -315,11 +487,16 @@ static void say_ready(void *self) {
         (long long)(clock_now_us() - s->started_us) / 1000);
     (void)printf("weir %s serves %s on http://%s:%u (ready in %.2f s)\n", VERSION_TEXT,
                  s->model_name, s->set.host, port, (double)(clock_now_us() - s->started_us) / 1e6);
-    if (s->set.aggregated) {
+    if (s->set.join) {
+        (void)printf("  workers: those of the cluster at %s\n", s->hub_text);
+    } else if (s->set.aggregated) {
         (void)printf("  workers: %d for both phases (aggregated)\n", (int)s->set.decode);
     } else {
-        (void)printf("  workers: %d prefill, %d decode; KV moves over shm\n", (int)s->set.prefill,
-                     (int)s->set.decode);
+        (void)printf("  workers: %d prefill, %d decode; KV moves over %s\n", (int)s->set.prefill,
+                     (int)s->set.decode, s->set.kv_transport == TRANSPORT_TCP ? "tcp" : "shm");
+    }
+    if (s->hub) {
+        (void)printf("  hub:     %s (weir worker --join %s ...)\n", s->hub_text, s->hub_text);
     }
     (void)printf(
         "  try:     curl http://%s:%u/v1/chat/completions -H 'Content-Type: "
@@ -334,14 +511,24 @@ static void say_ready(void *self) {
 static status run(server *s) {
     TRY(tracefile_open(&s->trace, s->set.trace, "gateway", &s->d));
     TRY(open_model(s));
-    TRY(open_workers(s)); /* first: it blocks SIGCHLD for all threads */
+    TRY(supervisor_open(&s->supervisor, &s->d)); /* first: it blocks SIGCHLD for all threads */
+    if (s->set.join) {
+        TRY(find_hub(s));
+    } else {
+        TRY(open_hub(s));
+        TRY(open_workers(s));
+    }
+    TRY(open_cluster(s));
     TRY(open_http(s));
-    uint32_t roles = s->set.aggregated || s->set.prefill > 0
-                         ? MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE
-                         : MESSAGE_ROLE_DECODE;
+    bool prefills = !s->set.join && (s->set.aggregated || s->set.prefill > 0);
+    uint32_t roles = prefills ? MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE : MESSAGE_ROLE_DECODE;
     gateway_options go = {.intake = s->intake,
                           .http = s->http,
                           .supervisor = s->supervisor,
+                          .local = local_workers(s),
+                          .cluster = s->cluster,
+                          .model_hash = s->cluster ? s->model_hash : 0,
+                          .kv_by_address = s->set.kv_transport == TRANSPORT_TCP,
                           .cores = &s->cores,
                           .tokenizer = s->tokenizer,
                           .roles_wanted = roles,
@@ -364,7 +551,9 @@ static void close_all(server *s) {
     intake_close(s->intake);
     routes_close(s->routes);
     apikeys_close(s->keys);
+    cluster_close(s->cluster);
     supervisor_close(s->supervisor);
+    hub_stop(s->hub);
     cores_close(&s->cores);
     chat_close(s->chat);
     tokenizer_close(s->tokenizer);
@@ -374,13 +563,13 @@ static void close_all(server *s) {
 
 /* Reads the flags; -1 when the command goes on, else its exit status. */
 static int read_settings(config *c, server *s, int argc, char *const *argv) {
-    if (config_parse(c, &table, argc, argv, &s->set, &s->d) != STATUS_OK) {
-        (void)fprintf(stderr, "weir serve: %s\n", s->d.text);
+    if (config_parse(c, s->table, argc, argv, &s->set, &s->d) != STATUS_OK) {
+        (void)fprintf(stderr, "%s: %s\n", s->table->command, s->d.text);
         return 2;
     }
     if (c->help_asked) {
         strbuf help = strbuf_make(1 << 16);
-        config_help(&table, &help);
+        config_help(s->table, &help);
         (void)fputs(help.data ? help.data : "", stdout);
         strbuf_close(&help);
         return 0;
@@ -390,8 +579,16 @@ static int read_settings(config *c, server *s, int argc, char *const *argv) {
     }
     if (!s->set.model) {
         (void)fprintf(stderr,
-                      "weir serve: --model FILE is needed (the ./weir launcher brings a "
-                      "default model)\n");
+                      "%s: --model FILE is needed (the ./weir launcher brings a default model)\n",
+                      s->table->command);
+        return 2;
+    }
+    if (s->table == &gateway_table && !s->set.join) {
+        (void)fprintf(stderr, "weir gateway: --join HOST:PORT is needed\n");
+        return 2;
+    }
+    if (s->table == &table && !s->set.cluster_listen && s->set.decode == 0) {
+        (void)fprintf(stderr, "weir serve: --decode 0 needs --cluster-listen\n");
         return 2;
     }
     if (s->set.chunk % LIMIT_PAGE_TOKENS) {
@@ -402,8 +599,8 @@ static int read_settings(config *c, server *s, int argc, char *const *argv) {
     return -1;
 }
 
-int serve_main(int argc, char *const *argv) {
-    server s = {.started_us = clock_now_us()};
+static int front_main(const config_table *which, int argc, char *const *argv) {
+    server s = {.table = which, .started_us = clock_now_us()};
     config c;
     int code = read_settings(&c, &s, argc, argv);
     if (code < 0) {
@@ -418,10 +615,18 @@ int serve_main(int argc, char *const *argv) {
         }
         close_all(&s);
         if (done != STATUS_OK) {
-            (void)fprintf(stderr, "weir serve: %s\n", s.d.text);
+            (void)fprintf(stderr, "%s: %s\n", s.table->command, s.d.text);
         }
         code = done == STATUS_OK ? 0 : 1;
     }
     config_close(&c);
     return code;
+}
+
+int serve_main(int argc, char *const *argv) {
+    return front_main(&table, argc, argv);
+}
+
+int serve_gateway_main(int argc, char *const *argv) {
+    return front_main(&gateway_table, argc, argv);
 }

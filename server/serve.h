@@ -1,4 +1,5 @@
-/* serve.h -- `weir serve`: gateway, supervisor and local worker processes in one command.
+/* serve.h -- `weir serve`: gateway, supervisor and local worker processes in one command; and
+ * `weir gateway`, the first of these alone.
  *
  * Purpose    Reads the flags, opens what the gateway needs of the model (tokeniser, chat template),
  *            starts the HTTP server and the workers, and runs the gateway until it is told to stop.
@@ -11,5 +12,8 @@
 
 /* argv[0 .. argc-1] are the arguments after `weir serve`. Returns the exit status. */
 int serve_main(int argc, char *const *argv);
+
+/* The same for `weir gateway`: no workers of its own, those of a cluster. */
+int serve_gateway_main(int argc, char *const *argv);
 
 #endif

@@ -126,6 +126,20 @@ status hostport_local(int fd, hostport *out) {
     return getsockname(fd, &out->any, &out->bytes) == 0 ? STATUS_OK : STATUS_IO;
 }
 
+status hostport_toward(const hostport *there, hostport *out) {
+    hostport to = *there;
+    if (hostport_port(&to) == 0) {
+        hostport_set_port(&to, 9);
+    }
+    int fd = socket(to.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    status s = fd >= 0 && connect(fd, &to.any, to.bytes) == 0 ? hostport_local(fd, out) : STATUS_IO;
+    if (fd >= 0) {
+        (void)close(fd);
+    }
+    hostport_set_port(out, 0);
+    return s;
+}
+
 void hostport_tune(int fd) {
     const struct {
         int level, name, value;

@@ -45,6 +45,9 @@ MUST_USE status hostport_dial(const hostport *a, int *fd, diag *d);
 /* This end of a socket. */
 MUST_USE status hostport_local(int fd, hostport *out);
 
+/* The address of this machine from which `there` is reached, port 0. Nothing is sent. */
+MUST_USE status hostport_toward(const hostport *there, hostport *out);
+
 /* No delay; keep-alive and TCP_USER_TIMEOUT end the link after HOSTPORT_DEAD_MS without an answer.
  * Sockets that are not TCP are left as they are. */
 void hostport_tune(int fd);

@@ -80,3 +80,12 @@ status clusterkey_check(const clusterkey *k, const hostport *address, const char
                              "--cluster-key-file FILE or WEIR_CLUSTER_KEY",
                              what, text);
 }
+
+status clusterkey_address(const clusterkey *k, const char *text, const char *what, hostport *out,
+                          diag *d) {
+    diag why;
+    if (hostport_parse(str_from(text), false, out, &why) != STATUS_OK) {
+        return status_fail_param(d, why.code, what, "--%s %s", what, why.text);
+    }
+    return clusterkey_check(k, out, what, d);
+}

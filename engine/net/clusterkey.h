@@ -27,4 +27,8 @@ MUST_USE status clusterkey_read(const char *path, clusterkey *out, diag *d);
 MUST_USE status clusterkey_check(const clusterkey *k, const hostport *address, const char *what,
                                  diag *d);
 
+/* Parses an address given as flag `what`, and checks it. */
+MUST_USE status clusterkey_address(const clusterkey *k, const char *text, const char *what,
+                                   hostport *out, diag *d);
+
 #endif

@@ -88,6 +88,14 @@ static void send_message(member *m, const message *what) {
     }
 }
 
+void member_greet(member *m) {
+    message hello = {.type = MESSAGE_HELLO};
+    m->options.hello(m->options.self, &hello.hello);
+    if (m->link) {
+        send_message(m, &hello);
+    }
+}
+
 static void lost(member *m, int64_t now_us, const char *why) {
     if (!m->lost_said) {
         m->lost_said = true;
@@ -127,9 +135,7 @@ void member_event(member *m, const mesh_event *e, int64_t now_us) {
         return;
     }
     m->heard_us = m->beat_us = now_us;
-    message hello = {.type = MESSAGE_HELLO};
-    m->options.hello(m->options.self, &hello.hello);
-    send_message(m, &hello);
+    member_greet(m);
 }
 
 static void take_roster(member *m, const message *r) {

@@ -52,6 +52,9 @@ void member_event(member *m, const mesh_event *e, int64_t now_us);
 /* Dials when it is time, reads what has come, says that it is alive. Call until MEMBER_NOTHING. */
 member_news member_poll(member *m, int64_t now_us, diag *why);
 
+/* Says HELLO again: this process has changed (it knows its number now). */
+void member_greet(member *m);
+
 /* Leaves the cluster: the link is closed and not dialled again. */
 void member_leave(member *m);
 

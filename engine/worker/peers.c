@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "engine/worker/peers.h"
 
+#include <string.h>
 #include <sys/epoll.h>
 #include <unistd.h>
 
@@ -31,14 +32,14 @@ status peers_watch(peers *p, uint32_t slot, peers_event event, int fd) {
     return epoll_ctl(p->epoll_fd, EPOLL_CTL_ADD, fd, &e) == 0 ? STATUS_OK : STATUS_IO;
 }
 
-status peers_add(peers *p, int fd, core_peer_kind kind, const message_peer *who, uint32_t *slot,
-                 diag *d) {
+/* A free slot with all but its wire. */
+static status take_slot(peers *p, core_peer_kind kind, const message_peer *who, uint32_t *slot,
+                        diag *d) {
     uint32_t i = 0;
     while (i < PEERS_MAX && p->slots[i].used) {
         i++;
     }
     if (i == PEERS_MAX) {
-        (void)close(fd);
         return status_fail(d, STATUS_LIMIT, "more than %d links", PEERS_MAX);
     }
     peer *s = &p->slots[i];
@@ -46,22 +47,63 @@ status peers_add(peers *p, int fd, core_peer_kind kind, const message_peer *who,
                 .kind = kind,
                 .worker = who->worker,
                 .epoch = who->epoch,
-                .roles = who->roles};
+                .roles = who->roles,
+                .serial = ++p->serial};
     shm_pending_clear(&s->offer);
     s->waiting = kind == CORE_WORKER ? mem_alloc(KVT_JOBS_MAX, sizeof *s->waiting) : NULL;
-    if ((kind == CORE_WORKER && !s->waiting) ||
-        wire_open(fd, PEERS_OUT_BYTES_MAX, &s->wire) != STATUS_OK) {
-        (void)close(fd);
-        mem_free(s->waiting);
+    if (kind == CORE_WORKER && !s->waiting) {
         *s = (peer){0};
         return status_fail(d, STATUS_NOMEM, "no memory for a link");
     }
-    if (peers_watch(p, i, PEERS_WIRE, wire_fd(s->wire)) != STATUS_OK) {
-        peers_drop(p, i);
-        return status_fail_errno(d, STATUS_IO, "polling a link");
-    }
     *slot = i;
     return STATUS_OK;
+}
+
+static status no_wire(peer *s, diag *d) {
+    mem_free(s->waiting);
+    *s = (peer){0};
+    return status_fail(d, STATUS_NOMEM, "no memory for a link");
+}
+
+status peers_add(peers *p, int fd, core_peer_kind kind, const message_peer *who, uint32_t *slot,
+                 diag *d) {
+    status taken = take_slot(p, kind, who, slot, d);
+    if (taken != STATUS_OK) {
+        (void)close(fd);
+        return taken;
+    }
+    peer *s = &p->slots[*slot];
+    if (wire_open(fd, PEERS_OUT_BYTES_MAX, &s->wire) != STATUS_OK) {
+        (void)close(fd);
+        return no_wire(s, d);
+    }
+    if (peers_watch(p, *slot, PEERS_WIRE, wire_fd(s->wire)) != STATUS_OK) {
+        peers_drop(p, *slot);
+        return status_fail_errno(d, STATUS_IO, "polling a link");
+    }
+    return STATUS_OK;
+}
+
+status peers_add_waiting(peers *p, core_peer_kind kind, const message_peer *who, uint32_t *slot,
+                         diag *d) {
+    TRY(take_slot(p, kind, who, slot, d));
+    peer *s = &p->slots[*slot];
+    s->remote = true;
+    return wire_open_waiting(PEERS_OUT_BYTES_MAX, &s->wire) == STATUS_OK ? STATUS_OK
+                                                                         : no_wire(s, d);
+}
+
+status peers_attach(peers *p, uint32_t slot, int fd, const seal_keys *keys,
+                    const uint8_t secret[HANDSHAKE_KEY_BYTES]) {
+    peer *s = &p->slots[slot];
+    CHECK(s->used && s->remote);
+    memcpy(s->secret, secret, sizeof s->secret);
+    TRY(wire_attach(s->wire, fd, keys));
+    return peers_watch(p, slot, PEERS_WIRE, fd);
+}
+
+bool peers_attached(const peers *p, uint32_t slot) {
+    return wire_fd(p->slots[slot].wire) >= 0;
 }
 
 /* Descriptors leave the epoll set before they are closed: a socket that was passed on lives in
@@ -73,7 +115,9 @@ static void unwatch(const peers *p, int fd) {
 void peers_drop(peers *p, uint32_t slot) {
     peer *s = &p->slots[slot];
     CHECK(s->used);
-    unwatch(p, wire_fd(s->wire));
+    if (wire_fd(s->wire) >= 0) {
+        unwatch(p, wire_fd(s->wire));
+    }
     if (s->sender) {
         unwatch(p, kvt_event_fd(s->sender));
         kvt_close(s->sender);
@@ -92,6 +136,16 @@ uint32_t peers_find(const peers *p, uint32_t worker) {
     for (uint32_t i = 0; i < PEERS_MAX; i++) {
         const peer *s = &p->slots[i];
         if (s->used && s->kind == CORE_WORKER && s->worker == worker) {
+            return i;
+        }
+    }
+    return PEERS_MAX;
+}
+
+uint32_t peers_find_gateway(const peers *p, uint64_t epoch) {
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        const peer *s = &p->slots[i];
+        if (s->used && s->kind == CORE_GATEWAY && s->remote && s->epoch == epoch) {
             return i;
         }
     }
@@ -122,7 +176,7 @@ void peers_flush(peers *p) {
             continue;
         }
         bool want = wire_wants_write(s->wire);
-        if (want != s->writing) {
+        if (wire_fd(s->wire) >= 0 && want != s->writing) {
             struct epoll_event e = {.events = EPOLLIN | (want ? (uint32_t)EPOLLOUT : 0u),
                                     .data.u64 = peers_tag(i, PEERS_WIRE)};
             (void)epoll_ctl(p->epoll_fd, EPOLL_CTL_MOD, wire_fd(s->wire), &e);

@@ -10,17 +10,22 @@
 #ifndef ENGINE_WORKER_PEERS_H
 #define ENGINE_WORKER_PEERS_H
 
+#include "engine/base/hostport.h"
 #include "engine/base/wire.h"
 #include "engine/core/core.h"
+#include "engine/net/handshake.h"
 #include "kvtransfer/kvt.h"
 #include "kvtransfer/shm.h"
 
-enum { PEERS_MAX = LIMIT_WORKERS + 1, PEERS_OUT_BYTES_MAX = 64 << 20 };
+enum { PEERS_MAX = LIMIT_WORKERS + LIMIT_GATEWAYS + 1, PEERS_OUT_BYTES_MAX = 64 << 20 };
 
 typedef struct {
     bool used;
     bool doomed;  /* broken: to be dropped when no core action is under way */
     bool greeted; /* its HELLO has come and fits */
+    bool parent;  /* the gateway that started this process: it ends with it */
+    bool remote;  /* on another host, or as if: reached over TCP */
+    bool dials;   /* remote: this side dialled, or is to */
     core_peer_kind kind;
     uint32_t worker; /* MESSAGE_NO_WORKER for a gateway */
     uint64_t epoch;
@@ -31,10 +36,16 @@ typedef struct {
     kvt_job *waiting; /* [waiting_count] sends that found no room, a ring of KVT_JOBS_MAX */
     uint32_t waiting_first, waiting_count;
     bool writing; /* polled for POLLOUT */
+    /* remote */
+    uint32_t serial;                     /* tells this use of the slot from the next */
+    int64_t since_us;                    /* when the link was asked for, then when it stood */
+    hostport address;                    /* of one that this side dials */
+    uint8_t secret[HANDSHAKE_KEY_BYTES]; /* of the connection, once it stands */
 } peer;
 
 typedef struct {
     peer slots[PEERS_MAX];
+    uint32_t serial;
     int epoll_fd;
 } peers;
 
@@ -52,11 +63,25 @@ void peers_close(peers *p);
 MUST_USE status peers_add(peers *p, int fd, core_peer_kind kind, const message_peer *who,
                           uint32_t *slot, diag *d);
 
+/* Adds a peer whose connection is still to come. */
+MUST_USE status peers_add_waiting(peers *p, core_peer_kind kind, const message_peer *who,
+                                  uint32_t *slot, diag *d);
+
+/* Gives it the connection, taken over either way. */
+MUST_USE status peers_attach(peers *p, uint32_t slot, int fd, const seal_keys *keys,
+                             const uint8_t secret[HANDSHAKE_KEY_BYTES]);
+
+/* The connection stands. */
+bool peers_attached(const peers *p, uint32_t slot);
+
 /* Closes everything the slot has; it may be used again. */
 void peers_drop(peers *p, uint32_t slot);
 
 /* The slot of a worker, or PEERS_MAX. */
 uint32_t peers_find(const peers *p, uint32_t worker);
+
+/* The slot of that life of a gateway on another host, or PEERS_MAX. */
+uint32_t peers_find_gateway(const peers *p, uint64_t epoch);
 
 /* Polls the descriptor of a channel that was just set up. */
 MUST_USE status peers_watch(peers *p, uint32_t slot, peers_event event, int fd);

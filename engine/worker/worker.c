@@ -17,10 +17,12 @@
 #include "engine/base/failpoint.h"
 #include "engine/base/hash.h"
 #include "engine/base/log.h"
+#include "engine/net/mesh.h"
+#include "engine/worker/hosts.h"
 #include "engine/worker/workio.h"
 #include "kvtransfer/layout.h"
 
-enum { EVENTS_MAX = 64, TAG_STEPPER = 0, TAG_SIGNAL = 1 };
+enum { EVENTS_MAX = 64, TAG_STEPPER = 0, TAG_SIGNAL = 1, TAG_HOSTS = 2 };
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
@@ -98,15 +100,16 @@ static void handle_event(worker_state *w, const struct epoll_event *e) {
         case PEERS_OTHER:
             if (slot == TAG_STEPPER) {
                 step_events(w);
-            } else {
+            } else if (slot == TAG_SIGNAL) {
                 LOG(INFO, "worker", "draining", "signal=SIGTERM");
                 struct signalfd_siginfo info;
                 ssize_t n = read(w->signal_fd, &info, sizeof info);
                 (void)n;
                 w->draining = true;
+                hosts_leave(w);
                 core_drain(w->core);
                 workio_act(w);
-            }
+            } /* TAG_HOSTS: hosts_turn follows every wait */
             break;
     }
 }
@@ -149,6 +152,7 @@ static void loop(worker_state *w) {
         if (w->ended) {
             break;
         }
+        hosts_turn(w, clock_now_us());
         workio_move_pages(w);
         timers(w);
         start_step(w);
@@ -252,10 +256,19 @@ static status open_model(worker_state *w, uint32_t *pages) {
     return STATUS_OK;
 }
 
-static status open_links(worker_state *w) {
+/* What asks this worker to drain. Ctrl-C is its gateway's where it has one, which drains it. */
+static sigset_t stop_signals(const worker_options *o) {
     sigset_t set;
     (void)sigemptyset(&set);
     (void)sigaddset(&set, SIGTERM);
+    if (o->gateway_fd < 0) {
+        (void)sigaddset(&set, SIGINT);
+    }
+    return set;
+}
+
+static status open_links(worker_state *w) {
+    sigset_t set = stop_signals(w->options);
     TRY(peers_open(&w->peers, w->d));
     if ((w->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)) < 0 ||
         peers_watch(&w->peers, TAG_SIGNAL, PEERS_OTHER, w->signal_fd) != STATUS_OK ||
@@ -266,27 +279,34 @@ static status open_links(worker_state *w) {
     if (s != STATUS_OK) {
         return status_fail(w->d, s, "no memory for messages");
     }
+    TRY(hosts_open(w));
+    if (w->hosts && peers_watch(&w->peers, TAG_HOSTS, PEERS_OTHER, hosts_fd(w)) != STATUS_OK) {
+        return status_fail_errno(w->d, STATUS_IO, "setting up the worker's descriptors");
+    }
+    if (w->options->gateway_fd < 0) {
+        return STATUS_OK;
+    }
     uint32_t slot;
     message_peer gateway = {.worker = MESSAGE_NO_WORKER};
     TRY(peers_add(&w->peers, w->options->gateway_fd, CORE_GATEWAY, &gateway, &slot, w->d));
-    CHECK_EQ(slot, 0);
+    w->peers.slots[slot].parent = true;
     workio_send_hello(w, slot);
     core_link_up(w->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, clock_now_us());
     workio_act(w);
     return STATUS_OK;
 }
 
-/* Before any thread starts: a thread that does not block SIGTERM would take it and end the process.
- * Ctrl-C is the gateway's, which drains its workers. */
-static void settle_signals(void) {
-    sigset_t set;
-    (void)sigemptyset(&set);
-    (void)sigaddset(&set, SIGTERM);
+/* Before any thread starts: a thread that does not block these would take one and end the
+ * process. */
+static void settle_signals(const worker_options *o) {
+    sigset_t set = stop_signals(o);
     (void)pthread_sigmask(SIG_BLOCK, &set, NULL);
-    (void)signal(SIGINT, SIG_IGN);
     (void)signal(SIGPIPE, SIG_IGN);
-    /* Whatever ends the parent ends this process: nothing is left behind. */
-    (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (o->gateway_fd >= 0) {
+        (void)signal(SIGINT, SIG_IGN);
+        /* Whatever ends the parent ends this process: nothing is left behind. */
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+    }
 }
 
 status worker_run(const worker_options *options, diag *d) {
@@ -294,9 +314,11 @@ status worker_run(const worker_options *options, diag *d) {
                       .encoded = strbuf_make(LIMIT_MESSAGE_BYTES),
                       .snapshot = strbuf_make(1 << 20),
                       .signal_fd = -1,
+                      .number = options->worker,
+                      .epoch = options->epoch ? options->epoch : mesh_new_epoch(),
                       .peers = {.epoll_fd = -1},
                       .d = d};
-    settle_signals();
+    settle_signals(options);
     uint32_t pages = 0;
     int64_t started = clock_now_us();
     status s = tracefile_open(&w.trace, options->trace_directory, options->name, d);
@@ -320,6 +342,7 @@ status worker_run(const worker_options *options, diag *d) {
         peers_flush(&w.peers);
         peers_close(&w.peers);
     }
+    hosts_close(&w);
     message_scratch_close(w.scratch);
     strbuf_close(&w.encoded);
     strbuf_close(&w.snapshot);

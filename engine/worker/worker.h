@@ -11,15 +11,20 @@
 #define ENGINE_WORKER_WORKER_H
 
 #include "engine/core/core.h"
+#include "engine/net/clusterkey.h"
 #include "kernels/backend.h"
 
 typedef struct {
     const char *model_path;
     const char *backend; /* "cpu" */
     uint32_t roles;      /* MESSAGE_ROLE_* bits */
-    uint32_t worker;     /* its number */
-    uint64_t epoch;
-    int gateway_fd;      /* a connected socket; taken over */
+    uint32_t worker;     /* its number; MESSAGE_NO_WORKER: the hub gives it one */
+    uint64_t epoch;      /* 0: makes one */
+    int gateway_fd;      /* the socket of the gateway that started it, taken over; -1: none did */
+    bool joins;          /* a cluster, at `hub` */
+    bool listens;        /* at `listen`; one that joins listens anyway */
+    hostport hub, listen;
+    clusterkey key;
     int32_t threads;     /* most compute threads; 0: one a core */
     int32_t threads_own; /* of them when every worker on this machine is busy */
     int cores_fd;        /* engine/base/cores.h board, taken over; -1: none */
@@ -38,8 +43,8 @@ typedef struct {
     int32_t eog_count;
 } worker_options;
 
-/* Serves until the gateway's link ends, or a drain has finished. STATUS_OK on either; else `d`
- * says what failed. */
+/* Serves until a drain has finished, or, when a gateway started it, until that one's link ends.
+ * STATUS_OK on either; else `d` says what failed. */
 MUST_USE status worker_run(const worker_options *options, diag *d);
 
 #endif

@@ -10,6 +10,7 @@
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/core/hello.h"
+#include "engine/worker/hosts.h"
 #include "engine/worker/workpoints.h"
 
 enum { WORKIO_METRICS_US = 1000000 };
@@ -20,16 +21,16 @@ static uint8_t *pool_page(void *context, uint32_t layer, uint32_t page) {
     return model_kv_page(context, (int32_t)layer, page);
 }
 
-static kvt_pool pool_of(const worker_state *w) {
+kvt_pool workio_pool(const worker_state *w) {
     return (kvt_pool){pool_page, w->model, w->info->kv_layer_page_bytes};
 }
 
-static message_hello my_hello(const worker_state *w) {
+message_hello workio_hello(const worker_state *w) {
     core_stats s;
     core_get_stats(w->core, &s);
     return (message_hello){.version = MESSAGE_VERSION,
-                           .worker = w->options->worker,
-                           .epoch = w->options->epoch,
+                           .worker = w->number,
+                           .epoch = w->epoch,
                            .roles = w->options->roles,
                            .pid = (uint32_t)getpid(),
                            .model_hash = w->info->file_hash,
@@ -40,7 +41,8 @@ static message_hello my_hello(const worker_state *w) {
                            .context_tokens = (uint32_t)w->info->context_tokens,
                            .vocab = (uint32_t)w->info->vocab,
                            .numerics = str_from(w->info->numerics),
-                           .kv_layout = str_from(w->info->kv_layout)};
+                           .kv_layout = str_from(w->info->kv_layout),
+                           .address = w->address};
 }
 
 /* ---- messages out --------------------------------------------------------------------------- */
@@ -55,7 +57,7 @@ static void send_message(worker_state *w, uint32_t slot, const message *m) {
 }
 
 void workio_send_hello(worker_state *w, uint32_t slot) {
-    message m = {.type = MESSAGE_HELLO, .hello = my_hello(w)};
+    message m = {.type = MESSAGE_HELLO, .hello = workio_hello(w)};
     send_message(w, slot, &m);
 }
 
@@ -65,7 +67,11 @@ void workio_send_metrics(worker_state *w, int64_t now_us) {
     workstats_snapshot(w->stats, &w->snapshot);
     if (!w->snapshot.failed) {
         message m = {.type = MESSAGE_METRICS, .metrics = strbuf_str(&w->snapshot)};
-        send_message(w, 0, &m);
+        for (uint32_t i = 0; i < PEERS_MAX; i++) {
+            if (w->peers.slots[i].used && w->peers.slots[i].kind == CORE_GATEWAY) {
+                send_message(w, i, &m);
+            }
+        }
     }
     w->metrics_due_us = now_us + WORKIO_METRICS_US;
 }
@@ -142,13 +148,11 @@ static void drain_actions(worker_state *w) {
     }
 }
 
-static void drop_peer(worker_state *w, uint32_t slot) {
+void workio_drop(worker_state *w, uint32_t slot) {
     peer *p = &w->peers.slots[slot];
     LOG(INFO, "peers", "link ended", "slot=%u kind=%s worker=%u", slot,
         p->kind == CORE_GATEWAY ? "gateway" : "worker", p->worker);
-    if (p->kind == CORE_GATEWAY) {
-        w->ended = true;
-    }
+    w->ended = w->ended || p->parent;
     peers_drop(&w->peers, slot);
     core_link_down(w->core, slot, clock_now_us());
     drain_actions(w);
@@ -159,7 +163,7 @@ void workio_act(worker_state *w) {
     drain_actions(w);
     for (uint32_t i = 0; i < PEERS_MAX; i++) {
         if (w->peers.slots[i].used && w->peers.slots[i].doomed) {
-            drop_peer(w, i);
+            workio_drop(w, i);
             i = UINT32_MAX; /* dropping one may doom another */
         }
     }
@@ -177,7 +181,7 @@ static void on_peer(worker_state *w, const message *m, int fd) {
     }
     uint32_t old = peers_find(&w->peers, m->peer.worker);
     if (old < PEERS_MAX) {
-        drop_peer(w, old); /* its next life has come before the end of this one was read */
+        workio_drop(w, old); /* its next life has come before the end of this one was read */
     }
     if (peers_add(&w->peers, fd, CORE_WORKER, &m->peer, &slot, &d) != STATUS_OK) {
         LOG(ERROR, "peers", "cannot join a worker", "worker=%u why=\"%s\"", m->peer.worker, d.text);
@@ -187,8 +191,8 @@ static void on_peer(worker_state *w, const message *m, int fd) {
     workio_send_hello(w, slot);
     core_link_up(w->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, clock_now_us());
     if ((w->options->roles & MESSAGE_ROLE_PREFILL) && (m->peer.roles & MESSAGE_ROLE_DECODE)) {
-        kvt_pool pool = pool_of(w);
-        if (shm_offer(&pool, w->options->ring_bytes, w->options->epoch, p->wire, &p->sender, &d) !=
+        kvt_pool pool = workio_pool(w);
+        if (shm_offer(&pool, w->options->ring_bytes, w->epoch, p->wire, &p->sender, &d) !=
                 STATUS_OK ||
             peers_watch(&w->peers, slot, PEERS_SENDER, kvt_event_fd(p->sender)) != STATUS_OK) {
             LOG(ERROR, "kvt", "no channel to a worker", "worker=%u why=\"%s\"", m->peer.worker,
@@ -200,7 +204,7 @@ static void on_peer(worker_state *w, const message *m, int fd) {
 
 static void on_hello(worker_state *w, uint32_t slot, const message *m) {
     peer *p = &w->peers.slots[slot];
-    message_hello mine = my_hello(w);
+    message_hello mine = workio_hello(w);
     diag d;
     if (m->hello.worker != p->worker || m->hello.epoch != p->epoch) {
         LOG(WARN, "peers", "not who was announced", "worker=%u", p->worker);
@@ -209,15 +213,15 @@ static void on_hello(worker_state *w, uint32_t slot, const message *m) {
         LOG(ERROR, "peers", "cannot work together", "worker=%u why=\"%s\"", p->worker, d.text);
         p->doomed = true;
     } else {
-        LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=shm", p->worker,
-            (unsigned long long)p->epoch);
+        LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=%s", p->worker,
+            (unsigned long long)p->epoch, p->remote ? "tcp" : "shm");
         p->greeted = true;
     }
 }
 
 static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
     peer *p = &w->peers.slots[slot];
-    kvt_pool pool = pool_of(w);
+    kvt_pool pool = workio_pool(w);
     kvt *channel;
     diag d;
     if (p->receiver || p->kind != CORE_WORKER || FAILPOINT("decode.on_offer")) {
@@ -237,9 +241,16 @@ static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
 
 static void on_message(worker_state *w, uint32_t slot, const message *m, int fd) {
     peer *p = &w->peers.slots[slot];
-    if (m->type == MESSAGE_PEER && p->kind == CORE_GATEWAY && fd >= 0) {
-        on_peer(w, m, fd);
-        return;
+    if (m->type == MESSAGE_PEER && p->kind == CORE_GATEWAY) {
+        bool by_socket = m->peer.how == MESSAGE_PEER_SOCKET && fd >= 0;
+        if (by_socket && m->peer.worker != w->number) {
+            on_peer(w, m, fd);
+            return;
+        }
+        if (!by_socket && m->peer.how != MESSAGE_PEER_SOCKET && m->peer.worker != w->number) {
+            hosts_introduce(w, &m->peer);
+            return;
+        }
     }
     if (fd >= 0) {
         (void)close(fd);
@@ -254,8 +265,12 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
         }
         return;
     }
-    if (m->type == MESSAGE_PEER || m->type == MESSAGE_METRICS ||
-        (p->kind == CORE_WORKER && !p->greeted)) {
+    if (m->type == MESSAGE_GOODBYE) {
+        LOG(WARN, "peers", "the other side ends the link", "slot=%u why=\"%.*s\"", slot,
+            (int)m->goodbye.bytes, m->goodbye.data);
+    }
+    if (m->type == MESSAGE_PEER || m->type == MESSAGE_METRICS || m->type == MESSAGE_ROSTER ||
+        m->type == MESSAGE_GOODBYE || (p->kind == CORE_WORKER && !p->greeted)) {
         p->doomed = true;
         return;
     }
@@ -269,7 +284,11 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
             clock_now_us());
     }
     if (m->type == MESSAGE_DRAIN) {
+        if (p->kind == CORE_GATEWAY && p->remote) {
+            return; /* one gateway of several: this worker is not its to end */
+        }
         w->draining = true;
+        hosts_leave(w);
     }
     core_message(w->core, slot, m, clock_now_us());
 }
@@ -286,7 +305,7 @@ void workio_read(worker_state *w, uint32_t slot) {
         if (r == WIRE_AGAIN) {
             return;
         }
-        if (r == WIRE_CLOSED || (slot == 0 && FAILPOINT("worker.gateway_link"))) {
+        if (r == WIRE_CLOSED || (p->parent && FAILPOINT("worker.gateway_link"))) {
             p->doomed = true;
         } else if (shm_is_offer(bytes)) {
             on_offer(w, slot, bytes, fd);
@@ -360,6 +379,10 @@ void workio_move_pages(worker_state *w) {
                 peers_retry(&w->peers, i);
                 workio_act(w);
                 take_sent(w, i);
+                if (p->used && p->sender && kvt_failed(p->sender)) {
+                    p->doomed = true;
+                    workio_act(w);
+                }
             }
             take_received(w, i);
         }

@@ -22,6 +22,8 @@
 
 enum { WORKIO_FRAMES_PER_TURN = 64 };
 
+typedef struct hosts hosts;
+
 typedef struct {
     const worker_options *options;
     backend *backend;
@@ -34,6 +36,10 @@ typedef struct {
     cores cores;
     tracefile trace;
     peers peers;
+    hosts *hosts;    /* hosts.h; NULL: this machine only */
+    uint32_t number; /* of this worker */
+    uint64_t epoch;  /* of this life */
+    str address;     /* where other hosts reach it; "": nowhere */
     message_scratch *scratch;
     strbuf encoded;
     strbuf snapshot;
@@ -56,6 +62,12 @@ void workio_read(worker_state *w, uint32_t slot);
 /* Completes sends and receives of KV pages. */
 void workio_move_pages(worker_state *w);
 
+/* Ends a link here and in the core. No core action may be under way. */
+void workio_drop(worker_state *w, uint32_t slot);
+
+/* Who this worker is, as it is now. */
+message_hello workio_hello(const worker_state *w);
+kvt_pool workio_pool(const worker_state *w);
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
 
