@@ -25,7 +25,7 @@
 
 extern char **environ;
 
-enum { BACKOFF_FIRST_US = 100000, BACKOFF_MAX_US = 5000000, BACKOFF_HALVED_US = 1000000 };
+enum { BACKOFF_FIRST_US = 100000, BACKOFF_MAX_US = 5000000, BACKOFF_HALVED_US = 250000 };
 
 typedef struct {
     char *args[SUPERVISOR_ARGS_MAX + 2]; /* "weir", args, NULL */

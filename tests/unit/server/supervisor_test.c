@@ -16,7 +16,7 @@
 
 #define CHILD_MARK "--a-child-of-supervisor_test"
 
-enum { SECOND = 1000000 };
+enum { SECOND = 1000000, QUARTER = SECOND / 4 };
 
 /* What a child can say of itself over its socket: arguments, open descriptors, blocked signals. */
 static void report(int argc, char **argv) {
@@ -151,7 +151,8 @@ Test(supervisor, what_keeps_dying_is_started_less_and_less_often) {
         cr_assert_not(supervisor_poll(s, now + waits_us[i] - 1, &e));
         now += waits_us[i];
     }
-    /* A long life that was of no use changes nothing; a useful one halves the wait each second. */
+    /* A long life that was of no use changes nothing; a useful one halves the wait every quarter
+     * second. */
     e = start(s, now);
     close(e.fd);
     (void)wait_event(s, now + 100 * SECOND);
@@ -161,8 +162,8 @@ Test(supervisor, what_keeps_dying_is_started_less_and_less_often) {
     e = start(s, now);
     close(e.fd);
     supervisor_useful(s, 0, now);
-    (void)wait_event(s, now + 3 * SECOND);
-    now += 3 * SECOND;
+    (void)wait_event(s, now + 3 * QUARTER);
+    now += 3 * QUARTER;
     cr_assert_eq(supervisor_next_us(s), now + 10 * SECOND / 8);
     supervisor_close(s);
 }
@@ -174,7 +175,7 @@ Test(supervisor, what_was_useful_before_it_died_is_back_at_once_every_time) {
         supervisor_event e = start(s, now);
         close(e.fd);
         supervisor_useful(s, 0, now);
-        now += SECOND;
+        now += QUARTER;
         (void)wait_event(s, now);
         cr_assert_eq(supervisor_next_us(s), now, "life %d", i);
     }
