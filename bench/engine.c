@@ -10,8 +10,10 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
+#include "bench/optimer.h"
 #include "bench/stream.h"
 #include "engine/base/clock.h"
 #include "engine/base/config.h"
@@ -31,7 +33,7 @@ typedef struct {
     const char *model, *prompt_text, *batch_text, *threads_text, *isa;
     int64_t gen, repeat, chunk;
     int32_t activations, kv;
-    bool json;
+    bool json, profile;
     list prompts, batches, threads;
 } settings;
 
@@ -56,7 +58,9 @@ static const config_option options[] = {
      NULL, "how inputs meet quantised weights"},
     {"kv", CONFIG_ENUM, offsetof(settings, kv), 0, 0, "f16", kv_names, NULL, "dtype of the cache"},
     {"isa", CONFIG_STRING, offsetof(settings, isa), 0, 32, "auto", NULL, "NAME",
-     "avx512, avx2 or portable"},
+     "amx, avx512, avxvnni, avx2 or portable"},
+    {"profile", CONFIG_BOOL, offsetof(settings, profile), 0, 0, "false", NULL, NULL,
+     "time by operator, after each phase"},
     {"json", CONFIG_BOOL, offsetof(settings, json), 0, 0, "false", NULL, NULL,
      "one JSON object a case, a line each"},
 };
@@ -69,7 +73,10 @@ typedef struct {
     const settings *s;
     backend *device;
     model *m;
-    double load_s, stream_bytes_per_s;
+    double load_s;
+    double stream_bytes_per_s, int8_ops_per_s,
+        vnni_ops_per_s; /* the machine's limits: bench/stream.h */
+    bool timed;
     int32_t pages_each;  /* pages of one sequence */
     int32_t *tokens;     /* [rows_max] */
     model_seq *seqs;     /* [batch_max] */
@@ -114,6 +121,9 @@ static void engine_close(bed *b) {
     mem_free(b->pages);
     mem_free(b->logits);
     model_close(b->m);
+    if (b->timed) {
+        optimer_remove(b->device);
+    }
     if (b->device) {
         backend_close(b->device);
     }
@@ -164,7 +174,14 @@ static status engine_open(const settings *s, int32_t threads, bed *b, diag *d) {
         return status_fail(d, STATUS_INVALID, "%d tokens a sequence: the model's context is %d",
                            tokens, model_get_info(b->m)->context_tokens);
     }
-    b->stream_bytes_per_s = stream_read_bytes_per_s(b->device->threads);
+    b->stream_bytes_per_s =
+        stream_read_bytes_per_s(b->device->threads, model_get_info(b->m)->weight_bytes);
+    b->int8_ops_per_s = stream_int8_ops_per_s(b->device->threads, b->device->isa);
+    b->vnni_ops_per_s = strcmp(b->device->isa, "amx") == 0
+                            ? stream_int8_ops_per_s(b->device->threads, "avx512")
+                            : b->int8_ops_per_s;
+    optimer_install(b->device);
+    b->timed = true;
     return engine_buffers(b, rows, batch, d);
 }
 
@@ -230,31 +247,85 @@ static uint64_t engine_rss_bytes(void) {
     return resident * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-/* One line: `seconds` holds `repeat` runs of `steps` steps that made `tokens` tokens. */
+/* Share in percent; 0 where the limit is unknown. */
+static double engine_share(double value, double limit) {
+    return limit > 0 ? 100 * value / limit : 0;
+}
+
+/* Operators of the `steps` steps since optimer_clear. */
+static void engine_profile(const bed *b, const char *phase, int32_t steps) {
+    const optimer_entry *e;
+    const int32_t count = optimer_entries(&e);
+    double all_ns = 1;
+    for (int32_t i = 0; i < count; i++) {
+        all_ns += (double)e[i].ns;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        const double ns = (double)e[i].ns, gops = e[i].ops / ns, gbps = e[i].bytes / ns;
+        const double ms = ns / 1e6 / steps;
+        if (b->s->json) {
+            printf(
+                "{\"profile\": \"%s\", \"operator\": \"%s\", \"outputs\": %d, \"inputs\": %d, "
+                "\"calls\": %llu, \"step_ms\": %.4f, \"share\": %.4f, \"gop_per_second\": %.1f, "
+                "\"peak_gop_per_second\": %.1f, \"weights_gb_per_second\": %.2f, "
+                "\"stream_gb_per_second\": %.2f}\n",
+                phase, e[i].name, e[i].outputs, e[i].inputs, (unsigned long long)e[i].calls, ms,
+                ns / all_ns, gops, b->int8_ops_per_s / 1e9, gbps, b->stream_bytes_per_s / 1e9);
+        } else if (e[i].ops > 0) {
+            printf(
+                "  %-6s %6d x %-6d %9.3f ms/step %5.1f %% of time %8.1f Gop/s %5.1f %% of peak "
+                "%7.2f GB/s %5.1f %% of read\n",
+                e[i].name, e[i].outputs, e[i].inputs, ms, 100 * ns / all_ns, gops,
+                engine_share(gops, b->int8_ops_per_s / 1e9), gbps,
+                engine_share(gbps, b->stream_bytes_per_s / 1e9));
+        } else {
+            printf("  %-22s %9.3f ms/step %5.1f %% of time\n", e[i].name, ms, 100 * ns / all_ns);
+        }
+    }
+}
+
+/* Multiplications and additions of the linear operators since optimer_clear. */
+static double engine_ops(void) {
+    const optimer_entry *e;
+    const int32_t count = optimer_entries(&e);
+    double ops = 0;
+    for (int32_t i = 0; i < count; i++) {
+        ops += e[i].ops;
+    }
+    return ops;
+}
+
+/* One line: `seconds` holds `repeat` runs of `steps` steps that made `tokens` tokens; `ops` of all
+ * these runs. */
 static void engine_tell(const bed *b, const char *phase, int32_t batch, int32_t prompt,
-                        double *seconds, int32_t tokens, int32_t steps) {
+                        double *seconds, int32_t tokens, int32_t steps, double ops) {
     int32_t repeat = (int32_t)b->s->repeat;
     qsort(seconds, (size_t)repeat, sizeof(seconds[0]), engine_by_size);
     double median = seconds[repeat / 2];
     const model_info *info = model_get_info(b->m);
-    double read = (double)info->weight_bytes * steps / median;
+    double read = (double)info->weight_bytes * steps / median, rate = ops / repeat / median;
     if (b->s->json) {
         printf(
             "{\"phase\": \"%s\", \"prompt\": %d, \"gen\": %d, \"batch\": %d, \"threads\": %d, "
             "\"tokens_per_second\": %.2f, \"tokens_per_second_min\": %.2f, "
             "\"tokens_per_second_max\": %.2f, \"step_ms\": %.3f, \"repeat\": %d, "
             "\"weights_gb_per_second\": %.2f, \"stream_gb_per_second\": %.2f, "
+            "\"stream_share\": %.4f, \"gop_per_second\": %.1f, \"peak_gop_per_second\": %.1f, "
+            "\"peak_share\": %.4f, \"vector_gop_per_second\": %.1f, "
             "\"load_seconds\": %.3f, \"rss_bytes\": %llu, \"weight_bytes\": %llu, "
-            "\"numerics\": \"%s\"}\n",
+            "\"isa\": \"%s\", \"numerics\": \"%s\"}\n",
             phase, prompt, (int)b->s->gen, batch, b->device->threads, tokens / median,
             tokens / seconds[repeat - 1], tokens / seconds[0], median * 1e3 / steps, repeat,
-            read / 1e9, b->stream_bytes_per_s / 1e9, b->load_s,
+            read / 1e9, b->stream_bytes_per_s / 1e9,
+            engine_share(read, b->stream_bytes_per_s) / 100, rate / 1e9, b->int8_ops_per_s / 1e9,
+            engine_share(rate, b->int8_ops_per_s) / 100, b->vnni_ops_per_s / 1e9, b->load_s,
             (unsigned long long)engine_rss_bytes(), (unsigned long long)info->weight_bytes,
-            info->numerics);
+            b->device->isa, info->numerics);
     } else {
-        printf("%-8s %7d %6d %8d %12.1f %10.3f %12.2f %6.0f %%\n", phase, b->device->threads, batch,
-               prompt, tokens / median, median * 1e3 / steps, read / 1e9,
-               100 * read / b->stream_bytes_per_s);
+        printf("%-8s %7d %6d %8d %12.1f %12.1f %10.3f %12.2f %6.0f %% %8.0f %6.1f %%\n", phase,
+               b->device->threads, batch, prompt, tokens / median, tokens / seconds[0],
+               median * 1e3 / steps, read / 1e9, engine_share(read, b->stream_bytes_per_s),
+               rate / 1e9, engine_share(rate, b->int8_ops_per_s));
     }
     (void)fflush(stdout);
 }
@@ -263,14 +334,25 @@ static status engine_case(bed *b, int32_t batch, int32_t prompt) {
     double prefill_s[REPEAT_MAX], decode_s[REPEAT_MAX], warm_s = 0;
     int32_t chunks = (prompt + (int32_t)b->s->chunk - 1) / (int32_t)b->s->chunk;
     TRY(engine_prefill(b, 1, prompt, &warm_s));
-    for (int64_t i = 0; i < b->s->repeat; i++) {
+    const int32_t repeat = (int32_t)b->s->repeat, gen = (int32_t)b->s->gen;
+    optimer_clear();
+    for (int32_t i = 0; i < repeat; i++) {
         TRY(engine_prefill(b, batch, prompt, &prefill_s[i]));
+    }
+    engine_tell(b, "prefill", batch, prompt, prefill_s, batch * prompt, batch * chunks,
+                engine_ops());
+    if (b->s->profile) {
+        engine_profile(b, "prefill", repeat * batch * chunks);
+    }
+    optimer_clear();
+    for (int32_t i = 0; i < repeat && gen > 0; i++) {
         TRY(engine_decode(b, batch, prompt, &decode_s[i]));
     }
-    engine_tell(b, "prefill", batch, prompt, prefill_s, batch * prompt, batch * chunks);
-    if (b->s->gen > 0) {
-        engine_tell(b, "decode", batch, prompt, decode_s, batch * (int32_t)b->s->gen,
-                    (int32_t)b->s->gen);
+    if (gen > 0) {
+        engine_tell(b, "decode", batch, prompt, decode_s, batch * gen, gen, engine_ops());
+    }
+    if (gen > 0 && b->s->profile) {
+        engine_profile(b, "decode", repeat * gen);
     }
     return STATUS_OK;
 }
@@ -279,12 +361,14 @@ static void engine_head(const bed *b) {
     const model_info *i = model_get_info(b->m);
     printf(
         "%s: %d layers, width %d, %.1f M parameters, weights %.1f MB, loaded in %.2f s, "
-        "RSS %.0f MB\n%s on %s; streaming read %.1f GB/s; median of %d\n",
+        "RSS %.0f MB\n%s on %s; limits: read %.1f GB/s, int8 %.0f (vectors %.0f) Gop/s; medians "
+        "and best of %d\n",
         i->name, i->layers, i->width, (double)i->parameters / 1e6, (double)i->weight_bytes / 1e6,
         b->load_s, (double)engine_rss_bytes() / 1e6, i->numerics, b->device->isa,
-        b->stream_bytes_per_s / 1e9, (int)b->s->repeat);
-    printf("%-8s %7s %6s %8s %12s %10s %12s %8s\n", "phase", "threads", "batch", "prompt",
-           "tokens/s", "ms/step", "weights GB/s", "of read");
+        b->stream_bytes_per_s / 1e9, b->int8_ops_per_s / 1e9, b->vnni_ops_per_s / 1e9,
+        (int)b->s->repeat);
+    printf("%-8s %7s %6s %8s %12s %12s %10s %12s %8s %8s %8s\n", "phase", "threads", "batch",
+           "prompt", "tokens/s", "best", "ms/step", "weights GB/s", "of read", "Gop/s", "of peak");
 }
 
 static status engine_run(const settings *s, diag *d) {

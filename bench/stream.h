@@ -1,6 +1,7 @@
-/* stream.h -- how fast this machine reads memory: the roofline of decode.
+/* stream.h -- what this machine could do at most: the rooflines of prefill and decode.
  *
- * Purpose    Every decode step reads all weights once, so its rate is bounded by streaming reads.
+ * Purpose    Every decode step reads all weights once, so streaming reads bound it; prefill is
+ * bound by int8 dot products. Both are measured, on all threads, in the run they stand beside.
  * Ownership  Memory is taken and given back inside the call.
  * Threads    Starts `threads` threads and joins them.
  * Limits     threads <= LIMIT_THREADS.
@@ -10,8 +11,13 @@
 
 #include <stdint.h>
 
-/* Bytes per second, the best of a few passes over a buffer far larger than any cache; 0 when there
- * is no memory. */
-double stream_read_bytes_per_s(int32_t threads);
+/* Bytes per second over a buffer of `bytes` (the weights': what caches hold of them, they hold of
+ * this), the best of some passes; 0 when there is no memory. */
+double stream_read_bytes_per_s(int32_t threads, uint64_t bytes);
+
+/* Multiplications and additions per second of the int8 dot products of instruction set "amx",
+ * "avx512" or "avxvnni" from registers, if the machine has it: one core's times `threads`. 0 for
+ * others. */
+double stream_int8_ops_per_s(int32_t threads, const char *isa);
 
 #endif
