@@ -38,7 +38,7 @@ typedef struct {
 } settings;
 
 static const char *const activation_names[] = {"int8", "f32", NULL};
-static const char *const kv_names[] = {"f16", "f32", NULL};
+static const char *const kv_names[] = {"f16", "f32", "bf16", "int8", NULL}; /* backend_kv_type */
 
 static const config_option options[] = {
     {"model", CONFIG_STRING, offsetof(settings, model), 0, 4096, NULL, NULL, "FILE", "GGUF file"},
@@ -56,7 +56,8 @@ static const config_option options[] = {
      "runs of each case; the median is told"},
     {"activations", CONFIG_ENUM, offsetof(settings, activations), 0, 0, "int8", activation_names,
      NULL, "how inputs meet quantised weights"},
-    {"kv", CONFIG_ENUM, offsetof(settings, kv), 0, 0, "f16", kv_names, NULL, "dtype of the cache"},
+    {"kv-dtype", CONFIG_ENUM, offsetof(settings, kv), 0, 0, "f16", kv_names, NULL,
+     "dtype of the cache"},
     {"isa", CONFIG_STRING, offsetof(settings, isa), 0, 32, "auto", NULL, "NAME",
      "amx, avx512, avxvnni, avx2 or portable"},
     {"profile", CONFIG_BOOL, offsetof(settings, profile), 0, 0, "false", NULL, NULL,
@@ -163,7 +164,7 @@ static status engine_open(const settings *s, int32_t threads, bed *b, diag *d) {
         .path = s->model,
         .device = b->device,
         .kv_pages = (uint32_t)(batch * b->pages_each),
-        .kv_type = s->kv ? BACKEND_KV_F32 : BACKEND_KV_F16,
+        .kv_type = (backend_kv_type)s->kv,
         .activations = s->activations ? BACKEND_ACTIVATIONS_F32 : BACKEND_ACTIVATIONS_INT8,
         .rows_max = rows,
         .logit_rows_max = batch};

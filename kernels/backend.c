@@ -106,19 +106,18 @@ status backend_kv_open(backend *b, const backend_kv_options *options, backend_kv
     REFUSE_UNLESS(b != NULL && options != NULL && out != NULL);
     *out = NULL;
     const backend_kv_options *o = options;
-    if (o->head_dim < 16 || o->head_dim > OPS_HEAD_DIM_MAX || o->head_dim % 16 != 0) {
+    if (backend_kv_head_bytes(BACKEND_KV_F32, o->head_dim) == 0) {
         return status_fail_param(d, STATUS_UNSUPPORTED, "head_dim",
                                  "head_dim %d is not a multiple of 16 up to %d", (int)o->head_dim,
                                  (int)OPS_HEAD_DIM_MAX);
     }
     if (o->layers < 1 || o->layers > LIMIT_LAYERS || o->kv_heads < 1 || o->kv_heads > 4096 ||
-        o->pages < 1 || (o->type != BACKEND_KV_F16 && o->type != BACKEND_KV_F32)) {
+        o->pages < 1 || backend_kv_head_bytes(o->type, o->head_dim) == 0) {
         return status_fail(d, STATUS_INVALID,
                            "KV pool of %d layers, %d kv heads, %u pages, type %d", (int)o->layers,
                            (int)o->kv_heads, (unsigned)o->pages, (int)o->type);
     }
-    const uint64_t element = o->type == BACKEND_KV_F16 ? 2 : 4;
-    const uint64_t head_bytes = 2u * LIMIT_PAGE_TOKENS * (uint64_t)o->head_dim * element;
+    const uint64_t head_bytes = backend_kv_head_bytes(o->type, o->head_dim);
     const uint64_t page_bytes = head_bytes * (uint64_t)o->kv_heads;
     uint64_t total;
     if (!mem_mul(page_bytes * (uint64_t)o->layers, o->pages, &total) || total > INT64_MAX) {

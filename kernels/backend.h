@@ -44,7 +44,14 @@ typedef enum {
     BACKEND_BF16 = 30
 } backend_type;
 
-typedef enum { BACKEND_KV_F16 = 0, BACKEND_KV_F32 = 1 } backend_kv_type;
+/* How keys and values are kept. INT8: bytes with one scale a token and kv head. */
+typedef enum {
+    BACKEND_KV_F16 = 0,
+    BACKEND_KV_F32 = 1,
+    BACKEND_KV_BF16 = 2,
+    BACKEND_KV_INT8 = 3,
+    BACKEND_KV_TYPES = 4
+} backend_kv_type;
 
 /* How inputs meet quantised weights: as int8 with one scale a row and 32 elements, or as they are.
  * Weights of F32, F16 and BF16 always meet f32. */
@@ -84,11 +91,15 @@ typedef struct {
  * Inside, kv head h starts at h * head_bytes, so that a range of heads is one run of bytes:
  *     K transposed [head_dim][16 tokens], then V [16 tokens][head_dim].
  * Sixteen tokens' keys are then one vector for each dimension, and their scores need no sum across
- * lanes. `layout` names this arrangement with dtype and head_dim; pools whose strings are equal
- * hold the same bytes for the same heads. */
+ * lanes. INT8 keeps fours together, so that a dot product instruction takes them at once:
+ *     K [head_dim / 4][16 tokens][4] bytes around 128, V [4][head_dim][4 tokens] signed bytes,
+ *     scales of K [16 tokens], scales of V [16 tokens] in BF16;
+ * keys go through a Hadamard transform of their dimensions first.
+ * `layout` names this arrangement with dtype and head_dim; pools whose strings are equal hold the
+ * same bytes for the same heads. */
 typedef struct backend_kv {
     backend_kv_options shape;
-    uint64_t head_bytes;       /* 2 * 16 * head_dim * element */
+    uint64_t head_bytes;       /* backend_kv_head_bytes: a multiple of 64 */
     uint64_t layer_page_bytes; /* kv_heads * head_bytes */
     uint8_t *base;             /* device [layers, pages, layer_page_bytes] */
     char layout[BACKEND_LAYOUT_BYTES];
@@ -124,6 +135,13 @@ MUST_USE status backend_weight_load(backend *b, backend_type type, const void *d
                                     int32_t outputs, int32_t inputs,
                                     backend_activations activations, const backend_weight **out,
                                     diag *d);
+
+/* "f16", "f32", "bf16", "int8"; "unknown" for anything else. */
+const char *backend_kv_type_name(backend_kv_type type);
+
+/* Bytes of one kv head in one (layer, page); 0 when the type is unknown or head_dim is not a
+ * multiple of 16 up to OPS_HEAD_DIM_MAX. */
+uint64_t backend_kv_head_bytes(backend_kv_type type, int32_t head_dim);
 
 /* A pool of zeroed pages. */
 MUST_USE status backend_kv_open(backend *b, const backend_kv_options *options, backend_kv **out,

@@ -65,6 +65,15 @@ static inline float kmath_bf16(uint16_t h) {
     return kmath_float((uint32_t)h << 16);
 }
 
+/* binary32 to bfloat16, to nearest even; NaN stays NaN. */
+static inline uint16_t kmath_to_bf16(float f) {
+    const uint32_t u = kmath_bits(f), high = u >> 16;
+    if ((u & 0x7fffffffu) > 0x7f800000u) {
+        return (uint16_t)(high | 64u);
+    }
+    return (uint16_t)((u + 0x7fffu + (high & 1u)) >> 16);
+}
+
 /* Sine and cosine: reduction by pi/2 in three parts (Cody and Waite, "Software Manual for the
  * Elementary Functions", 1980), then Taylor series, whose remainder on [-pi/4, pi/4] is below
  * 5e-17. The first part of pi/2 has 33 bits, so its product with the quadrant is exact. */

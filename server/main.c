@@ -28,7 +28,7 @@ typedef struct {
 #define FIELD(name) offsetof(worker_settings, name)
 
 static const char *const roles[] = {"prefill", "decode", "both", NULL};
-static const char *const kv_dtypes[] = {"f16", "f32", NULL};
+static const char *const kv_dtypes[] = {"f16", "f32", "bf16", "int8", NULL}; /* backend_kv_type */
 static const char *const activation_kinds[] = {"int8", "f32", NULL};
 static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
 

@@ -31,7 +31,7 @@ typedef struct {
 static const char *const backends[] = {"cpu", "cuda", NULL};
 enum { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
 static const char *const transports[] = {"auto", "shm", "tcp", NULL};
-static const char *const kv_dtypes[] = {"f16", "f32", NULL};
+static const char *const kv_dtypes[] = {"f16", "f32", "bf16", "int8", NULL};
 static const char *const activation_kinds[] = {"int8", "f32", NULL};
 static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
 

@@ -36,12 +36,13 @@ status hello_fits(const message_hello *mine, const message_hello *theirs, diag *
     if (mine->page_tokens != theirs->page_tokens) {
         return differ(d, "tokens a page", mine->page_tokens, theirs->page_tokens);
     }
+    /* Before the bytes a page, which say less: it names the dtype. */
+    if (!str_equal(mine->kv_layout, theirs->kv_layout)) {
+        return differ_text(d, "KV layout", mine->kv_layout, theirs->kv_layout);
+    }
     if (mine->kv_layer_page_bytes != theirs->kv_layer_page_bytes) {
         return differ(d, "bytes a layer page", mine->kv_layer_page_bytes,
                       theirs->kv_layer_page_bytes);
-    }
-    if (!str_equal(mine->kv_layout, theirs->kv_layout)) {
-        return differ_text(d, "KV layout", mine->kv_layout, theirs->kv_layout);
     }
     if (!str_equal(mine->numerics, theirs->numerics)) {
         return differ_text(d, "numerics class", mine->numerics, theirs->numerics);

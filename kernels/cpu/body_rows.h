@@ -1,7 +1,6 @@
 /* body_rows.h -- row operators, written once over vec_*.h and compiled for each instruction set.
  *
- * Purpose    exp, RMS norm, SiLU, rotation with the write to the pages, and the input side of a
- *            linear operator.
+ * Purpose    exp, RMS norm, SiLU and the input side of a linear operator.
  * Ownership  Included by isa_*.c only, after one of vec_*.h.
  * Threads    As isa.h.
  * Limits     As isa.h.
@@ -143,68 +142,6 @@ static void rows_input_f32(const isa_input *in) {
             const int32_t n = in->inputs - i;
             const v16 y = rows_input(in->op, at, i, n, inverse);
             v16_store_some(in->x + (int64_t)r * in->inputs + i, y, n);
-        }
-    }
-}
-
-/* Turns one head: (a, b) -> (a cos - b sin, a sin + b cos). */
-static void rows_rope(const float *from, float *to, int32_t head_dim, int32_t dim,
-                      ops_rope_pairs pairs, const float *table) {
-    const int32_t half = dim / 2, step = pairs == OPS_ROPE_NEOX ? 1 : 2;
-    const int32_t apart = pairs == OPS_ROPE_NEOX ? half : 1;
-    for (int32_t i = 0; i < half; i++) {
-        const float a = from[i * step], b = from[i * step + apart];
-        const float c = table[i], s = table[half + i];
-        to[i * step] = fmaf(a, c, -(b * s));
-        to[i * step + apart] = fmaf(a, s, b * c);
-    }
-    for (int32_t i = dim; i < head_dim && to != from; i++) {
-        to[i] = from[i];
-    }
-}
-
-/* Writes one row's key and value of one kv head into slot `slot` of its page. */
-static void rows_append(const backend_kv *kv, uint8_t *head, int32_t slot, const float *key,
-                        const float *value) {
-    const int32_t dim = kv->shape.head_dim;
-    if (kv->shape.type == BACKEND_KV_F32) {
-        float *k = (float *)(void *)head, *v = k + LIMIT_PAGE_TOKENS * dim;
-        for (int32_t i = 0; i < dim; i++) {
-            k[LIMIT_PAGE_TOKENS * i + slot] = key[i];
-        }
-        memcpy(v + slot * dim, value, (size_t)dim * sizeof(float));
-        return;
-    }
-    uint16_t *k = (uint16_t *)(void *)head, *v = k + LIMIT_PAGE_TOKENS * dim;
-    for (int32_t i = 0; i < dim; i += 16) {
-        uint16_t lanes[16];
-        v16_store_f16(lanes, v16_load(key + i));
-        for (int32_t j = 0; j < 16; j++) {
-            k[LIMIT_PAGE_TOKENS * (i + j) + slot] = lanes[j];
-        }
-        v16_store_f16(v + slot * dim + i, v16_load(value + i));
-    }
-}
-
-static void rows_rope_append(const ops_rope_append *op, const ops_seq *seq, int32_t row_first,
-                             int32_t rows) {
-    const backend_kv *kv = op->kv;
-    const int32_t dim = kv->shape.head_dim, kv_heads = kv->shape.kv_heads;
-    for (int32_t i = row_first; i < row_first + rows; i++) {
-        const int64_t r = seq->row_first + i;
-        const int32_t position = seq->position_first + i;
-        const float *table = op->table + r * op->dim;
-        for (int32_t h = 0; h < op->heads; h++) {
-            float *q = op->q + (r * op->heads + h) * dim;
-            rows_rope(q, q, dim, op->dim, op->pairs, table);
-        }
-        const uint32_t page = seq->pages[position / LIMIT_PAGE_TOKENS];
-        for (int32_t h = 0; h < kv_heads; h++) {
-            const int64_t at = (r * kv_heads + h) * dim;
-            float key[OPS_HEAD_DIM_MAX];
-            rows_rope(op->k + at, key, dim, op->dim, op->pairs, table);
-            rows_append(kv, isa_kv_head(kv, op->layer, page, h), position % LIMIT_PAGE_TOKENS, key,
-                        op->v + at);
         }
     }
 }

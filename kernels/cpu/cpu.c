@@ -104,8 +104,9 @@ static status cpu_kv_open(backend *b, backend_kv *kv, diag *d) {
         return status_fail_errno(d, STATUS_NOMEM, "no memory for a KV pool of %llu bytes",
                                  (unsigned long long)kv_bytes(kv));
     }
-    (void)snprintf(kv->layout, sizeof(kv->layout), "kt16-v16/%s/%d",
-                   kv->shape.type == BACKEND_KV_F16 ? "f16" : "f32", (int)kv->shape.head_dim);
+    const bool bytes = kv->shape.type == BACKEND_KV_INT8;
+    (void)snprintf(kv->layout, sizeof(kv->layout), "%s/%s/%d", bytes ? "hk4t16-v4t" : "kt16-v16",
+                   backend_kv_type_name(kv->shape.type), (int)kv->shape.head_dim);
     return STATUS_OK;
 }
 

@@ -6,7 +6,15 @@
 
 #include "kernels/cpu/body_rows.h"
 
+#include "kernels/cpu/body_append.h"
+
 #include "kernels/cpu/body_linear.h"
+
+#include "kernels/cpu/body_tile.h"
+
+#include "kernels/cpu/body_floats.h"
+
+#include "kernels/cpu/body_bytes.h"
 
 #include "kernels/cpu/body_attention.h"
 

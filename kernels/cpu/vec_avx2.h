@@ -35,7 +35,14 @@ typedef struct {
 typedef v16i v64;
 typedef __m256i vquad;
 
-enum { VEC_TILES = 1, VEC_ROWS = 2, VEC_QUERIES = 2, VEC_FLOAT_ROWS = 4 };
+enum {
+    VEC_TILES = 1,
+    VEC_ROWS = 2,
+    VEC_QUERIES = 2,
+    VEC_FLOAT_ROWS = 4,
+    VEC_BYTE_QUERIES = 1,
+    VEC_BYTE_VECTORS = 2
+};
 
 VEC_INLINE v16 v16_make(__m256 a, __m256 b) {
     const v16 v = {a, b};
@@ -73,6 +80,20 @@ VEC_INLINE void v16_store_f16(uint16_t *p, v16 v) {
     __m128i *h = (__m128i *)(void *)p;
     _mm_storeu_si128(h, _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT));
     _mm_storeu_si128(h + 1, _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT));
+}
+VEC_INLINE __m128i v8_bf16(__m256 v) {
+    const __m256i bits = _mm256_castps_si256(v), high = _mm256_srli_epi32(bits, 16);
+    const __m256i odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(high, _mm256_set1_epi32(64));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+    const __m256i r = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), quiet, nan);
+    return _mm_packus_epi32(_mm256_castsi256_si128(r), _mm256_extracti128_si256(r, 1));
+}
+VEC_INLINE void v16_store_bf16(uint16_t *p, v16 v) {
+    __m128i *h = (__m128i *)(void *)p;
+    _mm_storeu_si128(h, v8_bf16(v.a));
+    _mm_storeu_si128(h + 1, v8_bf16(v.b));
 }
 VEC_INLINE v16 v16_add(v16 x, v16 y) {
     return v16_make(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b));
@@ -128,6 +149,18 @@ VEC_INLINE float v16_maximum(v16 x) {
     const __m128 g = _mm_max_ps(f, _mm_movehl_ps(f, f));
     return _mm_cvtss_f32(_mm_max_ss(g, _mm_shuffle_ps(g, g, 1)));
 }
+VEC_INLINE __m256 v8_hadamard(__m256 v) {
+    __m256 s = _mm256_permute_ps(v, 0xb1);
+    v = _mm256_blend_ps(_mm256_add_ps(v, s), _mm256_sub_ps(s, v), 0xaa);
+    s = _mm256_permute_ps(v, 0x4e);
+    v = _mm256_blend_ps(_mm256_add_ps(v, s), _mm256_sub_ps(s, v), 0xcc);
+    s = _mm256_permute2f128_ps(v, v, 1);
+    return _mm256_blend_ps(_mm256_add_ps(v, s), _mm256_sub_ps(s, v), 0xf0);
+}
+VEC_INLINE v16 v16_hadamard(v16 x) {
+    const __m256 a = v8_hadamard(x.a), b = v8_hadamard(x.b);
+    return v16_make(_mm256_add_ps(a, b), _mm256_sub_ps(a, b));
+}
 VEC_INLINE v16i v16i_set(int32_t x) {
     return v16i_make(_mm256_set1_epi32(x), _mm256_set1_epi32(x));
 }
@@ -140,6 +173,13 @@ VEC_INLINE v16i v16i_sub(v16i x, v16i y) {
 VEC_INLINE v16i v16i_shift_exponent(v16i x) {
     return v16i_make(_mm256_slli_epi32(x.a, 23), _mm256_slli_epi32(x.b, 23));
 }
+VEC_INLINE v16i v16i_shift_right(v16i x, int by) {
+    const __m128i count = _mm_cvtsi32_si128(by);
+    return v16i_make(_mm256_srl_epi32(x.a, count), _mm256_srl_epi32(x.b, count));
+}
+VEC_INLINE v16i v16i_and(v16i x, v16i y) {
+    return v16i_make(_mm256_and_si256(x.a, y.a), _mm256_and_si256(x.b, y.b));
+}
 VEC_INLINE int32_t v16i_sum(v16i x) {
     const __m256i e = _mm256_add_epi32(x.a, x.b);
     const __m128i f = _mm_add_epi32(_mm256_castsi256_si128(e), _mm256_extracti128_si256(e, 1));
@@ -147,12 +187,11 @@ VEC_INLINE int32_t v16i_sum(v16i x) {
     return _mm_cvtsi128_si32(_mm_add_epi32(g, _mm_shuffle_epi32(g, 0xb1)));
 }
 VEC_INLINE void v16i_store_i8(int8_t *p, v16i x) {
-    int32_t lanes[16];
-    _mm256_storeu_si256((__m256i *)(void *)lanes, x.a);
-    _mm256_storeu_si256((__m256i *)(void *)(lanes + 8), x.b);
-    for (int i = 0; i < 16; i++) {
-        p[i] = (int8_t)lanes[i];
-    }
+    const __m256i low = _mm256_set1_epi32(255);
+    const __m256i a = _mm256_and_si256(x.a, low), b = _mm256_and_si256(x.b, low);
+    const __m128i c = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    const __m128i d = _mm_packus_epi32(_mm256_castsi256_si128(b), _mm256_extracti128_si256(b, 1));
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_packus_epi16(c, d));
 }
 
 VEC_INLINE v64 v64_load(const uint8_t *p) {
@@ -219,6 +258,21 @@ VEC_INLINE v16i vdot_add(v16i sum, v64 weights, vquad activations, bool wide) {
                      vdot_half(sum.b, weights.b, activations, wide));
 }
 #endif
+VEC_INLINE __m256i vdot_half_signed(__m256i sum, __m256i weights, __m256i activations) {
+#ifdef VEC_AVX_VNNI
+    return _mm256_dpbusd_avx_epi32(sum, activations, weights);
+#else
+    const __m256i pairs = _mm256_maddubs_epi16(activations, weights);
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+#endif
+}
+VEC_INLINE v16i vdot_block_wide(v16i sum, v64 weights, vquad activations) {
+    return vdot_add(sum, weights, activations, true);
+}
+VEC_INLINE v16i vdot_block_signed(v16i sum, v64 weights, vquad activations) {
+    return v16i_make(vdot_half_signed(sum.a, weights.a, activations),
+                     vdot_half_signed(sum.b, weights.b, activations));
+}
 VEC_INLINE void vec_prefetch(const uint8_t *p) {
     _mm_prefetch((const char *)p, _MM_HINT_T0);
 }

@@ -33,7 +33,14 @@ typedef __m512i v64;
 typedef __m512i vquad; /* four activations, in every output's place */
 
 /* Shapes of register blocks that fit 32 registers. */
-enum { VEC_TILES = 3, VEC_ROWS = 4, VEC_QUERIES = 6, VEC_FLOAT_ROWS = 6 };
+enum {
+    VEC_TILES = 3,
+    VEC_ROWS = 4,
+    VEC_QUERIES = 6,
+    VEC_FLOAT_ROWS = 6,
+    VEC_BYTE_QUERIES = 3,
+    VEC_BYTE_VECTORS = 4
+};
 
 VEC_INLINE v16 v16_zero(void) {
     return _mm512_setzero_ps();
@@ -56,6 +63,16 @@ VEC_INLINE v16 v16_load_bf16(const uint16_t *p) {
 }
 VEC_INLINE void v16_store_f16(uint16_t *p, v16 v) {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+/* To nearest even; NaN stays NaN. */
+VEC_INLINE void v16_store_bf16(uint16_t *p, v16 v) {
+    const __m512i bits = _mm512_castps_si512(v), high = _mm512_srli_epi32(bits, 16);
+    const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(high, _mm512_set1_epi32(64));
+    const __mmask16 nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    const __m512i result = _mm512_mask_mov_epi32(_mm512_srli_epi32(up, 16), nan, quiet);
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi32_epi16(result));
 }
 VEC_INLINE v16 v16_add(v16 a, v16 b) {
     return _mm512_add_ps(a, b);
@@ -109,6 +126,17 @@ VEC_INLINE float v16_maximum(v16 a) {
     const __m128 g = _mm_max_ps(f, _mm_movehl_ps(f, f));
     return _mm_cvtss_f32(_mm_max_ss(g, _mm_shuffle_ps(g, g, 1)));
 }
+/* Sums and differences of lanes 1, 2, 4 and 8 apart, in that order: (a, b) -> (a + b, a - b). */
+VEC_INLINE v16 v16_hadamard(v16 v) {
+    __m512 s = _mm512_permute_ps(v, 0xb1);
+    v = _mm512_mask_sub_ps(_mm512_add_ps(v, s), 0xaaaa, s, v);
+    s = _mm512_permute_ps(v, 0x4e);
+    v = _mm512_mask_sub_ps(_mm512_add_ps(v, s), 0xcccc, s, v);
+    s = _mm512_shuffle_f32x4(v, v, 0xb1);
+    v = _mm512_mask_sub_ps(_mm512_add_ps(v, s), 0xf0f0, s, v);
+    s = _mm512_shuffle_f32x4(v, v, 0x4e);
+    return _mm512_mask_sub_ps(_mm512_add_ps(v, s), 0xff00, s, v);
+}
 VEC_INLINE v16i v16i_set(int32_t x) {
     return _mm512_set1_epi32(x);
 }
@@ -120,6 +148,12 @@ VEC_INLINE v16i v16i_sub(v16i a, v16i b) {
 }
 VEC_INLINE v16i v16i_shift_exponent(v16i a) {
     return _mm512_slli_epi32(a, 23);
+}
+VEC_INLINE v16i v16i_shift_right(v16i a, int by) {
+    return _mm512_srl_epi32(a, _mm_cvtsi32_si128(by));
+}
+VEC_INLINE v16i v16i_and(v16i a, v16i b) {
+    return _mm512_and_si512(a, b);
 }
 VEC_INLINE int32_t v16i_sum(v16i a) {
     return _mm512_reduce_add_epi32(a);
@@ -169,6 +203,17 @@ VEC_INLINE v16i vdot_start(int32_t offset, bool wide) {
 VEC_INLINE v16i vdot_add(v16i sum, v64 weights, vquad activations, bool wide) {
     (void)wide;
     return _mm512_dpbusd_epi32(sum, weights, activations);
+}
+/* vdot_add of bytes around 128, and of signed bytes with activations 0 .. 127 (no offset), for
+ * large blocks of sums. Written as instructions: of intrinsics, gcc 12 copies each sum of such a
+ * block to the stack and back. */
+VEC_INLINE v16i vdot_block_wide(v16i sum, v64 weights, vquad activations) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(weights), "v"(activations));
+    return sum;
+}
+VEC_INLINE v16i vdot_block_signed(v16i sum, v64 weights, vquad activations) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(activations), "v"(weights));
+    return sum;
 }
 VEC_INLINE void vec_prefetch(const uint8_t *p) {
     _mm_prefetch((const char *)p, _MM_HINT_T0);

@@ -34,7 +34,14 @@ typedef struct {
     int8_t byte[4];
 } vquad;
 
-enum { VEC_TILES = 1, VEC_ROWS = 1, VEC_QUERIES = 1, VEC_FLOAT_ROWS = 1 };
+enum {
+    VEC_TILES = 1,
+    VEC_ROWS = 1,
+    VEC_QUERIES = 1,
+    VEC_FLOAT_ROWS = 1,
+    VEC_BYTE_QUERIES = 1,
+    VEC_BYTE_VECTORS = 4
+};
 
 /* One statement for every lane i of the result r. */
 #define VEC_LANES(type, statement) \
@@ -67,6 +74,11 @@ VEC_INLINE v16 v16_load_bf16(const uint16_t *p) {
 VEC_INLINE void v16_store_f16(uint16_t *p, v16 v) {
     for (int i = 0; i < 16; i++) {
         p[i] = kmath_to_f16(v.lane[i]);
+    }
+}
+VEC_INLINE void v16_store_bf16(uint16_t *p, v16 v) {
+    for (int i = 0; i < 16; i++) {
+        p[i] = kmath_to_bf16(v.lane[i]);
     }
 }
 VEC_INLINE v16 v16_add(v16 a, v16 b) {
@@ -125,6 +137,17 @@ VEC_INLINE float v16_maximum(v16 a) {
     }
     return a.lane[0];
 }
+VEC_INLINE v16 v16_hadamard(v16 v) {
+    for (int apart = 1; apart < 16; apart *= 2) {
+        v16 r;
+        for (int i = 0; i < 16; i++) {
+            const float other = v.lane[i ^ apart];
+            r.lane[i] = (i & apart) != 0 ? other - v.lane[i] : v.lane[i] + other;
+        }
+        v = r;
+    }
+    return v;
+}
 VEC_INLINE v16i v16i_set(int32_t x) {
     VEC_LANES(v16i, r.lane[i] = x);
 }
@@ -137,6 +160,12 @@ VEC_INLINE v16i v16i_sub(v16i a, v16i b) {
 }
 VEC_INLINE v16i v16i_shift_exponent(v16i a) {
     VEC_LANES(v16i, r.lane[i] = (int32_t)((uint32_t)a.lane[i] << 23));
+}
+VEC_INLINE v16i v16i_shift_right(v16i a, int by) {
+    VEC_LANES(v16i, r.lane[i] = (int32_t)((uint32_t)a.lane[i] >> by));
+}
+VEC_INLINE v16i v16i_and(v16i a, v16i b) {
+    VEC_LANES(v16i, r.lane[i] = a.lane[i] & b.lane[i]);
 }
 VEC_INLINE int32_t v16i_sum(v16i a) {
     uint32_t sum = 0;
@@ -191,6 +220,17 @@ VEC_INLINE v16i vdot_add(v16i sum, v64 weights, vquad activations, bool wide) {
     for (int i = 0; i < 16; i++) {
         for (int j = 0; j < 4; j++) {
             sum.lane[i] += weights.byte[4 * i + j] * activations.byte[j];
+        }
+    }
+    return sum;
+}
+VEC_INLINE v16i vdot_block_wide(v16i sum, v64 weights, vquad activations) {
+    return vdot_add(sum, weights, activations, true);
+}
+VEC_INLINE v16i vdot_block_signed(v16i sum, v64 weights, vquad activations) {
+    for (int i = 0; i < 16; i++) {
+        for (int j = 0; j < 4; j++) {
+            sum.lane[i] += (int8_t)weights.byte[4 * i + j] * activations.byte[j];
         }
     }
     return sum;

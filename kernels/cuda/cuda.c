@@ -99,6 +99,11 @@ static status cuda_kv_open(backend *b, backend_kv *kv, diag *d) {
     const uint64_t bytes =
         kv->layer_page_bytes * (uint64_t)kv->shape.layers * (uint64_t)kv->shape.pages;
     void *memory = NULL;
+    if (kv->shape.type != BACKEND_KV_F16 && kv->shape.type != BACKEND_KV_F32) {
+        return status_fail_param(d, STATUS_UNSUPPORTED, "kv-dtype",
+                                 "a KV cache of %s is not available on CUDA: f16 or f32",
+                                 backend_kv_type_name(kv->shape.type));
+    }
     const status s = cuda_alloc(b, bytes, &memory);
     if (s != STATUS_OK) {
         size_t unused = 0, total = 0;

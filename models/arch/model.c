@@ -66,9 +66,8 @@ static uint32_t model_pages_within(const model_info *i, uint64_t bytes) {
 
 static status model_pool(model *m, const model_options *o, diag *d) {
     const model_info *i = &m->info;
-    uint64_t element = o->kv_type == BACKEND_KV_F32 ? 4 : 2;
     m->info.kv_layer_page_bytes =
-        2 * LIMIT_PAGE_TOKENS * element * (uint64_t)i->head_dim * (uint64_t)i->kv_heads;
+        backend_kv_head_bytes(o->kv_type, i->head_dim) * (uint64_t)i->kv_heads;
     if (o->context_tokens > 0 && o->context_tokens < i->context_tokens) {
         m->info.context_tokens = o->context_tokens;
     }
@@ -90,7 +89,7 @@ static status model_load(const gguf *file, const model_options *o, model *m, dia
     int bytes = snprintf(m->info.numerics, sizeof(m->info.numerics), "%s act=%s kv=%s",
                          backend_numerics(o->device),
                          o->activations == BACKEND_ACTIVATIONS_F32 ? "f32" : "int8",
-                         o->kv_type == BACKEND_KV_F32 ? "f32" : "f16");
+                         backend_kv_type_name(o->kv_type));
     CHECK_LT(bytes, (int)sizeof(m->info.numerics));
     return STATUS_OK;
 }

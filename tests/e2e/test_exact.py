@@ -106,6 +106,36 @@ def two_of_each():
     assert m.sum("weir_prompt_tokens_computed_total", role="decode") == 0
 
 
+def cache_of(dtype, page_bytes):
+    """Disaggregated as aggregated; as many bytes a page as the dtype should take."""
+    some = jobs[:60]
+    flags = ("--kv-dtype", dtype)
+    with Server(*DISAGGREGATED, *flags) as server:
+        want = run(server, 6, some)
+        m = check_moved(server)
+        moved = m.sum("weir_kv_bytes_received_total", role="decode")
+        assert moved % (LAYERS * page_bytes) == 0, f"{moved} bytes in pages of {page_bytes}"
+        server.check_pages_free()
+    with Server(*flags, "--aggregated", "--threads", "2", "--prefill-chunk", "32") as server:
+        check(run(server, 8, some), want, some)
+
+
+@case
+def cache_of_f32():
+    cache_of("f32", 2 * LAYER_PAGE_BYTES)
+
+
+@case
+def cache_of_bf16():
+    cache_of("bf16", LAYER_PAGE_BYTES)
+
+
+@case
+def cache_of_int8():
+    """Half of f16, and 64 bytes of scales a kv head."""
+    cache_of("int8", LAYER_PAGE_BYTES // 2 + 2 * 64)
+
+
 @case
 def chunks_of_32_tokens():
     compare(*DISAGGREGATED, "--prefill-chunk", "32", moved=True)

@@ -35,7 +35,10 @@ LOGPROBS = os.path.join(HERE, "logits_smollm2.logprobs")
 BOUNDS = {
     "f32, kv f32": (0.0001, 0.00002),
     "f32, kv f16": (0.002, 0.0002),
+    "f32, kv bf16": (0.012, 0.0005),
+    "f32, kv int8": (0.03, 0.0015),
     "int8, kv f16": (0.08, 0.005),
+    "int8, kv int8": (0.085, 0.005),
 }
 # An emulated device takes half a second a token, so it gets few. The plain kernels compute in float32,
 # the tensor cores with rows rounded to bf16.

@@ -252,8 +252,10 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
         }
     }
     const double visible = (double)rows * (CONTEXT - rows / 2.0);
-    report(t, number, type == BACKEND_KV_F16 ? "attention 2048 f16" : "attention 2048 f32", rows,
-           us, 4e-3 * visible * q_row / us, out, expected, CHECKED_HEADS * HEAD_DIM, bound);
+    char name[40];
+    (void)snprintf(name, sizeof(name), "attention %d %s", CONTEXT, backend_kv_type_name(type));
+    report(t, number, name, rows, us, 4e-3 * visible * q_row / us, out, expected,
+           CHECKED_HEADS * HEAD_DIM, bound);
     backend_kv_close(t->b, kv);
     mem_free(q), mem_free(k), mem_free(v), mem_free(out), mem_free(table), mem_free(positions);
 }
@@ -301,6 +303,8 @@ int main(int argc, char **argv) {
         rows_cases(&t, number);
         attention_case(&t, number + 2, BACKEND_KV_F16, 2e-3);
         attention_case(&t, number + 3, BACKEND_KV_F32, 1e-5);
+        attention_case(&t, number + 4, BACKEND_KV_BF16, 1e-2);
+        attention_case(&t, number + 5, BACKEND_KV_INT8, 1e-2);
         backend_close(t.b);
         t.isa_index++;
     }

@@ -1,7 +1,7 @@
 /* weir_logits.c -- teacher-forced log probabilities of token windows.
  *
- *     weir_logits MODEL TOKENS [--activations int8|f32] [--kv f16|f32] [--chunk N] [--threads N]
- *                 [--windows N] [--backend cpu|cuda] [--isa NAME]
+ *     weir_logits MODEL TOKENS [--activations int8|f32] [--kv f16|bf16|f32|int8] [--chunk N]
+ *                 [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]
  *
  * TOKENS has one window of token ids a line, each run on its own from position 0. Prints, a line a
  * window, the natural-log probability of each token given those before it (from the second on): the
@@ -41,8 +41,12 @@ static bool parse(int argc, char **argv, settings *s) {
             s->activations =
                 str_equal_z(value, "f32") ? BACKEND_ACTIVATIONS_F32 : BACKEND_ACTIVATIONS_INT8;
         } else if (strcmp(flag, "--kv") == 0) {
-            good = str_equal_z(value, "f16") || str_equal_z(value, "f32");
-            s->kv = str_equal_z(value, "f32") ? BACKEND_KV_F32 : BACKEND_KV_F16;
+            for (backend_kv_type type = 0; type < BACKEND_KV_TYPES; type++) {
+                if (str_equal_z(value, backend_kv_type_name(type))) {
+                    s->kv = type;
+                    good = true;
+                }
+            }
         } else if (strcmp(flag, "--chunk") == 0) {
             good = str_to_i64(value, 1, 4096, &s->chunk);
         } else if (strcmp(flag, "--threads") == 0) {

@@ -260,10 +260,10 @@ Test(backend, weights_that_do_not_fit_are_refused_with_a_reason) {
 
 Test(backend, pools_that_cannot_be_are_refused) {
     static const backend_kv_options cases[] = {
-        {0, 1, 64, 1, BACKEND_KV_F16},     {257, 1, 64, 1, BACKEND_KV_F16},
-        {1, 0, 64, 1, BACKEND_KV_F16},     {1, 1, 60, 1, BACKEND_KV_F16},
-        {1, 1, 272, 1, BACKEND_KV_F16},    {1, 1, 64, 0, BACKEND_KV_F16},
-        {1, 1, 64, 1, (backend_kv_type)2}, {256, 4096, 256, 4294967295u, BACKEND_KV_F32}};
+        {0, 1, 64, 1, BACKEND_KV_F16},   {257, 1, 64, 1, BACKEND_KV_F16},
+        {1, 0, 64, 1, BACKEND_KV_F16},   {1, 1, 60, 1, BACKEND_KV_F16},
+        {1, 1, 272, 1, BACKEND_KV_F16},  {1, 1, 64, 0, BACKEND_KV_F16},
+        {1, 1, 64, 1, BACKEND_KV_TYPES}, {256, 4096, 256, 4294967295u, BACKEND_KV_F32}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         backend_kv *kv = pool;
         diag d = {STATUS_OK, "", ""};

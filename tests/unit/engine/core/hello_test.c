@@ -80,3 +80,17 @@ Test(hello, a_kept_one_needs_nothing_of_the_message) {
     hello_keep(&kept, &none);
     cr_assert_str_eq(kept.address, "");
 }
+
+/* Another dtype changes the bytes of a page and the numerics class as well; its name is what helps.
+ */
+Test(hello, caches_of_different_dtypes_are_refused_by_their_names) {
+    message_hello a = sample(), b = sample();
+    diag d;
+    b.kv_layout = str_from("k,v:head-major:int8");
+    b.kv_layer_page_bytes /= 2;
+    b.numerics = str_from("class of int8");
+    cr_assert_eq(hello_fits(&a, &b, &d), STATUS_MISMATCH);
+    cr_assert_str_eq(d.param, "KV layout");
+    cr_assert_not_null(strstr(d.text, "f16"));
+    cr_assert_not_null(strstr(d.text, "int8"));
+}

@@ -1,49 +1,58 @@
 /* attention_test.c -- attention over pages: right, and the same bits however it is cut. */
-#include "tests/unit/kernels/cpu/cputest.h"
+#include "tests/unit/kernels/cpu/kvtest.h"
 
 TestSuite(attention, .fini = cputest_end);
 
 enum {
-    HEADS = 6,
-    KV_HEADS = 2,
-    POOL_PAGES = 160,
-    TOKENS_MAX = 1200, /* past two merges of partial results */
-    PAGES_MAX = (TOKENS_MAX + 15) / 16
+    TOKENS_MAX = 8300, /* past many merges of partial results */
+    PAGES_MAX = (TOKENS_MAX + 15) / 16,
+    SEQS_MAX = 4
 };
+
+/* Heads of a model, and the dtype of its cache. */
+typedef struct {
+    int32_t heads, kv_heads, head_dim;
+    backend_kv_type type;
+} shape;
 
 /* Inputs of one sequence, before rotation. */
 typedef struct {
-    int32_t tokens, head_dim;
+    int32_t tokens;
+    shape of;
     float *q, *k, *v; /* [tokens, heads or kv_heads, head_dim] */
 } inputs;
 
-static inputs make_inputs(int32_t tokens, int32_t head_dim) {
-    const inputs in = {tokens, head_dim, cputest_floats((int64_t)tokens * HEADS * head_dim),
-                       cputest_floats((int64_t)tokens * KV_HEADS * head_dim),
-                       cputest_floats((int64_t)tokens * KV_HEADS * head_dim)};
+static inputs make_inputs(int32_t tokens, shape of) {
+    const int64_t kv_floats = (int64_t)tokens * of.kv_heads * of.head_dim;
+    const inputs in = {tokens, of, cputest_floats((int64_t)tokens * of.heads * of.head_dim),
+                       cputest_floats(kv_floats), cputest_floats(kv_floats)};
     return in;
 }
 
-static backend_kv *open_pool(backend *b, int32_t head_dim, backend_kv_type type) {
-    const backend_kv_options o = {2, KV_HEADS, head_dim, POOL_PAGES, type};
+static int64_t out_floats(const inputs *in) {
+    return (int64_t)in->tokens * in->of.heads * in->of.head_dim;
+}
+
+static backend_kv *open_pool(backend *b, shape of, uint32_t pages) {
+    const backend_kv_options o = {2, of.kv_heads, of.head_dim, pages, of.type};
     backend_kv *kv = NULL;
     diag d;
     cr_assert_eq(backend_kv_open(b, &o, &kv, &d), STATUS_OK);
-    /* What a page held before must not matter: every slot starts as NaN, in either type. */
-    memset(kv->base, 0xff, 2 * (size_t)POOL_PAGES * kv->layer_page_bytes);
+    /* What a page held before must not matter: every float and scale starts as NaN. */
+    memset(kv->base, 0xff, 2 * (size_t)pages * kv->layer_page_bytes);
     return kv;
 }
 
 /* Runs tokens [first, first + rows) of each sequence as one batch, all starting at `first`. */
 static void forward(backend *b, backend_kv *kv, const inputs *in, int32_t seqs,
                     const uint32_t (*pages)[PAGES_MAX], int32_t first, int32_t rows, float **out) {
-    const int32_t dim = in[0].head_dim, total = seqs * rows;
-    const int64_t q_row = HEADS * dim, kv_row = KV_HEADS * dim;
+    const int32_t dim = in[0].of.head_dim, heads = in[0].of.heads, total = seqs * rows;
+    const int64_t q_row = heads * dim, kv_row = in[0].of.kv_heads * dim;
     float *q = cputest_zeros(total * q_row), *y = cputest_zeros(total * q_row);
     float *k = cputest_zeros(total * kv_row), *v = cputest_zeros(total * kv_row);
     float *table = cputest_zeros((int64_t)total * dim);
     int32_t *positions = cputest_take(total, sizeof(int32_t));
-    ops_seq list[4];
+    ops_seq list[SEQS_MAX];
     for (int32_t s = 0; s < seqs; s++) {
         const ops_seq seq = {s * rows, rows, first, pages[s], PAGES_MAX};
         list[s] = seq;
@@ -56,9 +65,9 @@ static void forward(backend *b, backend_kv *kv, const inputs *in, int32_t seqs,
     }
     const ops_rope_table rope = {positions, NULL, table, 10000, 1, 1, total, dim};
     const ops_rope_append append = {q,    k,     v, table, kv,  list,
-                                    seqs, total, 1, HEADS, dim, OPS_ROPE_NEOX};
+                                    seqs, total, 1, heads, dim, OPS_ROPE_NEOX};
     const ops_attention attention = {
-        q, y, kv, list, seqs, total, 1, HEADS, 1.0f / sqrtf((float)dim)};
+        q, y, kv, list, seqs, total, 1, heads, 1.0f / sqrtf((float)dim)};
     cr_assert_eq(backend_rope_table(b, &rope), STATUS_OK);
     cr_assert_eq(backend_rope_append(b, &append), STATUS_OK);
     cr_assert_eq(backend_attention(b, &attention), STATUS_OK);
@@ -67,28 +76,35 @@ static void forward(backend *b, backend_kv *kv, const inputs *in, int32_t seqs,
     }
 }
 
-/* Pages in order, or scattered. */
-static void make_pages(uint32_t (*pages)[PAGES_MAX], int32_t seqs, bool scattered) {
-    for (int32_t s = 0; s < seqs; s++) {
-        for (int32_t i = 0; i < PAGES_MAX; i++) {
-            const uint32_t n = (uint32_t)(s * PAGES_MAX + i);
-            pages[s][i] = scattered ? (n * 77 + 13) % POOL_PAGES : n;
-        }
+/* Pages of sequences of so many tokens, in order or scattered; returns how many there are. */
+static uint32_t make_pages(uint32_t (*pages)[PAGES_MAX], int32_t seqs, int32_t tokens,
+                           bool scattered) {
+    const uint32_t each = ((uint32_t)tokens + 15) / 16, all = each * (uint32_t)seqs;
+    const uint32_t step = all % 7 != 0 && all % 11 != 0 ? 77 : 1; /* without common divisors */
+    memset(pages, 0, (size_t)seqs * sizeof(pages[0]));
+    for (uint32_t n = 0; n < all; n++) {
+        pages[n / each][n % each] = scattered ? (n * step + 13) % all : n;
     }
+    return all;
 }
 
-/* All tokens, in chunks of the given size. */
-static float *whole(backend *b, const inputs *in, backend_kv_type type, int32_t chunk,
-                    bool scattered) {
-    uint32_t pages[1][PAGES_MAX];
-    make_pages(pages, 1, scattered);
-    backend_kv *kv = open_pool(b, in->head_dim, type);
-    float *out = cputest_zeros((int64_t)in->tokens * HEADS * in->head_dim);
+/* All tokens, in chunks of the given size; and the pool with them, if asked for. */
+static float *whole(backend *b, const inputs *in, int32_t chunk, bool scattered, backend_kv **pool,
+                    uint32_t (*pages)[PAGES_MAX]) {
+    uint32_t own[1][PAGES_MAX];
+    uint32_t(*list)[PAGES_MAX] = pages != NULL ? pages : own;
+    backend_kv *kv = open_pool(b, in->of, make_pages(list, 1, in->tokens, scattered));
+    float *out = cputest_zeros(out_floats(in));
     for (int32_t t = 0; t < in->tokens; t += chunk) {
         const int32_t left = in->tokens - t;
-        forward(b, kv, in, 1, pages, t, left < chunk ? left : chunk, &out);
+        forward(b, kv, in, 1, (const uint32_t(*)[PAGES_MAX])list, t, left < chunk ? left : chunk,
+                &out);
     }
-    backend_kv_close(b, kv);
+    if (pool != NULL) {
+        *pool = kv;
+    } else {
+        backend_kv_close(b, kv);
+    }
     return out;
 }
 
@@ -100,24 +116,29 @@ static void rotate(const float *x, int32_t position, int32_t dim, double *out) {
     }
 }
 
-/* Textbook attention of one row and head in double. */
-static void naive(const inputs *in, int32_t row, int32_t head, double *out) {
-    const int32_t dim = in->head_dim, kv_head = head / (HEADS / KV_HEADS);
-    double q[OPS_HEAD_DIM_MAX], k[OPS_HEAD_DIM_MAX], weight[TOKENS_MAX], sum = 0, top = -1e300;
-    rotate(in->q + (row * HEADS + head) * dim, row, dim, q);
+/* Textbook attention of one row and head in double, of the keys and values in the pages. */
+static void naive(const inputs *in, const backend_kv *kv, const uint32_t *pages, int32_t row,
+                  int32_t head, double *out) {
+    static double weight[TOKENS_MAX];
+    const int32_t dim = in->of.head_dim, kv_head = head / (in->of.heads / in->of.kv_heads);
+    double q[OPS_HEAD_DIM_MAX], x[OPS_HEAD_DIM_MAX], sum = 0, top = -1e300;
+    rotate(in->q + ((int64_t)row * in->of.heads + head) * dim, row, dim, q);
     for (int32_t t = 0; t <= row; t++) {
-        rotate(in->k + (t * KV_HEADS + kv_head) * dim, t, dim, k);
+        const uint8_t *page = backend_kv_page(kv, 1, pages[t / 16]);
+        kvtest_read(kv, page + (uint64_t)kv_head * kv->head_bytes, t % 16, true, x);
         weight[t] = 0;
         for (int32_t i = 0; i < dim; i++) {
-            weight[t] += q[i] * k[i] / sqrt(dim);
+            weight[t] += q[i] * x[i] / sqrt(dim);
         }
         top = weight[t] > top ? weight[t] : top;
     }
     memset(out, 0, (size_t)dim * sizeof(double));
     for (int32_t t = 0; t <= row; t++) {
+        const uint8_t *page = backend_kv_page(kv, 1, pages[t / 16]);
+        kvtest_read(kv, page + (uint64_t)kv_head * kv->head_bytes, t % 16, false, x);
         sum += weight[t] = exp(weight[t] - top);
         for (int32_t i = 0; i < dim; i++) {
-            out[i] += weight[t] * (double)in->v[(t * KV_HEADS + kv_head) * dim + i];
+            out[i] += weight[t] * x[i];
         }
     }
     for (int32_t i = 0; i < dim; i++) {
@@ -125,39 +146,68 @@ static void naive(const inputs *in, int32_t row, int32_t head, double *out) {
     }
 }
 
-static void check_naive(int32_t tokens, int32_t head_dim, backend_kv_type type, double bound) {
+/* Rows at the edges of pages, tiles and chunks, some between, and the last. */
+static bool looked_at(int32_t row, int32_t tokens) {
+    return row < 3 || row % 512 < 1 || row % 512 > 510 || row % 61 == 0 || row == 15 || row == 16 ||
+           row == 63 || row == 64 || row == tokens - 1;
+}
+
+static void check_naive(const inputs *in, int32_t chunk, double bound, int32_t rows_from) {
+    uint32_t pages[1][PAGES_MAX];
     backend *b = cputest_open("auto", 2);
-    const inputs in = make_inputs(tokens, head_dim);
-    const float *out = whole(b, &in, type, tokens, true);
-    for (int32_t row = 0; row < tokens; row += row < 70 ? 1 : 41) {
-        for (int32_t head = 0; head < HEADS; head++) {
+    backend_kv *kv = NULL;
+    const float *out = whole(b, in, chunk, true, &kv, pages);
+    for (int32_t row = rows_from; row < in->tokens; row++) {
+        for (int32_t head = 0; looked_at(row, in->tokens) && head < in->of.heads; head++) {
             double expected[OPS_HEAD_DIM_MAX];
-            naive(&in, row, head, expected);
-            for (int32_t i = 0; i < head_dim; i++) {
-                const double got = (double)out[(row * HEADS + head) * head_dim + i];
-                cr_assert_lt(fabs(got - expected[i]), bound, "row %d head %d dim %d: %g, not %g",
-                             row, head, i, got, expected[i]);
+            naive(in, kv, pages[0], row, head, expected);
+            for (int32_t i = 0; i < in->of.head_dim; i++) {
+                const double got =
+                    (double)out[((int64_t)row * in->of.heads + head) * in->of.head_dim + i];
+                cr_assert_lt(fabs(got - expected[i]), bound,
+                             "%s, row %d head %d dim %d: %g, not %g",
+                             backend_kv_type_name(in->of.type), row, head, i, got, expected[i]);
             }
         }
     }
+    backend_kv_close(b, kv);
     backend_close(b);
 }
 
+/* int8 adds the rounding of queries and weights to 14 bits. */
+static double bound_of(backend_kv_type type) {
+    return type == BACKEND_KV_INT8 ? 2e-3 : 5e-5;
+}
+
 Test(attention, equals_textbook_attention_in_double) {
-    check_naive(TOKENS_MAX, 64, BACKEND_KV_F32, 2e-5);
-    check_naive(300, 80, BACKEND_KV_F32, 2e-5);
-    check_naive(90, 16, BACKEND_KV_F32, 2e-5);
-    check_naive(90, 256, BACKEND_KV_F32, 5e-5);
-    check_naive(300, 64, BACKEND_KV_F16, 2e-2);
+    static const struct {
+        int32_t tokens, heads, kv_heads, head_dim;
+    } cases[] = {{600, 6, 2, 64}, {1100, 2, 1, 64}, {150, 3, 3, 80},  {90, 7, 1, 16},
+                 {70, 4, 4, 96},  {130, 8, 2, 128}, {65, 5, 1, 192},  {81, 4, 2, 256},
+                 {17, 6, 2, 48},  {1, 6, 2, 64},    {64, 10, 10, 112}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        for (backend_kv_type type = 0; type < BACKEND_KV_TYPES; type++) {
+            const shape of = {cases[i].heads, cases[i].kv_heads, cases[i].head_dim, type};
+            const inputs in = make_inputs(cases[i].tokens, of);
+            check_naive(&in, 128, bound_of(type), 0);
+            cputest_end();
+        }
+    }
+}
+
+Test(attention, equals_textbook_attention_at_long_positions) {
+    for (backend_kv_type type = 0; type < BACKEND_KV_TYPES; type++) {
+        const inputs in = make_inputs(TOKENS_MAX, (shape){3, 1, 64, type});
+        check_naive(&in, 2048, bound_of(type), TOKENS_MAX - 200);
+        cputest_end();
+    }
 }
 
 /* One order of arithmetic, whatever the chunks, threads, pages and instruction set. */
-static void check_cuts(int32_t tokens, int32_t head_dim, backend_kv_type type,
-                       const int32_t *chunks, int32_t chunks_count) {
-    const inputs in = make_inputs(tokens, head_dim);
-    const int64_t count = (int64_t)tokens * HEADS * head_dim;
+static void check_cuts(int32_t tokens, shape of, const int32_t *chunks, int32_t chunks_count) {
+    const inputs in = make_inputs(tokens, of);
     backend *one = cputest_open("auto", 1);
-    const float *expected = whole(one, &in, type, tokens, false);
+    const float *expected = whole(one, &in, tokens, false, NULL, NULL);
     backend_close(one);
     for (int32_t i = 0; i < CPUTEST_ISAS_COUNT * chunks_count; i++) {
         const int32_t chunk = chunks[i % chunks_count];
@@ -167,61 +217,69 @@ static void check_cuts(int32_t tokens, int32_t head_dim, backend_kv_type type,
         }
         backend *b = cputest_open(isa, 1 + i % 3);
         if (b != NULL) {
-            float *out = whole(b, &in, type, chunk, i % 2 == 0);
-            cputest_same_bits(out, expected, count, isa);
+            float *out = whole(b, &in, chunk, i % 2 == 0, NULL, NULL);
+            cputest_same_bits(out, expected, out_floats(&in), isa);
         }
         backend_close(b);
     }
+    cputest_end();
 }
 
 Test(attention, chunks_pages_threads_and_isa_change_no_bit) {
-    static const int32_t few[] = {700, 256, 100, 17, 16, 5}, every[] = {200, 1, 3};
-    check_cuts(700, 64, BACKEND_KV_F16, few, 6);
-    check_cuts(650, 48, BACKEND_KV_F32, few, 6);
-    check_cuts(200, 64, BACKEND_KV_F16, every, 3);
+    static const int32_t few[] = {650, 256, 100, 17, 16, 5}, every[] = {200, 1, 3};
+    for (backend_kv_type type = 0; type < BACKEND_KV_TYPES; type++) {
+        check_cuts(650, (shape){6, 2, 64, type}, few, 6);
+        check_cuts(200, (shape){6, 2, 64, type}, every, 3);
+        check_cuts(200, (shape){4, 4, 48, type}, few + 2, 4);
+        check_cuts(90, (shape){7, 1, 80, type}, few + 3, 3);
+        check_cuts(70, (shape){4, 2, 256, type}, few + 3, 3);
+    }
 }
 
 /* Long contexts of few rows are split over positions between threads. */
 Test(attention, split_over_positions_changes_no_bit) {
-    const inputs in = make_inputs(TOKENS_MAX, 64);
-    float *outs[4];
-    for (int32_t threads = 1; threads <= 4; threads++) {
-        uint32_t pages[1][PAGES_MAX];
-        make_pages(pages, 1, false);
-        backend *b = cputest_open("auto", threads);
-        backend_kv *kv = open_pool(b, 64, BACKEND_KV_F16);
-        outs[threads - 1] = cputest_zeros((int64_t)TOKENS_MAX * HEADS * 64);
-        forward(b, kv, &in, 1, pages, 0, TOKENS_MAX - 150, &outs[threads - 1]);
-        for (int32_t t = TOKENS_MAX - 150; t < TOKENS_MAX; t += 3) {
-            forward(b, kv, &in, 1, pages, t, 3, &outs[threads - 1]);
+    enum { TOKENS = 1200 };
+    for (backend_kv_type type = 0; type < BACKEND_KV_TYPES; type++) {
+        const inputs in = make_inputs(TOKENS, (shape){6, 2, 64, type});
+        float *outs[4];
+        for (int32_t threads = 1; threads <= 4; threads++) {
+            uint32_t pages[1][PAGES_MAX];
+            backend *b = cputest_open("auto", threads);
+            backend_kv *kv = open_pool(b, in.of, make_pages(pages, 1, TOKENS, false));
+            const uint32_t(*list)[PAGES_MAX] = (const uint32_t(*)[PAGES_MAX])pages;
+            outs[threads - 1] = cputest_zeros(out_floats(&in));
+            forward(b, kv, &in, 1, list, 0, TOKENS - 150, &outs[threads - 1]);
+            for (int32_t t = TOKENS - 150; t < TOKENS; t += 3) {
+                forward(b, kv, &in, 1, list, t, 3, &outs[threads - 1]);
+            }
+            backend_kv_close(b, kv);
+            backend_close(b);
+            cputest_same_bits(outs[threads - 1], outs[0], out_floats(&in), "threads");
         }
-        backend_kv_close(b, kv);
-        backend_close(b);
-        cputest_same_bits(outs[threads - 1], outs[0], (int64_t)TOKENS_MAX * HEADS * 64, "threads");
+        cputest_end();
     }
 }
 
 Test(attention, sequences_of_a_batch_do_not_meet) {
     enum { SEQS = 2, TOKENS = 600 };
-    const inputs in[SEQS] = {make_inputs(TOKENS, 64), make_inputs(TOKENS, 64)};
-    uint32_t pages[SEQS][PAGES_MAX];
-    make_pages(pages, SEQS, true);
-    for (int32_t threads = 1; threads <= 3; threads++) {
-        backend *b = cputest_open("auto", threads);
-        backend_kv *kv = open_pool(b, 64, BACKEND_KV_F16);
-        float *out[SEQS];
-        for (int32_t s = 0; s < SEQS; s++) {
-            out[s] = cputest_zeros((int64_t)TOKENS * HEADS * 64);
-        }
-        forward(b, kv, in, SEQS, (const uint32_t(*)[PAGES_MAX])pages, 0, TOKENS - 9, out);
+    for (int32_t i = 0; i < BACKEND_KV_TYPES * 3; i++) {
+        const shape of = {6, 2, 64, (backend_kv_type)(i / 3)};
+        const inputs in[SEQS] = {make_inputs(TOKENS, of), make_inputs(TOKENS, of)};
+        uint32_t pages[SEQS][PAGES_MAX];
+        backend *b = cputest_open("auto", 1 + i % 3);
+        backend_kv *kv = open_pool(b, of, make_pages(pages, SEQS, TOKENS, true));
+        const uint32_t(*list)[PAGES_MAX] = (const uint32_t(*)[PAGES_MAX])pages;
+        float *out[SEQS] = {cputest_zeros(out_floats(in)), cputest_zeros(out_floats(in))};
+        forward(b, kv, in, SEQS, list, 0, TOKENS - 9, out);
         for (int32_t t = TOKENS - 9; t < TOKENS; t++) {
-            forward(b, kv, in, SEQS, (const uint32_t(*)[PAGES_MAX])pages, t, 1, out);
+            forward(b, kv, in, SEQS, list, t, 1, out);
         }
         for (int32_t s = 0; s < SEQS; s++) {
-            const float *alone = whole(b, &in[s], BACKEND_KV_F16, TOKENS, false);
-            cputest_same_bits(out[s], alone, (int64_t)TOKENS * HEADS * 64, "sequence");
+            const float *alone = whole(b, &in[s], TOKENS, false, NULL, NULL);
+            cputest_same_bits(out[s], alone, out_floats(in), "sequence");
         }
         backend_kv_close(b, kv);
         backend_close(b);
+        cputest_end();
     }
 }

@@ -1,0 +1,153 @@
+/* body_append.h -- turning queries and keys, and writing keys and values to their pages; written
+ * once over vec_*.h.
+ *
+ * Purpose    Rotation (Su et al., RoFormer, arXiv 2104.09864) and the dtypes of the KV pool.
+ * Ownership  Included by isa_*.c only, after body_rows.h.
+ * Threads    As isa.h.
+ * Limits     As isa.h.
+ */
+#include "kernels/kmath.h"
+
+/* Turns one head: (a, b) -> (a cos - b sin, a sin + b cos). */
+static void rows_rope(const float *from, float *to, int32_t head_dim, int32_t dim,
+                      ops_rope_pairs pairs, const float *table) {
+    const int32_t half = dim / 2, step = pairs == OPS_ROPE_NEOX ? 1 : 2;
+    const int32_t apart = pairs == OPS_ROPE_NEOX ? half : 1;
+    for (int32_t i = 0; i < half; i++) {
+        const float a = from[i * step], b = from[i * step + apart];
+        const float c = table[i], s = table[half + i];
+        to[i * step] = fmaf(a, c, -(b * s));
+        to[i * step + apart] = fmaf(a, s, b * c);
+    }
+    for (int32_t i = dim; i < head_dim && to != from; i++) {
+        to[i] = from[i];
+    }
+}
+
+/* Writes one row's key and value of one kv head into slot `slot` of its page. */
+static void append_f32(float *k, int32_t dim, int32_t slot, const float *key, const float *value) {
+    for (int32_t i = 0; i < dim; i++) {
+        k[LIMIT_PAGE_TOKENS * i + slot] = key[i];
+    }
+    memcpy(k + LIMIT_PAGE_TOKENS * dim + slot * dim, value, (size_t)dim * sizeof(float));
+}
+
+BODY_INLINE void append_half(uint16_t *k, int32_t dim, int32_t slot, const float *key,
+                             const float *value, const bool f16) {
+    uint16_t *v = k + LIMIT_PAGE_TOKENS * dim + slot * dim;
+    for (int32_t i = 0; i < dim; i += 16) {
+        uint16_t lanes[16];
+        if (f16) {
+            v16_store_f16(lanes, v16_load(key + i));
+            v16_store_f16(v + i, v16_load(value + i));
+        } else {
+            v16_store_bf16(lanes, v16_load(key + i));
+            v16_store_bf16(v + i, v16_load(value + i));
+        }
+        for (int32_t j = 0; j < 16; j++) {
+            k[LIMIT_PAGE_TOKENS * (i + j) + slot] = lanes[j];
+        }
+    }
+}
+
+/* Largest power of two that divides the elements of a head. */
+static int32_t append_spread_width(int32_t dim) {
+    return dim & -dim;
+}
+
+/* A Hadamard transform of each run of append_spread_width elements: what is large in a few
+ * dimensions of all keys becomes middling in all, and one scale fits them better (Ashkboos et al.,
+ * QuaRot, arXiv 2404.00456). Queries go through the same, and products grow by that width. */
+static void append_spread(const float *x, float *out, int32_t dim) {
+    const int32_t width = append_spread_width(dim);
+    for (int32_t i = 0; i < dim; i += 16) {
+        v16_store(out + i, v16_hadamard(v16_load(x + i)));
+    }
+    for (int32_t apart = 16; apart < width; apart *= 2) {
+        for (int32_t i = 0; i < dim; i += 16) {
+            if ((i & apart) == 0) {
+                const v16 a = v16_load(out + i), b = v16_load(out + i + apart);
+                v16_store(out + i, v16_add(a, b));
+                v16_store(out + i + apart, v16_sub(a, b));
+            }
+        }
+    }
+}
+
+/* One head to int8. The scale is max |x| / 127 in BF16, rounded up, so that no byte passes 127; the
+ * bytes are made with the rounded scale, which costs no accuracy. A scale whose inverse has no
+ * float (the head is zero, but for numbers too small to matter) makes zeros. */
+static uint16_t append_quantise(const float *x, int32_t dim, int8_t *out) {
+    v16 top = v16_zero();
+    for (int32_t i = 0; i < dim; i += 16) {
+        top = v16_max(v16_abs(v16_load(x + i)), top);
+    }
+    const uint16_t scale = (uint16_t)((kmath_bits(v16_maximum(top) / 127.0f) + 0xffffu) >> 16);
+    const float inverse = 1.0f / kmath_bf16(scale);
+    const v16 by = v16_set(inverse < INFINITY ? inverse : 0.0f);
+    for (int32_t i = 0; i < dim; i += 16) {
+        v16i_store_i8(out + i, v16_round(v16_mul(v16_load(x + i), by)));
+    }
+    return scale;
+}
+
+/* backend.h has the places. */
+static void append_int8(uint8_t *head, int32_t dim, int32_t slot, const float *key,
+                        const float *value) {
+    int8_t k[OPS_HEAD_DIM_MAX], v[OPS_HEAD_DIM_MAX];
+    uint8_t *values = head + LIMIT_PAGE_TOKENS * dim + slot / 4 * 4 * dim + slot % 4;
+    uint16_t *scales = (uint16_t *)(void *)(head + 2 * LIMIT_PAGE_TOKENS * dim);
+    float spread[OPS_HEAD_DIM_MAX];
+    append_spread(key, spread, dim);
+    scales[slot] = append_quantise(spread, dim, k);
+    scales[LIMIT_PAGE_TOKENS + slot] = append_quantise(value, dim, v);
+    for (int32_t i = 0; i < dim; i++) {
+        head[i / 4 * 64 + slot * 4 + i % 4] = (uint8_t)(k[i] + 128);
+        values[4 * i] = (uint8_t)v[i];
+    }
+}
+
+static void append_head(const backend_kv *kv, uint8_t *head, int32_t slot, const float *key,
+                        const float *value) {
+    const int32_t dim = kv->shape.head_dim;
+    uint16_t *half = (uint16_t *)(void *)head;
+    switch (kv->shape.type) {
+        case BACKEND_KV_F16:
+            append_half(half, dim, slot, key, value, true);
+            break;
+        case BACKEND_KV_F32:
+            append_f32((float *)(void *)head, dim, slot, key, value);
+            break;
+        case BACKEND_KV_BF16:
+            append_half(half, dim, slot, key, value, false);
+            break;
+        case BACKEND_KV_INT8:
+            append_int8(head, dim, slot, key, value);
+            break;
+        case BACKEND_KV_TYPES:
+            break;
+    }
+}
+
+static void rows_rope_append(const ops_rope_append *op, const ops_seq *seq, int32_t row_first,
+                             int32_t rows) {
+    const backend_kv *kv = op->kv;
+    const int32_t dim = kv->shape.head_dim, kv_heads = kv->shape.kv_heads;
+    for (int32_t i = row_first; i < row_first + rows; i++) {
+        const int64_t r = seq->row_first + i;
+        const int32_t position = seq->position_first + i;
+        const float *table = op->table + r * op->dim;
+        for (int32_t h = 0; h < op->heads; h++) {
+            float *q = op->q + (r * op->heads + h) * dim;
+            rows_rope(q, q, dim, op->dim, op->pairs, table);
+        }
+        const uint32_t page = seq->pages[position / LIMIT_PAGE_TOKENS];
+        for (int32_t h = 0; h < kv_heads; h++) {
+            const int64_t at = (r * kv_heads + h) * dim;
+            float key[OPS_HEAD_DIM_MAX];
+            rows_rope(op->k + at, key, dim, op->dim, op->pairs, table);
+            append_head(kv, isa_kv_head(kv, op->layer, page, h), position % LIMIT_PAGE_TOKENS, key,
+                        op->v + at);
+        }
+    }
+}

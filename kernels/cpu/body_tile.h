@@ -1,0 +1,135 @@
+/* body_tile.h -- what attention works on: the scratch of a unit, and tiles of 64 tokens in pages.
+ *
+ * Purpose    Where queries, keys, values and scales lie, and fetching ahead.
+ * Ownership  Included by isa_*.c only, after body_append.h.
+ * Threads    As isa.h.
+ * Limits     As isa.h.
+ */
+
+enum {
+    KV_PAGES = ISA_KV_TILE / LIMIT_PAGE_TOKENS, /* pages, and vectors of scores, of a tile */
+    CACHE_LINE = 64,
+    KV_FOURS = 64,          /* bytes of one four of dimensions or tokens, of 16 others */
+    KV_CONVERT_QUERIES = 12 /* from here a tile is turned to f32 once, not once a query block */
+};
+
+/* Numbers of at most 14 bits as two bytes, `high` * 128 + `low`, for exact integer products. */
+typedef enum { SPLIT_HIGH = 0, SPLIT_LOW = 1, SPLIT_COUNT = 2 } attention_split;
+
+/* Queries and weights beside int8 keys and values. */
+typedef struct {
+    int8_t query[ISA_QUERIES * SPLIT_COUNT * OPS_HEAD_DIM_MAX]; /* strides: a query, a half */
+    int8_t weight[ISA_QUERIES][SPLIT_COUNT][ISA_KV_TILE];       /* 0 .. 127 */
+    int32_t query_offset[ISA_QUERIES][SPLIT_COUNT]; /* -128 * sum: meets keys around 128 */
+    float query_scale[ISA_QUERIES], weight_scale[ISA_QUERIES];
+} attention_bytes;
+
+/* What only floats need. */
+typedef struct {
+    float query[OPS_HEAD_DIM_MAX][ISA_QUERIES]; /* transposed: one pointer for a block of them */
+    float keys[OPS_HEAD_DIM_MAX * ISA_KV_TILE];
+    float values[OPS_HEAD_DIM_MAX * ISA_KV_TILE];
+} attention_floats;
+
+/* Scratch of one unit. Strides of the outputs are head_dim. */
+typedef struct {
+    float score[ISA_QUERIES][ISA_KV_TILE];
+    float lane_sum[ISA_QUERIES][16];
+    float maximum[ISA_QUERIES]; /* of this chunk so far */
+    float rescale[ISA_QUERIES];
+    int32_t valid[ISA_QUERIES]; /* tokens of this tile a query sees: 1 .. 64 */
+    isa_softmax merged[ISA_QUERIES];
+    float out[ISA_QUERIES * OPS_HEAD_DIM_MAX];
+    float merged_out[ISA_QUERIES * OPS_HEAD_DIM_MAX];
+    union {
+        attention_floats floats;
+        attention_bytes bytes;
+    };
+} attention_scratch;
+static_assert(sizeof(attention_scratch) <= ISA_SCRATCH_BYTES, "fits");
+static_assert(ISA_QUERIES % 16 == 0 && ISA_KV_CHUNK % ISA_KV_TILE == 0, "whole vectors and tiles");
+
+/* Keys and values of a tile's pages, as backend.h has them. */
+typedef struct {
+    const uint8_t *key[KV_PAGES], *value[KV_PAGES];
+    const uint16_t *key_scale[KV_PAGES], *value_scale[KV_PAGES]; /* int8: [16] */
+    const uint8_t *ahead[KV_PAGES]; /* keys, values and scales of the tile to visit next */
+    backend_kv_type type;
+    bool more; /* there is one */
+} attention_tile;
+
+BODY_INLINE v16 attention_load(const uint8_t *base, int64_t element, const backend_kv_type type) {
+    const uint16_t *half = (const uint16_t *)(const void *)base + element;
+    return type == BACKEND_KV_F16    ? v16_load_f16(half)
+           : type == BACKEND_KV_BF16 ? v16_load_bf16(half)
+                                     : v16_load((const float *)(const void *)base + element);
+}
+
+static int32_t attention_group(const isa_attention *a) {
+    return a->op->heads / a->op->kv->shape.kv_heads;
+}
+
+/* Offset of a query's head in q and out. */
+static int64_t attention_at(const isa_attention *a, int32_t query) {
+    const int32_t group = attention_group(a), i = a->query_first + query;
+    const int64_t row = a->seq->row_first + i / group;
+    const int64_t head = (int64_t)a->kv_head * group + i % group;
+    return (row * a->op->heads + head) * a->op->kv->shape.head_dim;
+}
+
+static int32_t attention_position(const isa_attention *a, int32_t query) {
+    return a->seq->position_first + (a->query_first + query) / attention_group(a);
+}
+
+/* Asks for `lines` cache lines a page of the next tile while this one is at work: its pieces lie
+ * apart, where hardware does not foresee them. Called once a step of the scores, of which a tile
+ * has as many as its pages have such pieces. */
+BODY_INLINE void attention_fetch(const attention_tile *tile, int32_t step, const int32_t lines) {
+    UNROLL for (int j = 0; j < KV_PAGES; j++) {
+        UNROLL for (int l = 0; l < lines; l++) {
+            vec_prefetch(tile->ahead[j] + ((int64_t)step * lines + l) * CACHE_LINE);
+        }
+    }
+}
+
+static const uint8_t *attention_page(const isa_attention *a, const ops_seq *seq, int32_t kv_head,
+                                     int32_t token) {
+    const backend_kv *kv = a->op->kv;
+    const uint32_t page = seq->pages[token / LIMIT_PAGE_TOKENS];
+    return backend_kv_page(kv, a->op->layer, page) + (uint64_t)kv_head * kv->head_bytes;
+}
+
+/* Where the tile to visit next lies: of these positions, or the first of the unit to come. */
+static void attention_look_ahead(const isa_attention *a, attention_tile *tile, int32_t first) {
+    const bool within = first < a->to;
+    const ops_seq *seq = within ? a->seq : a->next_seq;
+    tile->more = seq != NULL;
+    if (!tile->more) {
+        return;
+    }
+    const int32_t from = within ? first : 0, end = seq->position_first + seq->rows;
+    for (int32_t j = 0; j < KV_PAGES; j++) {
+        const int32_t token = from + j * LIMIT_PAGE_TOKENS;
+        tile->ahead[j] = attention_page(a, seq, within ? a->kv_head : a->next_kv_head,
+                                        token < end ? token : from);
+    }
+}
+
+/* A tile's pages; a page after the sequence's end is replaced by the first, and never looked at. */
+static attention_tile attention_tile_at(const isa_attention *a, int32_t first) {
+    const backend_kv *kv = a->op->kv;
+    const int32_t end = a->seq->position_first + a->seq->rows;
+    const int64_t half = (int64_t)LIMIT_PAGE_TOKENS * kv->shape.head_dim; /* bytes of int8 keys */
+    const bool bytes = kv->shape.type == BACKEND_KV_INT8;
+    attention_tile tile = {.type = kv->shape.type};
+    for (int32_t j = 0; j < KV_PAGES; j++) {
+        const int32_t token = first + j * LIMIT_PAGE_TOKENS;
+        const uint8_t *head = attention_page(a, a->seq, a->kv_head, token < end ? token : first);
+        tile.key[j] = head;
+        tile.value[j] = head + (bytes ? half : (int64_t)(kv->head_bytes / 2));
+        tile.key_scale[j] = (const uint16_t *)(const void *)(head + (bytes ? 2 * half : 0));
+        tile.value_scale[j] = tile.key_scale[j] + LIMIT_PAGE_TOKENS;
+    }
+    attention_look_ahead(a, &tile, first + ISA_KV_TILE);
+    return tile;
+}
