@@ -62,6 +62,12 @@ void workio_send_hello(worker_state *w, uint32_t slot) {
 }
 
 void workio_send_metrics(worker_state *w, int64_t now_us) {
+    uint32_t links[2] = {0, 0};
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        const peer *p = &w->peers.slots[i];
+        links[p->remote] += p->used && p->greeted && (p->sender || p->receiver);
+    }
+    workstats_links(w->stats, links[0], links[1]);
     workstats_refresh(w->stats, w->core, now_us);
     strbuf_clear(&w->snapshot);
     workstats_snapshot(w->stats, &w->snapshot);
