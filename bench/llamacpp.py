@@ -1,8 +1,8 @@
-"""llamacpp.py -- llama.cpp's own tools, run with their best flags, and what they print.
+"""llamacpp.py -- llama.cpp's own tools, how they are called, and what they print.
 
-For bench/compare, which is given a folder of their binaries. The flags are the ones that measured
-best for it on two cores: flash attention, a thread a core, all slots in one batch, no saving of old
-prompts (which only costs when prompts differ).
+For bench/compare, which is given a folder of their binaries. Flash attention, a thread a core, a slot
+for each request at once, no store of old prompts. These flags are chosen, not yet searched: measure
+others on a quiet machine before calling them its best.
 """
 
 import json
