@@ -95,17 +95,27 @@ static status cuda_download(backend *b, void *host, const void *device, uint64_t
     return cuda_sync(b);
 }
 
+/* The pool is managed memory, because the host transports of kvtransfer read and write pages from
+ * the host; a transfer from device to device would not need it. */
 static status cuda_kv_open(backend *b, backend_kv *kv, diag *d) {
-    const uint64_t bytes =
-        kv->layer_page_bytes * (uint64_t)kv->shape.layers * (uint64_t)kv->shape.pages;
-    void *memory = NULL;
+    cudastate *c = (cudastate *)b;
     if (kv->shape.type != BACKEND_KV_F16 && kv->shape.type != BACKEND_KV_F32) {
         return status_fail_param(d, STATUS_UNSUPPORTED, "kv-dtype",
                                  "a KV cache of %s is not available on CUDA: f16 or f32",
                                  backend_kv_type_name(kv->shape.type));
     }
-    const status s = cuda_alloc(b, bytes, &memory);
+    const uint64_t bytes =
+        kv->layer_page_bytes * (uint64_t)kv->shape.layers * (uint64_t)kv->shape.pages;
+    void *memory = NULL;
+    status s = cudastate_check(c, cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal));
+    if (s == STATUS_OK) {
+        s = cudastate_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream));
+    }
+    if (s == STATUS_OK) {
+        s = cudastate_check(c, cudaStreamSynchronize(c->stream));
+    }
     if (s != STATUS_OK) {
+        (void)cudaFree(memory);
         size_t unused = 0, total = 0;
         (void)cudaMemGetInfo(&unused, &total);
         return status_fail_param(d, s, "kv_pages",
