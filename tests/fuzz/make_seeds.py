@@ -1,0 +1,231 @@
+#!/usr/bin/env python3
+"""make_seeds.py OUT -- writes the seeds the corpora started from: OUT/TARGET/seed-NAME.
+
+They are made here, by hand and by formula; nothing is fetched. A target whose input is choices
+(core, gate, frame, tokenizer) starts from pseudo-random bytes.
+"""
+
+import os
+import random
+import struct
+import sys
+
+
+def guard():
+    host = b"Host: a:1\r\n"
+    return {
+        "get": b"GET /health HTTP/1.1\r\n" + host + b"\r\n",
+        "post": b"POST /v1/chat/completions?x=%41 HTTP/1.1\r\n" + host +
+                b"Content-Length: 12\r\nExpect: 100-continue\r\nConnection: close\r\n\r\n",
+        "chunked": b"POST / HTTP/1.1\r\n" + host + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "old": b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+        "both": b"POST / HTTP/1.1\r\n" + host +
+                b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "upgrade": b"GET / HTTP/1.1\r\n" + host +
+                   b"Connection: Upgrade, x\r\nUpgrade: h2c\r\nAuthorization: Bearer k\r\n\r\n",
+        "fold": b"GET / HTTP/1.1\r\n" + host + b"A: b\r\n c\r\n\r\n",
+    }
+
+
+def json():
+    sampling = (b'"temperature":0.5,"top_p":0.9,"top_k":5,"min_p":0.1,"seed":-5,"n":2,'
+                b'"max_tokens":10,"stop":["a","\\n"],"stop_token_ids":[1,2],"logit_bias":{"5":-1.5},'
+                b'"presence_penalty":1,"frequency_penalty":-1,"repetition_penalty":1.1,'
+                b'"stream":true,"stream_options":{"include_usage":true},"user":"u"')
+    chat = (b'{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":'
+            b'[{"type":"text","text":"\\u00e9\\ud83d\\ude00"}]},{"role":"assistant","content":null,'
+            b'"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":"{}"}}]},'
+            b'{"role":"tool","tool_call_id":"1","content":"r"}],"tools":[{"type":"function",'
+            b'"function":{"name":"f","parameters":{"type":"object"}}}],"tool_choice":"none",'
+            b'"logprobs":true,"top_logprobs":3,"chat_template_kwargs":{"a":1},'
+            b'"add_generation_prompt":true,' + sampling + b'}')
+    return {
+        "chat": b"\0" + chat,
+        "text": b'\1{"prompt":"hello","echo":true,"logprobs":2,' + sampling + b'}',
+        "batch": b'\1{"prompt":[[1,2,3],[4]],"max_tokens":1}',
+        "texts": b'\1{"prompt":["a","b"],"model":"n","suffix":null}',
+        "ids": b'\1{"prompt":[1,999,0]}',
+        "tokenize": b'\2{"prompt":"x","add_special_tokens":false,"return_token_strs":true}',
+        "tokenize_chat": b'\2{"messages":[{"role":"user","content":"x"}]}',
+        "detokenize": b'\3{"tokens":[1,2,3]}',
+        "numbers": b'\1{"a":[1e308,-0.0,1E-5,12345678901234567890,[],{}],"b":"\\u0041\\"\\\\\\/"}',
+    }
+
+
+def gguf_str(s):
+    return struct.pack("<Q", len(s)) + s
+
+
+def gguf_file(pairs, tensors, data, version=3):
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(pairs))
+    for key, kind, value in pairs:
+        out += gguf_str(key) + struct.pack("<I", kind) + value
+    for name, dims, kind, offset in tensors:
+        out += gguf_str(name) + struct.pack("<I", len(dims)) + struct.pack(f"<{len(dims)}Q", *dims)
+        out += struct.pack("<IQ", kind, offset)
+    return out + b"\0" * (-len(out) % 32) + data
+
+
+def gguf_strings(values):
+    return struct.pack("<IQ", 8, len(values)) + b"".join(map(gguf_str, values))
+
+
+def gguf():
+    scalars = [(b"u8", 0, b"\1"), (b"i8", 1, b"\xff"), (b"u16", 2, b"\1\2"), (b"i16", 3, b"\1\2"),
+               (b"u32", 4, b"\1\0\0\0"), (b"i32", 5, b"\xff" * 4),
+               (b"f32", 6, struct.pack("<f", 1.5)), (b"bool", 7, b"\1"), (b"str", 8, gguf_str(b"x")),
+               (b"u64", 10, b"\2" + b"\0" * 7), (b"i64", 11, b"\xff" * 8),
+               (b"f64", 12, struct.pack("<d", 2.0))]
+    arrays = [(b"a.u32", 9, struct.pack("<IQ3I", 4, 3, 1, 2, 3)),
+              (b"a.str", 9, gguf_strings([b"a", b"", b"bc"]))]
+    tensors = [(b"w", (4, 2), 0, 0), (b"q", (32, 1), 2, 32), (b"odd", (1,), 99, 64)]
+    words = [(b"general.architecture", 8, gguf_str(b"llama")),
+             (b"tokenizer.ggml.model", 8, gguf_str(b"gpt2")),
+             (b"tokenizer.ggml.pre", 8, gguf_str(b"smollm")),
+             (b"tokenizer.ggml.tokens", 9, gguf_strings([b"a", b"b", b"ab", b"<e>"])),
+             (b"tokenizer.ggml.token_type", 9, struct.pack("<IQ4i", 5, 4, 1, 1, 1, 3)),
+             (b"tokenizer.ggml.merges", 9, gguf_strings([b"a b"])),
+             (b"tokenizer.ggml.eos_token_id", 4, b"\3\0\0\0")]
+    return {
+        "scalars": gguf_file(scalars, [], b""),
+        "arrays": gguf_file(arrays, [], b"", version=2),
+        "tensors": gguf_file([(b"general.alignment", 4, b"\x20\0\0\0")], tensors, b"\7" * 128),
+        "words": gguf_file(words, [], b""),
+    }
+
+
+def jinja():
+    return {
+        "chatml": b"{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ m['content'] | trim }}"
+                  b"{% if not loop.last %}\n{% endif %}{% endfor %}"
+                  b"{% if add_generation_prompt %}{{ bos_token }}{% endif %}",
+        "macro": b"{%- macro f(a, b=2) -%}{{ a }}{{ b }}{%- endmacro -%}"
+                 b"{{ f(1) }}{{ f(1, b='x') }}{% set ns = namespace(n=0) %}"
+                 b"{% for i in range(5) if i % 2 %}{% set ns.n = ns.n + i %}{{ loop.index }}"
+                 b"{% else %}no{% endfor %}{{ ns.n }}",
+        "filters": b"{{ [3,1,2] | sort | join(',') | upper }}{{ 'a-b' | replace('-', '_') }}"
+                   b"{{ messages | map(attribute='role') | list | tojson(indent=1) }}"
+                   b"{{ messages | selectattr('role', 'equalto', 'user') | list | length }}"
+                   b"{{ 3.14159 | round(2) }}{{ '%s %5.2f' % ('a', 1) }}{{ 'x' | default('y') }}",
+        "tests": b"{% if messages is defined and messages is iterable and 1 is odd %}"
+                 b"{{ 'abc'[1:] ~ 'abc'[::-1] }}{{ {'a': 1}.items() | list }}{% endif %}"
+                 b"{{ raise_exception('no') }}",
+        "input": b"{{ a.b[0] }}{{ c | from_json }}\0{\"a\":{\"b\":[1]},\"c\":\"{}\"}",
+        "methods": b"{{ 'a b'.split() }}{{ ' x '.strip().upper().startswith('X') }}"
+                   b"{{ 'abc'.find('c') }}{{ strftime_now('%Y') }}{% call(x) f() %}{% endcall %}"
+                   b"{% filter upper %}x{% endfilter %}{% raw %}{{{% endraw %}{# c #}",
+    }
+
+
+def client():
+    ok = b"HTTP/1.1 200 OK\r\n"
+    events = b"data: {\"a\":1}\n\ndata:x\r\ndata: y\r\n\r\n: c\n\ndata: [DONE]\n\n"
+    return {
+        "length": ok + b"Content-Length: %d\r\n\r\n" % len(events) + events,
+        "chunked": ok + b"Transfer-Encoding: chunked\r\n\r\n" +
+                   b"%x\r\n" % len(events) + events + b"\r\n3;x=y\r\ndat\r\n0\r\nA: b\r\n\r\n",
+        "close": b"HTTP/1.0 200 OK\r\n\r\n" + events,
+        "refused": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 Too Many\r\nRetry-After: 1\r\n"
+                   b"Connection: close\r\nContent-Length: 2\r\n\r\n{}",
+        "empty": b"HTTP/1.1 204 No Content\r\n\r\n",
+    }
+
+
+def settings():
+    return {
+        "file": b"\0# c\nport = 9000\n\nhost: \"x\"\nmemory=64k\nshare 0.25\non = true\nkind = tcp\n",
+        "flags": b"\1--port=1\n--no-on\n--kind\ntcp\n--memory\n2GiB\n--\nfile",
+        "points": b"\2a.b=kill:1@2;c=delay_10;d=error;e=stop",
+        "keys": b"\3# keys\nsecret-key-1\nsha256:" + b"0a" * 32 + b"\n\n  padded-key  \r\n",
+        "url": b"\4http://localhost:8000/prefix/",
+        "url6": b"\4[::1]:1",
+    }
+
+
+def message():
+    def head(kind, request=0, attempt=0):
+        return struct.pack("<BQI", kind, request, attempt)
+
+    def text(s):
+        return struct.pack("<I", len(s)) + s
+
+    params = struct.pack("<fIfffffQIIBBBBBI", 0.5, 3, 0.9, 0.1, 1.1, 0.5, -0.5, 7, 10, 1, 0, 3, 1, 2,
+                         0, 1) + struct.pack("<I", 5) + struct.pack("<I", 1) + struct.pack("<If", 6, -1)
+    submit = struct.pack("<IQBQII3I", 1, 1, 0, 9, 3, 2, 1, 2, 3) + params
+    local = struct.pack("<IQBQII1I", 0xffffffff, 0, 1, 9, 1, 1, 1) + params
+    token = struct.pack("<BIIBfBIf", 0, 1, 5, 1, -0.5, 1, 6, -1.0)
+    announce = struct.pack("<6I", 1, 0, 0, 2, 0, 3)
+    hello = (struct.pack("<IIQBIQIIQIII", 2, 1, 9, 3, 77, 5, 4, 16, 4096, 100, 512, 320) +
+             text(b"avx2") + text(b"bf16") + text(b"127.0.0.1:1"))
+    return {
+        "hello": head(1) + hello,
+        "peer": head(2) + struct.pack("<IQBBB", 1, 2, 3, 1, 0) + text(b"127.0.0.1:1"),
+        "heartbeat": head(3) + struct.pack("<QIIIIQII", 1, 9, 8, 1, 0, 5, 6, 7),
+        "leases": head(4) + struct.pack("<IQIQI", 2, 1, 1, 2, 1),
+        "drain": head(5),
+        "metrics": head(6) + text(b"WMS1"),
+        "roster": head(7) + struct.pack("<IIQB", 1, 3, 4, 1) + text(b"10.0.0.1:1"),
+        "goodbye": head(8) + text(b"so long"),
+        "submit": head(9, 1, 1) + submit,
+        "reserve": head(10, 1, 1) + local,
+        "grant": head(11, 1, 1) + struct.pack("<II", 5, 2),
+        "queued": head(12, 1, 1) + struct.pack("<I", 100),
+        "refused": head(13, 1, 1) + b"\1",
+        "announce": head(14, 1, 1) + announce,
+        "posted": head(15, 1, 1) + struct.pack("<II", 1, 0),
+        "handoff": head(16, 1, 1) + struct.pack("<II", 2, 1) + token,
+        "adopted": head(17, 1, 1),
+        "tokens": head(19, 1, 1) + struct.pack("<IBI", 16, 1, 2) + token * 2,
+        "scores": head(20, 1, 1) + struct.pack("<II", 1, 1) + token,
+        "link_lost": head(23, 1, 1) + struct.pack("<I", 3),
+        "reject": head(24, 1, 1) + b"\6\x0e" + announce,
+    }
+
+
+def metrics():
+    def series(kind, name, help_text, labels, scale, value, bounds=(), counts=()):
+        fixed = struct.pack("<BBHHHdQ", kind, len(name), len(help_text), len(labels), len(bounds),
+                            scale, value)
+        return (fixed + name + help_text + labels + struct.pack(f"<{len(bounds)}Q", *bounds) +
+                struct.pack(f"<{len(counts)}Q", *counts))
+
+    one = b"WMS1" + series(1, b"a_total", b"Things.", b'role="p",q="\\"x\\n"', 1.0, 5)
+    two = one + series(3, b"b_seconds", b"Times.", b"", 1e-6, 900, (10, 20), (1, 2, 3))
+    three = b"WMS1" + series(2, b"c", b"Now.", b"", 1.0, struct.unpack("<Q", struct.pack("<d", 2.5))[0])
+    return {"one": struct.pack(">H", len(one)) + one + two,
+            "two": struct.pack(">H", len(two)) + two + three}
+
+
+def wire():
+    def frame(body, flags=0):
+        return b"WL" + bytes([flags, 0]) + struct.pack("<I", len(body)) + body
+
+    return {"two": frame(b"hello") + frame(b"x" * 100), "empty": frame(b""), "fd": frame(b"a", 1),
+            "cut": frame(b"abc")[:-1], "huge": b"WL\0\0\xff\xff\xff\xff"}
+
+
+def noise(seed, count, size):
+    """For targets that read choices."""
+    state = random.Random(seed)
+    return {f"noise{i}": bytes(state.randrange(256) for _ in range(state.randrange(size // 2, size)))
+            for i in range(count)}
+
+
+def main():
+    made = {"guard": guard(), "json": json(), "gguf": gguf(), "jinja": jinja(), "client": client(),
+            "settings": settings(), "message": message(), "metrics": metrics(), "wire": wire(),
+            "core": noise(1, 8, 600), "gate": noise(2, 8, 600), "frame": noise(3, 4, 200),
+            "tokenizer": noise(4, 6, 300), "handshake": noise(5, 6, 60)}
+    made["handshake"]["clean"] = bytes(40)
+    for target, seeds in made.items():
+        folder = os.path.join(sys.argv[1], target)
+        os.makedirs(folder, exist_ok=True)
+        for name, data in seeds.items():
+            with open(os.path.join(folder, f"seed-{name}"), "wb") as f:
+                f.write(data)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main()
