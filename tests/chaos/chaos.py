@@ -17,7 +17,7 @@ import sys
 import time
 
 import report
-from cluster import BIN, Cluster, settle
+from cluster import BIN, Cluster, account_again, settle
 from faults import Driver, plan
 from traffic import KINDS, Traffic, oracle, requests
 from weirtest import tiny_model
@@ -94,7 +94,7 @@ async def run_part(shape, streams, least, wanted, options, jobs, expected):
         await cluster.until(cluster.healthy, "all workers are back", 60)
         zero_s, left = await settle(cluster, traffic.last_end)
         metrics = await cluster.metrics()
-        end = cluster.account()
+        end = await account_again(cluster, base)
         await cluster.stop()
     finally:
         if cluster.process and cluster.process.returncode is None:
@@ -153,7 +153,7 @@ def judge_part(part, sanitized):
             continue
         for what in ("fds", "threads"):
             if now[what] > was[what]:
-                wrong.append(f"{name}: {what} {was[what]} before, {now[what]} after")
+                wrong.append(f"{name}: {what} {was[what]} before, {now[what]} after: {now['open']}")
         if not sanitized and now["rss_kib"] > was["rss_kib"] + RSS_GROWTH_KIB:
             wrong.append(f"{name}: {was['rss_kib']} KiB before, {now['rss_kib']} after")
     for fault in part["faults"]:

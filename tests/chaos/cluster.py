@@ -5,6 +5,7 @@ which failpoint acted and when (its own clock, the same as time.monotonic).
 """
 
 import asyncio
+import collections
 import os
 import re
 import shutil
@@ -22,6 +23,17 @@ LINE = re.compile(r"^\S+ (\w+) +(\S+) (\w+): (.*)$")
 FIELD = re.compile(r'(\w+)=("[^"]*"|\S+)')
 BAD = ("ERROR: AddressSanitizer", "ERROR: LeakSanitizer", "runtime error:",
        "WARNING: ThreadSanitizer", "CHECK failed")
+
+
+def open_files(pid):
+    """{kind: count} of a process's descriptors, to tell what is left over."""
+    found = collections.Counter()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found[re.sub(r"[0-9]+", "N", os.readlink(f"/proc/{pid}/fd/{fd}"))] += 1
+        except OSError:
+            pass
+    return dict(found)
 
 
 class Worker:
@@ -241,12 +253,24 @@ class Cluster:
             try:
                 with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
                     status = dict(line.split(":", 1) for line in f if ":" in line)
-                found[name] = {"fds": fd_count(pid), "threads": int(status["Threads"]),
+                found[name] = {"fds": fd_count(pid), "open": open_files(pid), "threads": int(status["Threads"]),
                                "rss_kib": int(status["RssAnon"].split()[0]),
                                "shared_kib": int(status["RssShmem"].split()[0])}
             except (OSError, KeyError):
                 pass
         return found
+
+
+async def account_again(cluster, base, limit_s=5):
+    """The account once the descriptors are as in `base`, or at the limit: a connection that has been
+    answered takes a moment to be closed."""
+    until = time.monotonic() + limit_s
+    while True:
+        now = cluster.account()
+        if all(now.get(name, {}).get("fds") == was["fds"] for name, was in base.items()) or \
+                time.monotonic() > until:
+            return now
+        await asyncio.sleep(0.05)
 
 
 HELD = ("weir_kv_pages_owned", "weir_kv_pages_quarantined", "weir_requests_running",

@@ -19,7 +19,7 @@ import time
 
 import report
 from chaos import CONTEXT
-from cluster import BIN, Cluster, settle
+from cluster import BIN, Cluster, account_again, settle
 from faults import DAMAGE, DECODE_POINTS, PREFILL_POINTS, WORKER_LINKS, Driver, Fault
 from traffic import KINDS, Traffic, oracle, requests
 from weirtest import tiny_model
@@ -153,7 +153,7 @@ async def run(options):
         took = time.monotonic() - begun
         await cluster.until(cluster.healthy, "all workers are back", 60)
         zero_s, left = await settle(cluster, traffic.last_end)
-        end = cluster.account()
+        end = await account_again(cluster, base)
         inexact = (await cluster.metrics()).sum("weir_inexact_tokens_total")
         await cluster.stop()
     finally:

@@ -18,7 +18,7 @@ import time
 import report
 from chaos import CONTEXT, STANDING
 from client import FIN, RST, SILENT, judge, post
-from cluster import BIN, Cluster, held, settle
+from cluster import BIN, Cluster, account_again, held, settle
 from traffic import KINDS, oracle, requests
 from weirtest import tiny_model
 
@@ -143,11 +143,7 @@ async def run(options):
         zero_s, left = await settle(cluster, ended)
         for call in silent:
             call.close()
-        until = time.monotonic() + 30
-        while time.monotonic() < until and \
-                (await cluster.metrics()).sum("weir_http_connections") > 1:
-            await asyncio.sleep(0.05)
-        end = cluster.account()
+        end = await account_again(cluster, base, 30)
         metrics = await cluster.metrics()
         await cluster.stop()
     finally:
