@@ -392,7 +392,9 @@ static status open_tables(gateway_state *g) {
     g->ended_max = o->requests_max * LIMIT_CHOICES;
     hash_key key;
     TRY(hash_key_random(&key, g->d));
+    hash_key ids; /* not from a clock: one that is set back would give the ids of others again */
     TRY(hash_key_random(&g->salt_key, g->d));
+    TRY(hash_key_random(&ids, g->d));
     g->seed_state = key.k0;
     status s = arena_open(&g->arena, (uint64_t)1 << 30);
     router_options ro = {.prefixes_max = 1 << 16,
@@ -401,7 +403,7 @@ static status open_tables(gateway_state *g) {
                          .transfer_page_us = 20,
                          .key = key};
     gate_options go = {.requests_max = runs_max,
-                       .id_first = (request_id)clock_wall_us() << 8,
+                       .id_first = 1 + (ids.k0 >> 5),
                        .lease_us = LEASE_US,
                        .pending_deadline_us = o->pending_us,
                        .retry_percent = 10,

@@ -27,8 +27,9 @@ typedef struct gate gate;
 
 typedef struct {
     uint32_t requests_max;
-    request_id id_first;         /* ids are given from here on, growing; not 0, and above every id
-                                  * that an earlier life of this gateway gave */
+    request_id id_first;         /* ids are given from here on, growing; not 0. Drawn at random
+                                  * below 2^60, so that no other gateway of the same workers, and
+                                  * no earlier life of this one, gives the same */
     int64_t lease_us;            /* of the workers; renewed every third of it */
     int64_t pending_deadline_us; /* longest time a record waits for a pair, then UNAVAILABLE */
     uint32_t retry_percent;      /* retries that spend: at most this many in 100 requests */
