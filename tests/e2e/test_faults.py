@@ -177,6 +177,37 @@ def a_step_that_fails_ends_the_worker_and_no_request():
 
 
 @case
+def damaged_pages_are_noticed_and_never_used():
+    reference()
+    spec = "kvt.damage=error:5@3"
+    with Server(*DISAGGREGATED, env={"WEIR_FAILPOINTS": spec}) as server:
+        check(parallel(jobs, lambda job: attempt(server, job), 8))
+        until(lambda: server.metrics().sum("weir_kv_groups_damaged_total") == 5,
+              "all five are noticed", 20)
+        check_well(server)
+
+
+@case
+def all_workers_of_a_role_killed_at_once():
+    """Requests wait until somebody is back; nobody is told of an error."""
+    reference()
+    for role in ("prefill", "decode"):
+        with Server(*DISAGGREGATED, "--prefill", "2", "--decode", "2") as server:
+            def wipe(stop):
+                for _ in range(3):
+                    until(lambda: len(server.workers(role)) == 2, "both are there", 30)
+                    pids = server.workers(role)
+                    server.worker_pids |= set(pids)
+                    for pid in pids:
+                        os.kill(pid, signal.SIGKILL)
+                    until(lambda: not any(alive(p) for p in pids), "both are dead", 10)
+                    until(server.healthy, "they are started again", 30)
+            check(during(server, wipe, rounds=3))
+            assert server.metrics().sum("weir_worker_restarts_total") >= 6
+            check_well(server)
+
+
+@case
 def a_frozen_worker_is_fenced():
     """SIGSTOP: silent for longer than the limit, so it is replaced; its requests go on elsewhere."""
     reference()
