@@ -18,7 +18,7 @@ class Call(asyncio.Protocol):
 
     def __init__(self, loop, path, body, leave=None, leave_after=0):
         """leave: FIN, RST or SILENT, once `leave_after` token events have come (or 0: at the
-        answer's head; -1: as soon as the request is sent)."""
+        answer's head; below 0: so many seconds after the request is sent, whatever has come)."""
         data = json.dumps(body).encode()
         self.payload = (f"POST {path} HTTP/1.1\r\nHost: weir\r\nContent-Type: application/json\r\n"
                         f"Content-Length: {len(data)}\r\nConnection: close\r\n\r\n").encode() + data
@@ -47,7 +47,7 @@ class Call(asyncio.Protocol):
         self.started_at = time.monotonic()
         transport.write(self.payload)
         if self.leave and self.leave_after < 0:
-            self._go()
+            asyncio.get_running_loop().call_later(-self.leave_after, self._leave_now)
 
     def data_received(self, data):
         if self.left_at:
@@ -72,6 +72,10 @@ class Call(asyncio.Protocol):
         self._end()
 
     # ---- leaving
+
+    def _leave_now(self):
+        if not self.done.done():
+            self._go()
 
     def _go(self):
         self.left_at = time.monotonic()
@@ -110,7 +114,7 @@ class Call(asyncio.Protocol):
         self._stream = self.headers.get("content-type", "").startswith("text/event-stream")
         if "content-length" in self.headers:
             self._want = int(self.headers["content-length"])
-        if self.leave and self.leave_after == 0:
+        if self.leave and self.leave_after == 0 and self._stream:
             self._go()
         return True
 
@@ -142,7 +146,7 @@ class Call(asyncio.Protocol):
             self.events.append(event)
             if any(c.get("token_ids") for c in event.get("choices", ())):
                 self.times.append(time.monotonic())
-                if self.leave and len(self.times) >= self.leave_after:
+                if self.leave and 0 < self.leave_after <= len(self.times):
                     self._go()
 
     def answer(self):

@@ -118,7 +118,10 @@ class Traffic:
         i = self.rng.randrange(len(self.jobs))
         if self.rng.random() >= self.cancel:
             return i, None, 0
-        return i, self.rng.choice((FIN, RST)), self.rng.choice((-1, 0, 1, 2, 5, 20))
+        # Half leave at a token, half at a time: before the prompt is computed, during a transfer.
+        after = self.rng.choice((0, 1, 2, 5, 20)) if self.jobs[i][1]["stream"] and \
+            self.rng.random() < 0.5 else -self.rng.uniform(1e-6, 0.3)
+        return i, self.rng.choice((FIN, RST)), after
 
     async def _client(self):
         loop = asyncio.get_running_loop()
@@ -127,8 +130,6 @@ class Traffic:
 
     async def one(self, loop, i, leave=None, after=0):
         path, body = self.jobs[i]
-        if leave and not body["stream"]:
-            after = -1
         self.sent += 1
         self.open += 1
         call = await post(loop, self.cluster.address, path, body, leave, after or 0)

@@ -37,7 +37,7 @@ def vanishing(count, rng):
         body = {"prompt": [rng.randrange(3, 320) for _ in range(LENGTH_FIRST + i)], "stream": True,
                 "temperature": 0, "max_tokens": 300, "ignore_eos": True, "return_token_ids": True}
         found.append(("/v1/completions", body, (FIN, RST, SILENT)[i % 3],
-                      rng.choice((-1, 1, 1, 2, 5, 20, 60, 150))))
+                      rng.choice((-rng.uniform(1e-6, 2), 1, 1, 2, 5, 20, 60, 150))))
     return found
 
 
