@@ -189,7 +189,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .2rem } h2 { font-size: 1.1rem; margin: 2rem
 .from, .note { opacity: .75; font-size: .9rem }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem } dt { opacity: .75 }
 dd { margin: 0 } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
+table { border-collapse: collapse; white-space: nowrap; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right }
 th { text-align: right; font-weight: 600; background: var(--soft) }
 td.word, th.word { text-align: left } td.nonzero { color: var(--bad); font-weight: 600 }
