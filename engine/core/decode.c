@@ -22,9 +22,18 @@ static void decode_refuse(core *c, uint32_t gateway, uint32_t p, request_id requ
     c->stats.refusals++;
 }
 
+/* What P was granted is given up: its pages need not wait any longer for the gateway, which may
+ * have no other D now [R7]. */
+static void decode_ungrant(core *c, const record *r, message_reason reason) {
+    if (r->state == RECORD_RESERVED) {
+        core_send(c, r->peer, MESSAGE_REFUSED, r->request, r->attempt)->reason = reason;
+    }
+}
+
 /* Something went wrong that the gateway has to repair. */
 static void decode_fail(core *c, record *r, message_reason reason) {
     CHECK(r->state == RECORD_RESERVED);
+    decode_ungrant(c, r, reason);
     message *m = core_send(c, r->gateway, MESSAGE_REJECT, r->request, r->attempt);
     m->about = MESSAGE_RESERVE; /* what the gateway asked for has failed */
     m->reason = reason;
@@ -66,6 +75,7 @@ void decode_gateway_down(core *c, uint32_t peer) {
     for (record *r = c->records.first[RECORD_DECODE], *next; r; r = next) {
         next = r->next;
         if (r->gateway == peer && !PLANTED(GATEWAY_DEATH_KEEPS)) {
+            decode_ungrant(c, r, MESSAGE_REASON_GONE);
             core_leave(c, r);
         }
     }

@@ -105,6 +105,8 @@ typedef struct {
     core_peer_kind kind;
     uint32_t link, end;
     uint32_t worker, gateway;
+    uint64_t epoch;   /* of a worker */
+    int64_t since_us; /* the link to a worker stands */
     struct {
         uint32_t sequence;
         bool open;

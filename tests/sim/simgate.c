@@ -77,15 +77,18 @@ static void send(sim *s, uint32_t g, uint32_t w, const message *m, uint32_t carr
     simnet_send(s, k->peers[w].link, k->peers[w].end, m, carried);
 }
 
-static void introduce(sim *s, uint32_t g, uint32_t p, uint32_t d) {
+/* `mend`: the link they had is broken for one of them. */
+static void introduce(sim *s, uint32_t g, uint32_t p, uint32_t d, bool mend) {
     sim_gateway *k = &s->gateways[g];
     const uint32_t pair[2] = {p, d};
     uint32_t link = simnet_link(s, p, d);
     for (int i = 0; i < 2; i++) {
         uint32_t other = pair[1 - i];
         message m = {.type = MESSAGE_PEER};
-        m.peer = (message_peer){
-            .worker = other, .epoch = k->peers[other].epoch, .roles = s->workers[other].roles};
+        m.peer = (message_peer){.worker = other,
+                                .epoch = k->peers[other].epoch,
+                                .roles = s->workers[other].roles,
+                                .mend = mend};
         s->links[link].ends[i].life = (uint32_t)k->peers[pair[i]].epoch;
         send(s, g, pair[i], &m, link);
     }
@@ -96,21 +99,6 @@ static void introduce(sim *s, uint32_t g, uint32_t p, uint32_t d) {
 static bool fits(const sim *s, uint32_t p, uint32_t d) {
     return p != d && (s->workers[p].roles & MESSAGE_ROLE_PREFILL) &&
            (s->workers[d].roles & MESSAGE_ROLE_DECODE);
-}
-
-/* These lives have a link to each other, as a worker that joins says of itself: another gateway has
- * introduced them. */
-static bool linked(const sim *s, uint32_t g, uint32_t a, uint32_t b) {
-    uint64_t lives[2] = {s->gateways[g].peers[a].epoch, s->gateways[g].peers[b].epoch};
-    for (uint32_t i = 0; i < s->links_count; i++) {
-        const sim_end *e = s->links[i].ends;
-        int at = e[0].node == a ? 0 : 1;
-        if (e[at].node == a && e[1 - at].node == b && e[at].life == lives[0] &&
-            e[1 - at].life == lives[1] && !e[0].closed && !e[1].closed) {
-            return true;
-        }
-    }
-    return false;
 }
 
 static void on_hello(sim *s, uint32_t g, uint32_t w, const message_hello *h) {
@@ -125,8 +113,8 @@ static void on_hello(sim *s, uint32_t g, uint32_t w, const message_hello *h) {
                                 .context_tokens = h->context_tokens};
     for (uint32_t i = 0; i < s->workers_count; i++) {
         bool pair = i != w && joined(s, g, i) && (fits(s, w, i) || fits(s, i, w));
-        if (pair && !linked(s, g, w, i)) {
-            introduce(s, g, fits(s, w, i) ? w : i, fits(s, w, i) ? i : w);
+        if (pair) {
+            introduce(s, g, fits(s, w, i) ? w : i, fits(s, w, i) ? i : w, false);
         }
     }
     gate_link_up(k->gate, w, h->epoch, sim_clock(s, sim_gateway_node(g)));
@@ -319,7 +307,7 @@ static void on_link_lost(sim *s, uint32_t g, uint32_t w, uint32_t peer) {
     uint32_t d = p == w ? peer : w;
     int64_t last_us = s->gateways[g].paired_us[p][d];
     if (last_us == 0 || s->now_us - last_us >= PAIR_AGAIN_US) {
-        introduce(s, g, p, d);
+        introduce(s, g, p, d, true);
     }
 }
 

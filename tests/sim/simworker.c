@@ -7,6 +7,8 @@
 #include "engine/core/planted.h"
 #include "tests/sim/sim.h"
 
+enum { YOUNG_US = 1000000 }; /* a link this new is not made anew because an old one was lost */
+
 static void after(sim *s, uint32_t w);
 static void drain_actions(sim *s, uint32_t w);
 
@@ -398,17 +400,32 @@ static void on_layer(sim *s, uint32_t w) {
     core_commit(k->core, results, k->batch.wants_count, sim_clock(s, w));
 }
 
-/* The gateway passed the end of a link to another worker. */
+/* Whether a worker that has a link to that life of the peer keeps it: another gateway introduced
+ * them, or has just mended it (engine/worker/hosts.c). A child takes whatever its gateway passes.
+ */
+static bool keeps_link(const sim *s, const sim_slot *p, const message_peer *m) {
+    bool young = s->now_us - p->since_us < YOUNG_US;
+    return s->dial && m->epoch == p->epoch && !p->doomed && (!m->mend || young);
+}
+
+/* A gateway passed the end of a link to another worker. */
 static void on_peer(sim *s, uint32_t w, const message *m, uint32_t link) {
     sim_worker *k = &s->workers[w];
     uint32_t end = s->links[link].ends[0].node == w ? 0 : 1;
     for (uint32_t i = 0; i < SIM_SLOTS; i++) {
-        if (k->slots[i].used && k->slots[i].kind == CORE_WORKER &&
-            k->slots[i].worker == m->peer.worker) {
-            drop_slot(s, w, i); /* its next life has come before the end of this one was read */
+        const sim_slot *p = &k->slots[i];
+        if (!p->used || p->kind != CORE_WORKER || p->worker != m->peer.worker) {
+            continue;
         }
+        if (m->peer.epoch < p->epoch || keeps_link(s, p, &m->peer)) {
+            simnet_close_end(s, link, end, false);
+            return;
+        }
+        drop_slot(s, w, i); /* its next life has come before the end of this one was read */
     }
     uint32_t slot = add_slot(s, w, CORE_WORKER, m->peer.worker, link, end);
+    k->slots[slot].epoch = m->peer.epoch;
+    k->slots[slot].since_us = s->now_us;
     core_link_up(k->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, sim_clock(s, w));
 }
 

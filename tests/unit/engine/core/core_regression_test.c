@@ -83,3 +83,52 @@ Test(core_regression, grant_that_cannot_be_kept_ends_the_link) {
     cr_assert_eq(corenet_stats(n, P).parked_grants, grant.request - 1);
     corenet_close(n);
 }
+
+/* P works for request 1 up to a transfer under way, on a pool that holds one prompt of five pages.
+ */
+static corenet *one_in_transfer(void) {
+    static int32_t prompt[80];
+    corenet_options o = corenet_defaults();
+    o.core.pages = 6;
+    corenet *n = corenet_open(&o);
+    request_params params = corenet_params(8);
+    corenet_submit(n, P, 1, 1, D, prompt, 80, 80, &params);
+    corenet_reserve(n, D, 1, 1, P, prompt, 80, 80, &params);
+    while (corenet_step(n, P)) {
+    }
+    while (corenet_flying(n, P, D) == 0) {
+        cr_assert(corenet_deliver(n, D, P) || corenet_deliver(n, P, D));
+    }
+    return n;
+}
+
+/* A younger request that its D has granted gets the pages of request 1. */
+static void check_pages_can_be_taken(corenet *n) {
+    int32_t other[80] = {1, 2, 3};
+    request_params params = corenet_params(8);
+    while (corenet_land(n, P, D, false) || corenet_deliver(n, P, D) || corenet_deliver(n, D, P)) {
+    }
+    corenet_submit(n, P, 2, 1, D, other, 80, 80, &params);
+    message grant = {.type = MESSAGE_GRANT, .request = 2, .attempt = 1, .pages = 6};
+    corenet_say(n, P, FROM_D, &grant);
+    cr_assert(corenet_step(n, P));
+    cr_assert_eq(corenet_stats(n, P).evictions, 1);
+    corenet_close(n);
+}
+
+/* D gives up a reservation and only the gateway hears of it. The gateway, which has no other D just
+ * then, waits; so did P's pages, up to a lease, while the requests of others needed them. */
+Test(core_regression, r7_pages_do_not_wait_for_a_grant_that_a_damaged_transfer_ended) {
+    corenet *n = one_in_transfer();
+    cr_assert(corenet_land(n, P, D, true));
+    cr_assert_eq(corenet_count(n, D, MESSAGE_REJECT), 1);
+    cr_assert_eq(corenet_queued(n, D, P, MESSAGE_REFUSED), 1);
+    check_pages_can_be_taken(n);
+}
+
+Test(core_regression, r7_pages_do_not_wait_for_a_grant_that_went_with_the_gateways_link) {
+    corenet *n = one_in_transfer();
+    corenet_gateway_cut(n, D, CORENET_GATEWAY);
+    cr_assert_eq(corenet_queued(n, D, P, MESSAGE_REFUSED), 1);
+    check_pages_can_be_taken(n);
+}
