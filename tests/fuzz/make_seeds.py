@@ -94,8 +94,39 @@ def gguf():
     }
 
 
+FILTERS = """abs attr batch capitalize center count default dictsort escape first float forceescape
+    format from_json groupby indent int items join last length list lower map max min reject rejectattr
+    replace reverse round safe select selectattr slice sort string sum title tojson trim truncate
+    unique upper wordcount""".split()
+METHODS = """append capitalize center clear copy count endswith expandtabs extend find format get index
+    insert isalnum isalpha isascii isdecimal isdigit isidentifier islower isnumeric isprintable isspace
+    istitle isupper items join keys ljust lower lstrip partition pop popitem remove removeprefix
+    removesuffix replace reverse rfind rindex rjust rpartition rsplit rstrip setdefault sort split
+    splitlines startswith strip swapcase title update upper values zfill""".split()
+TESTS = """boolean callable defined divisibleby eq escaped even false filter float ge gt in integer
+    iterable le lower lt mapping ne none number odd sameas sequence string test true undefined
+    upper""".split()
+
+
+def jinja_names():
+    """Each filter, method and test, without arguments and with some: names are hard to guess."""
+    made = {}
+    values = ("'a b'", "[3, 1, 2]", "messages", "{'a': 1}", "-2.5")
+    for kind, names, form in (("filter", FILTERS, "{{ %s | %s%s }}"),
+                              ("method", METHODS, "{{ (%s).%s%s }}"),
+                              ("test", TESTS, "{{ %s is %s%s }}")):
+        bare = "()" if kind == "method" else ""
+        for name in names:
+            for i, value in enumerate(values):
+                for j, given in enumerate((bare, "('a')", "(2)", "(1, 'x')", "('role', 'eq', 'user')")):
+                    text = form % (value, name, given)
+                    made[f"{kind}-{name}-{i}{j}"] = text.encode()
+    return made
+
+
 def jinja():
     return {
+        **jinja_names(),
         "chatml": b"{% for m in messages %}{{ '<|' + m.role + '|>' }}{{ m['content'] | trim }}"
                   b"{% if not loop.last %}\n{% endif %}{% endfor %}"
                   b"{% if add_generation_prompt %}{{ bos_token }}{% endif %}",
