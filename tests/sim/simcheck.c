@@ -20,6 +20,9 @@ static void check_owners(sim *s, uint32_t w) {
 /* Every wait ends by itself [I6]: nothing is overdue by more than the tick that looks. */
 static void check_deadlines(sim *s, uint32_t w) {
     const core *c = s->workers[w].core;
+    if (s->now_us <= s->workers[w].process.thaw_us + 1) {
+        return; /* it has just woken up and has not looked at the time yet */
+    }
     int64_t late_us = sim_clock(s, w) - 2 * c->options.heartbeat_us;
     for (const record *r = c->records.first[RECORD_PREFILL]; r; r = r->next) {
         if (r->lease_us < late_us) {
