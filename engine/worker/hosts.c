@@ -219,6 +219,7 @@ static void accept_gateway(worker_state *w, const mesh_event *e) {
         (unsigned long long)e->peer.epoch);
     workio_send_hello(w, slot);
     core_link_up(w->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, clock_now_us());
+    w->metrics_due_us = 0; /* it has none of this worker's numbers yet */
 }
 
 /* Its dial may come before the gateway's PEER that announces it. */

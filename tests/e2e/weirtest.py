@@ -213,8 +213,9 @@ class Server:
     """`weir serve` as a child. Use with `with`: leaving the block drains it and checks that it ended
     well and left no process behind."""
 
-    def __init__(self, *flags, model=None, env=None, wait=True, sanitized_ok=True):
-        self.command = [BIN, "serve", "--model", model or tiny_model(), "--port", "0", *flags]
+    def __init__(self, *flags, model=None, env=None, wait=True, sanitized_ok=True,
+                 command="serve"):
+        self.command = [BIN, command, "--model", model or tiny_model(), "--port", "0", *flags]
         self.log_path = tempfile.mktemp(prefix="log-", dir=_scratch)
         self.worker_pids = set()
         full_env = dict(os.environ)
