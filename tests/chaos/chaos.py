@@ -179,7 +179,7 @@ async def run(options):
             print(f"# {problem}", flush=True)
     return {"tier": options.tier, "seed": options.seed, "jobs": options.jobs,
             "slices": [f"{options.slice[0]}/{options.slice[1]}"], "parts": parts,
-            "sources": [report.source(BIN)]}
+            "sources": [report.source(BIN, options.commit)]}
 
 
 def slice_of(text):
@@ -199,6 +199,7 @@ def main():
     parser.add_argument("--nice", type=int, default=0, help="of the servers")
     parser.add_argument("--sanitized", action="store_true", help="do not compare memory")
     parser.add_argument("--verbose", action="store_true", help="a line a fault")
+    parser.add_argument("--commit", help="of the binary, where it is not the tree's")
     parser.add_argument("--out", help="write the result as JSON")
     parser.add_argument("--merge", nargs="+", help="do not run: read results of slices")
     parser.add_argument("--report", help="write chaos.json, chaos.md and chaos.html here")

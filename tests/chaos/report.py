@@ -12,10 +12,11 @@ KINDS = ("failed", "wrong", "repeated", "missing")
 ROOT = os.path.abspath(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 
 
-def source(binary):
-    """Where a result comes from."""
-    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"],
-                            capture_output=True, text=True, check=False).stdout.strip()
+def source(binary, commit=None):
+    """Where a result comes from; the commit is the tree's unless told."""
+    commit = commit or subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True,
+        check=False).stdout.strip()
     model = "unknown CPU"
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
@@ -216,7 +217,7 @@ def is_number(text):
 
 def page(result):
     bad = any(part["verdicts"] for part in result["parts"])
-    verdict = ('<p class="verdict bad">Something was lost</p>' if bad else
+    verdict = ('<p class="verdict bad">Something is wrong</p>' if bad else
                '<p class="verdict good">Nothing was lost</p>')
     out = ['<!doctype html><html lang="en"><meta charset="utf-8">',
            '<meta name="viewport" content="width=device-width, initial-scale=1">',

@@ -192,11 +192,11 @@ def verdicts(result):
 
 
 def text_page(result):
-    where = report.source(BIN)
+    where = result["source"]
     bad = verdicts(result)
     ended = result["ended"]
     kinds = [f.kind for f in result["faults"]]
-    out = ["# Soak", "", f"{where['machine']}; {where['date']}; commit {result['commit']}",
+    out = ["# Soak", "", f"{where['machine']}; {where['date']}; commit {where['commit']}",
            f"Command: `{result['command']}`", "",
            f"**{'; '.join(bad) if bad else 'Nothing was lost and nothing grew.'}**", "",
            f"* {result['seconds'] / 60:.1f} minutes; 2 prefill and 2 decode workers, the tiny model, "
@@ -244,7 +244,7 @@ def main():
     options = parser.parse_args()
     options.command = " ".join(["tests/chaos/soak.py", *sys.argv[1:]])
     result = asyncio.run(run(options))
-    result["commit"] = options.commit or report.source(BIN)["commit"]
+    result["source"] = report.source(BIN, options.commit)
     text = text_page(result)
     print(text)
     if options.out:

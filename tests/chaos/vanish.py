@@ -152,7 +152,7 @@ async def run(options):
     cluster.clean()
     return {"clients": options.clients, "leavers": len(leavers), "problems": problems,
             "delays": delays(gone, leavers, watch), "zero_s": zero_s, "held": left,
-            "base": base, "end": end, "source": report.source(BIN), "seed": options.seed,
+            "base": base, "end": end, "source": report.source(BIN, options.commit), "seed": options.seed,
             "generated": metrics.sum("weir_generated_tokens_total"),
             "cancelled": metrics.sum("weir_requests_total", end="cancelled")}
 
@@ -208,6 +208,7 @@ def main():
                         default=1000 if os.environ.get("WEIR_TIER") == "full" else 60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--nice", type=int, default=0, help="of the server")
+    parser.add_argument("--commit", help="of the binary, where it is not the tree's")
     parser.add_argument("--out", help="folder for vanish.json and vanish.md")
     options = parser.parse_args()
     result = asyncio.run(run(options))
