@@ -231,7 +231,7 @@ def what_does_not_fit_is_refused_with_its_reason():
             ("another key", "keys differ", ("decode",), {"WEIR_CLUSTER_KEY": "some other cluster's"}),
             ("no key", "keys differ", ("decode",), {"WEIR_CLUSTER_KEY": ""}),
             ("another model", "not the same model", ("decode", "--model", other), {}),
-            ("other KV pages", "bytes a layer page differs", ("decode", "--kv-dtype", "f32"), {}),
+            ("other KV pages", " differs: ", ("decode", "--kv-dtype", "f32"), {}),
             ("other numerics", "numerics class differs", ("decode", "--activations", "f32"), {}),
             ("another context", "context differs", ("decode", "--context", "512"), {}),
         )
