@@ -7,9 +7,9 @@ struct gatestats {
     metrics_counter *prompt_tokens, *completion_tokens, *cached_tokens;
     metrics_histogram *ttft_us, *tpot_us, *e2e_us;
     metrics_gauge *running, *pending, *connections;
-    metrics_counter *retries_free, *retries_spent, *stale, *duplicates, *mismatches, *splits,
-        *rejected, *restarts, *http_requests, *http_refused_full, *http_refused_head, *http_expired,
-        *http_gone;
+    metrics_counter *retries_free, *retries_spent, *stale, *duplicates, *mismatches, *class_changes,
+        *splits, *rejected, *restarts, *http_requests, *http_refused_full, *http_refused_head,
+        *http_expired, *http_gone;
 };
 
 static metrics_counter *count(gatestats *g, const char *name, const char *labels,
@@ -53,6 +53,8 @@ static void register_faults(gatestats *g) {
         count(g, "weir_duplicate_tokens_total", "", "Tokens that the client already had.");
     g->mismatches = count(g, "weir_inexact_tokens_total", "",
                           "Repeated tokens that differed from what the client has.");
+    g->class_changes = count(g, "weir_inexact_resumes_total", "",
+                             "Requests that went on in another numerics class.");
     g->splits = count(g, "weir_splits_total", "", "Requests that went on as one a choice.");
     g->rejected = count(g, "weir_gateway_rejects_total", "", "Messages that fit no state.");
     g->restarts = count(g, "weir_worker_restarts_total", "",
@@ -107,6 +109,7 @@ void gatestats_render(gatestats *g, const gate *core, const http_counts *connect
     metrics_follow(g->stale, c->stale_dropped);
     metrics_follow(g->duplicates, c->duplicates_dropped);
     metrics_follow(g->mismatches, c->mismatches);
+    metrics_follow(g->class_changes, c->class_changes);
     metrics_follow(g->splits, c->splits);
     metrics_follow(g->rejected, c->rejected);
     metrics_follow(g->restarts, restarts);

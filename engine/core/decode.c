@@ -297,7 +297,9 @@ static void decode_reuse(core *c, record *r, const message *m) {
     r->groups = r->arrived = r->handoff_groups = 0;
     r->page_next = r->prefix_pages;
     r->layer_next = r->range_pages = 0;
-    core_send(c, p, MESSAGE_GRANT, r->request, r->attempt)->prefix_pages = r->prefix_pages;
+    message *grant = core_send(c, p, MESSAGE_GRANT, r->request, r->attempt);
+    grant->prefix_pages = r->prefix_pages;
+    grant->pages = r->seqs[0].pages_count;
 }
 
 void decode_reserve(core *c, uint32_t peer, const message *m) {

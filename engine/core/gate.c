@@ -252,6 +252,15 @@ uint32_t gate_pending_count(const gate *g) {
     return g->pending_count;
 }
 
+/* Tokens of one class do not continue those of another exactly. */
+static void note_class(gate *g, const ledger_run *r) {
+    ledger_record *rec = r->owner;
+    if (r->delivered > 0 && rec->numerics != g->numerics) {
+        g->counts.class_changes++;
+    }
+    rec->numerics = g->numerics;
+}
+
 void gate_dispatch(gate *g, request_id id, gate_choice choice, int64_t now_us) {
     (void)now_us;
     ledger_run *r = ledger_find_run(g, id);
@@ -273,6 +282,7 @@ void gate_dispatch(gate *g, request_id id, gate_choice choice, int64_t now_us) {
     r->prefill = choice.prefill;
     r->decode = choice.decode;
     r->delivered = ledger_run_delivered(r);
+    note_class(g, r);
     r->scores_awaited = false;
     r->state = LEDGER_RUN_RUNNING;
     if (choice.prefill != MESSAGE_NO_WORKER) {
@@ -539,6 +549,10 @@ void gate_link_down(gate *g, uint32_t worker, int64_t now_us) {
             }
         }
     }
+}
+
+void gate_numerics(gate *g, uint64_t numerics) {
+    g->numerics = numerics;
 }
 
 void gate_cancel(gate *g, request_id request, int64_t now_us) {

@@ -104,6 +104,7 @@ typedef struct {
     uint64_t stale_dropped; /* messages of an old attempt, a wrong sender or an ended request */
     uint64_t duplicates_dropped; /* tokens the client already had */
     uint64_t mismatches;         /* of those, other tokens than the client has: not exact */
+    uint64_t class_changes;      /* requests that went on in another numerics class: not exact */
     uint64_t retries_free;       /* new attempts after deaths, lost links, drains, preemption */
     uint64_t retries_spent;      /* new attempts out of the budget */
     uint64_t splits;
@@ -134,6 +135,11 @@ void gate_message(gate *g, uint32_t worker, const message *m, int64_t now_us);
  * link_up is followed by a link_down before the next link_up of that worker. */
 void gate_link_up(gate *g, uint32_t worker, uint64_t epoch, int64_t now_us);
 void gate_link_down(gate *g, uint32_t worker, int64_t now_us);
+
+/* The numerics class of the workers that are up, as a number: a cluster has one, but it may be
+ * another after all of them were replaced. What goes on in another class than it began in is
+ * counted. 0 is not a class. */
+void gate_numerics(gate *g, uint64_t numerics);
 
 /* The client is gone: no action about this id follows but CANCEL to workers. Unknown ids do
  * nothing. */

@@ -53,7 +53,8 @@ struct ledger_record {
     bool split;
     request_id id;
     uint64_t salt;
-    int32_t *prompt; /* [prompt_count] */
+    uint64_t numerics; /* class that its tokens so far were made in; 0: none yet */
+    int32_t *prompt;   /* [prompt_count] */
     int32_t prompt_count;
     request_params *params;
     journal tokens;
@@ -98,6 +99,7 @@ struct gate {
     ledger_action *queue; /* [queue_slots] a ring */
     uint64_t queue_head, queue_tail, queue_slots;
     int64_t lease_next_us;
+    uint64_t numerics;     /* class of the workers */
     uint64_t retry_credit; /* hundredths of a retry */
     message_lease *leases; /* [requests_max * LIMIT_CHOICES] of the LEASES being taken */
     request_params params; /* of the record being shown or sent */

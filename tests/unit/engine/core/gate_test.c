@@ -638,3 +638,24 @@ Test(gate, what_finds_no_pair_fails_at_the_deadline) {
     cr_assert_eq(gate_count(b->g), 0);
     finish(b);
 }
+
+Test(gate, going_on_in_another_numerics_class_is_counted) {
+    bench *b = start();
+    gate_numerics(b->g, 7);
+    request_id early = open_one(b, 8, 1);
+    request_id late = open_one(b, 8, 1);
+    dispatch(b, early, P1, D1);
+    dispatch(b, late, P1, D1);
+    say_token(b, P1, early, 1, 0, 0, REQUEST_RUNNING);
+    say_plain(b, D1, MESSAGE_LINK_LOST, early, 1);
+    dispatch(b, early, P1, D2);
+    cr_assert_eq(gate_counters(b->g)->class_changes, 0, "the same class");
+    say_plain(b, D2, MESSAGE_LINK_LOST, early, 2);
+    say_plain(b, D1, MESSAGE_LINK_LOST, late, 1);
+    gate_numerics(b->g, 8);
+    dispatch(b, late, P1, D1);
+    cr_assert_eq(gate_counters(b->g)->class_changes, 0, "nothing was delivered: it starts afresh");
+    dispatch(b, early, P1, D1);
+    cr_assert_eq(gate_counters(b->g)->class_changes, 1);
+    finish(b);
+}
