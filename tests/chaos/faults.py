@@ -150,15 +150,21 @@ class Driver:
         return False
 
     async def _wipe(self, fault):
-        """Arms them all, then waits until each has died at the point."""
+        """Arms them all, then waits until each has died at the point. One that was dying already
+        when its order came is armed again in its next life."""
         await self.cluster.until(self.cluster.healthy, "all are there", BACK_S)
         names = [w.process for w in self.cluster.workers.values() if w.role == fault.role]
-        waits = [asyncio.create_task(self.cluster.acted(n, fault.point, 5 * REACHED_S))
-                 for n in names]
-        await asyncio.sleep(0)
-        for name in names:
-            self.cluster.arm(name, fault.spec())
-        events = await asyncio.gather(*waits)
+
+        async def die(name):
+            for _ in range(TRIES):
+                wait = asyncio.create_task(self.cluster.acted(name, fault.point, REACHED_S))
+                await asyncio.sleep(0)
+                self.cluster.arm(name, fault.spec())
+                event = await wait
+                if event:
+                    return event
+            return None
+        events = await asyncio.gather(*(die(n) for n in names))
         if None in events:
             self.unreached.append(fault)
             return False
