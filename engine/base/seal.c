@@ -27,12 +27,11 @@ static inline void take_word(seal *s, uint64_t word) {
     s->v0 ^= word;
 }
 
+/* Written out, so that the compiler sees one load. */
 static inline uint64_t load(const uint8_t *p) {
-    uint64_t word = 0;
-    for (int i = 0; i < 8; i++) {
-        word |= (uint64_t)p[i] << (8 * i);
-    }
-    return word;
+    return (uint64_t)p[0] | (uint64_t)p[1] << 8 | (uint64_t)p[2] << 16 | (uint64_t)p[3] << 24 |
+           (uint64_t)p[4] << 32 | (uint64_t)p[5] << 40 | (uint64_t)p[6] << 48 |
+           (uint64_t)p[7] << 56;
 }
 
 static void store(uint8_t *out, uint64_t word) {

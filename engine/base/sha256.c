@@ -1,6 +1,7 @@
 /* sha256.c -- FIPS 180-4 in plain C, and with the SHA extension of x86-64 where the CPU has it. */
 #include "engine/base/sha256.h"
 
+#include <stdatomic.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -95,10 +96,22 @@ __attribute__((target("sha,sse4.1"))) static void blocks_native(uint32_t state[8
     _mm_storeu_si128((__m128i *)(void *)(state + 4), _mm_alignr_epi8(dchg, feba, 8));
 }
 
-static bool has_sha_instructions(void) {
+static bool ask_cpu(void) {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & 1u << 29) &&       /* SHA */
            __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 19) && (c & 1u << 9); /* SSE4.1, SSSE3 */
+}
+
+/* Asked once: in a virtual machine the question alone takes longer than many blocks. Threads that
+ * ask at the same time get the same answer. */
+static bool has_sha_instructions(void) {
+    static _Atomic int known; /* 0: not yet, 1: no, 2: yes */
+    int answer = atomic_load_explicit(&known, memory_order_relaxed);
+    if (!answer) {
+        answer = ask_cpu() ? 2 : 1;
+        atomic_store_explicit(&known, answer, memory_order_relaxed);
+    }
+    return answer == 2;
 }
 #endif
 

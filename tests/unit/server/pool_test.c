@@ -248,3 +248,108 @@ Test(pool, sending_to_a_worker_that_is_not_there_fails) {
     cr_assert_str_eq(pool_role_name(D), "decode");
     stop(&b);
 }
+
+/* ---- other hosts ---------------------------------------------------------------------------- */
+
+static const seal_keys here_keys = {{1}, {2}}, there_keys = {{2}, {1}};
+
+static void join_remote(bench *b, uint32_t worker, uint32_t roles, const char *address) {
+    diag d;
+    int fds[2];
+    message_hello h = hello_of(worker, roles);
+    h.address = str_from(address);
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    cr_assert_eq(pool_add_remote(&b->p, worker, h.epoch, fds[0], &here_keys, 0), STATUS_OK);
+    cr_assert_eq(wire_open_waiting(1 << 20, &b->workers[worker]), STATUS_OK);
+    cr_assert_eq(wire_attach(b->workers[worker], fds[1], &there_keys), STATUS_OK);
+    cr_assert_eq(pool_join(&b->p, worker, &h, &d), STATUS_OK, "%s", d.text);
+}
+
+/* The next message of a worker; its texts live until the next one. */
+static bool hear(bench *b, uint32_t worker, message *m) {
+    str bytes;
+    int fd;
+    diag d;
+    pool_flush(&b->p);
+    if (wire_receive(b->workers[worker], &bytes, &fd) != WIRE_MESSAGE) {
+        return false;
+    }
+    cr_assert_eq(message_decode(bytes, b->scratch, m, &d), STATUS_OK, "%s", d.text);
+    cr_assert_eq(fd, -1);
+    return true;
+}
+
+static void expect_introduced(bench *b, uint32_t dials, uint32_t awaits, const char *address,
+                              bool mend) {
+    message m;
+    cr_assert(hear(b, dials, &m));
+    cr_assert(m.type == MESSAGE_PEER && m.peer.how == MESSAGE_PEER_DIAL && m.peer.mend == mend);
+    cr_assert(m.peer.worker == awaits && m.peer.epoch == 100 + awaits);
+    cr_assert(str_equal_z(m.peer.address, address));
+    cr_assert(hear(b, awaits, &m));
+    cr_assert(m.type == MESSAGE_PEER && m.peer.how == MESSAGE_PEER_AWAIT && m.peer.mend == mend);
+    cr_assert(m.peer.worker == dials && m.peer.epoch == 100 + dials);
+    cr_assert_not(hear(b, dials, &m));
+    cr_assert_not(hear(b, awaits, &m));
+}
+
+Test(pool, a_pair_of_which_one_is_remote_is_introduced_by_address) {
+    bench b;
+    start(&b);
+    join(&b, 0, P);
+    join_remote(&b, 1, D, "10.0.0.2:71");
+    expect_introduced(&b, 0, 1, "10.0.0.2:71", false);
+    join_remote(&b, 2, P, "10.0.0.3:72");
+    expect_introduced(&b, 2, 1, "10.0.0.2:71", false);
+    pool_rejoin(&b.p, 1, 2, 5000000);
+    expect_introduced(&b, 2, 1, "10.0.0.2:71", true);
+    stop(&b);
+}
+
+Test(pool, of_two_that_can_both_dial_the_lower_number_does) {
+    for (int order = 0; order < 2; order++) {
+        bench b;
+        start(&b);
+        join_remote(&b, order ? 3 : 1, BOTH, order ? "10.0.0.3:73" : "10.0.0.1:71");
+        join_remote(&b, order ? 1 : 3, BOTH, order ? "10.0.0.1:71" : "10.0.0.3:73");
+        expect_introduced(&b, 1, 3, "10.0.0.3:73", false);
+        stop(&b);
+    }
+}
+
+Test(pool, another_life_than_was_dialled_or_another_kind_of_worker_is_not_joined) {
+    bench b;
+    int fds[2];
+    diag d;
+    message m;
+    start(&b);
+    join_remote(&b, 0, P, "10.0.0.1:71");
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    cr_assert_eq(pool_add_remote(&b.p, 1, 555, fds[0], &here_keys, 0), STATUS_OK);
+    close(fds[1]);
+    message_hello h = hello_of(1, D);
+    cr_assert_eq(pool_join(&b.p, 1, &h, &d), STATUS_MISMATCH);
+    h.epoch = 555;
+    h.numerics = str_from("cuda-9.0");
+    cr_assert_eq(pool_join(&b.p, 1, &h, &d), STATUS_MISMATCH);
+    cr_assert_str_eq(d.param, "numerics class");
+    cr_assert_not(b.p.views[1].up);
+    pool_goodbye(&b.p, 0, "of no more use");
+    cr_assert(hear(&b, 0, &m));
+    cr_assert(m.type == MESSAGE_GOODBYE && str_equal_z(m.goodbye, "of no more use"));
+    stop(&b);
+}
+
+Test(pool, by_address_on_one_machine_too_when_asked) {
+    bench b;
+    diag d;
+    start(&b);
+    b.p.by_address = true;
+    join(&b, 0, P);
+    message_hello h = hello_of(1, D);
+    h.address = str_from("127.0.0.1:71");
+    add(&b, 1, 0);
+    cr_assert_eq(pool_join(&b.p, 1, &h, &d), STATUS_OK);
+    expect_introduced(&b, 0, 1, "127.0.0.1:71", false);
+    stop(&b);
+}
