@@ -25,7 +25,7 @@ enum {
     REQUESTS_MAX = 2,
     PROMPT_PAGES_MAX = 2, /* one group of a transfer each */
     PAGES_MAX = 4,        /* of a pool */
-    QUEUE_MAX = 10,       /* messages on a connection */
+    QUEUE_MAX = 16,       /* messages on a connection */
     ATTEMPTS_MAX = 14,
     NOBODY = 255
 };

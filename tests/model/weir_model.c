@@ -148,8 +148,10 @@ static const char *const commit_set[] = {
 };
 
 static const char *const full_set[] = {
-    "pages=2 pool_p=2 pool_d=2 faults=2 crash=1 freeze=1 link=1 cancel=1 keep_p=1 tokens=2",
-    "faults=2 crash=2 freeze=1 link=1 cancel=1 keep_p=1 tokens=2",
+    "prefills=1 pages=2 pool_p=2 pool_d=2 faults=2 crash=1 link=1 cancel=1 lease=1 tokens=2",
+    "prefills=1 faults=2 crash=2 link=1 cancel=1 tokens=2",
+    "faults=2 freeze=1 link=1 keep_p=1 tokens=2",
+    "faults=2 freeze=1 cancel=1 keep_p=1 tokens=2",
     "local=1 faults=2 crash=1 link=1 cancel=1 preempt=1 keep_p=1 tokens=2",
     "requests=2 prefills=1 pages=2 pool_p=2 pool_d=2 tokens=2 faults=0",
     "requests=2 prefills=1 tokens=2 cancel=1 preempt=1 refuse=1 lease=1 keep_p=1",
@@ -159,7 +161,7 @@ static const char *const full_set[] = {
     "requests=2 prefills=1 decodes=1 local=1 pool_d=2 tokens=2 crash=1 link=1 lease=1",
     "requests=2 gateways=2 prefills=1 decodes=1 tokens=2 faults=2 gateway=1 cancel=1 link=1",
     "requests=2 gateways=2 prefills=1 decodes=1 tokens=2 faults=2 gateway=1 crash=1",
-    "requests=2 prefills=1 decodes=1 pool_p=2 pool_d=3 grow=2 tokens=4 cancel=1 link=1 lease=1",
+    "requests=2 prefills=1 decodes=1 pool_p=2 pool_d=3 grow=2 tokens=3 cancel=1 lease=1",
     "requests=2 prefills=1 decodes=1 pages=2 pool_p=3 pool_d=3 shared=3 tokens=2 link=1 lease=1",
     "requests=2 prefills=1 decodes=1 pages=2 pool_p=3 pool_d=3 shared=3 tokens=2 crash=1",
     "requests=2 prefills=1 decodes=1 pages=2 pool_p=3 pool_d=4 shared=3 grow=2 tokens=3 cancel=1",
