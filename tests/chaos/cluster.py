@@ -253,7 +253,8 @@ class Cluster:
             try:
                 with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
                     status = dict(line.split(":", 1) for line in f if ":" in line)
-                found[name] = {"fds": fd_count(pid), "open": open_files(pid), "threads": int(status["Threads"]),
+                found[name] = {"fds": fd_count(pid), "open": open_files(pid),
+                               "threads": int(status["Threads"]),
                                "rss_kib": int(status["RssAnon"].split()[0]),
                                "shared_kib": int(status["RssShmem"].split()[0])}
             except (OSError, KeyError):
