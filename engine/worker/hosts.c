@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/net/member.h"
@@ -371,6 +372,8 @@ void hosts_turn(worker_state *w, int64_t now_us) {
             } else {
                 on_call(w, &e);
             }
+        } else if (FAILPOINT("worker.on_accept")) {
+            (void)close(e.fd);
         } else if (e.purpose != HANDSHAKE_CONTROL) {
             accept_channel(w, &e);
         } else if (e.peer.kind == HANDSHAKE_GATEWAY) {
