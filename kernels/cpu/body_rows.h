@@ -105,32 +105,69 @@ static float rows_input_inverse(const ops_linear *op, int64_t at, int32_t inputs
     return rows_inverse_rms(op->x + at, inputs, op->norm_epsilon);
 }
 
-/* One row's group of 32 to int8: scale = max |x| / 127, nearest even. */
-VEC_INLINE void rows_quantise(v16 a, v16 b, isa_panel *p, int32_t lane) {
-    const float maximum = v16_maximum(v16_max(v16_abs(a), v16_abs(b)));
-    const float scale = maximum / 127.0f;
-    const v16 inverse = v16_set(maximum > 0 ? 127.0f / maximum : 0.0f);
-    const v16i qa = v16_round(v16_mul(a, inverse)), qb = v16_round(v16_mul(b, inverse));
-    v16i_store_i8(p->quant[lane], qa);
-    v16i_store_i8(p->quant[lane] + 16, qb);
-    const int32_t low = v16i_sum(qa), sum = (int32_t)((uint32_t)low + (uint32_t)v16i_sum(qb));
-    p->scale[lane] = scale;
-    p->scaled_sum[lane] = scale * (float)sum;
-    p->offset[lane] = (int32_t)(0u - 128u * (uint32_t)sum);
-    p->offset_low[lane] = (int32_t)(0u - 128u * (uint32_t)low);
+/* One group of up to 16 rows on its way to int8. */
+typedef struct {
+    float x[ISA_PANEL_ROWS][TILE_GROUP];
+    float maximum[ISA_PANEL_ROWS];
+} rows_group;
+
+VEC_INLINE void rows_group_take(const isa_input *in, int32_t group, const float *inverse_rms,
+                                rows_group *out) {
+    for (int32_t r = 0; r < in->rows; r++) {
+        const int64_t at = (int64_t)(in->row_base + in->row_first + r) * in->inputs;
+        const int32_t i = TILE_GROUP * group;
+        const v16 a = rows_input(in->op, at, i, 16, inverse_rms[r]);
+        const v16 b = rows_input(in->op, at, i + 16, 16, inverse_rms[r]);
+        v16_store(out->x[r], a);
+        v16_store(out->x[r] + 16, b);
+        out->maximum[r] = v16_maximum(v16_max(v16_abs(a), v16_abs(b)));
+    }
 }
 
+/* scale = max |x| / 127; quants to nearest even. `halves`: somebody wants the sums of inputs 0-15.
+ */
+VEC_INLINE void rows_group_put(const rows_group *group, int32_t rows, bool halves, isa_panel *p) {
+    float inverse[ISA_PANEL_ROWS];
+    int32_t sum[ISA_PANEL_ROWS] = {0}, low[ISA_PANEL_ROWS] = {0};
+    const v16 maximum = v16_load(group->maximum);
+    v16_store(p->scale, v16_div(maximum, v16_set(127.0f)));
+    v16_store(inverse, v16_div(v16_set(127.0f), maximum));
+    for (int32_t r = 0; r < rows; r++) {
+        const v16 factor = v16_set(group->maximum[r] > 0 ? inverse[r] : 0.0f);
+        const v16i qa = v16_round(v16_mul(v16_load(group->x[r]), factor));
+        const v16i qb = v16_round(v16_mul(v16_load(group->x[r] + 16), factor));
+        v16i_store_i8(p->quant[r], qa);
+        v16i_store_i8(p->quant[r] + 16, qb);
+        sum[r] = v16i_sum(v16i_add(qa, qb));
+        low[r] = halves ? v16i_sum(qa) : 0;
+    }
+    for (int32_t r = 0; r < ISA_PANEL_ROWS; r++) {
+        p->scaled_sum[r] = p->scale[r] * (float)sum[r];
+        p->offset[r] = -128 * sum[r];
+        p->offset_low[r] = -128 * low[r];
+    }
+}
+
+/* A group is taken while the one before is put: its maxima are in memory when they are wanted. */
 static void rows_input_int8(const isa_input *in) {
-    const int32_t groups = in->inputs / TILE_GROUP;
-    for (int32_t r = in->row_first; r < in->row_first + in->rows; r++) {
-        const int64_t at = (int64_t)(in->row_base + r) * in->inputs;
-        const float inverse = rows_input_inverse(in->op, at, in->inputs);
-        isa_panel *panel = in->panels + (int64_t)(r / ISA_PANEL_ROWS) * groups;
-        for (int32_t g = 0; g < groups; g++) {
-            const v16 a = rows_input(in->op, at, TILE_GROUP * g, 16, inverse);
-            const v16 b = rows_input(in->op, at, TILE_GROUP * g + 16, 16, inverse);
-            rows_quantise(a, b, &panel[g], r % ISA_PANEL_ROWS);
+    const int32_t groups = in->inputs / TILE_GROUP, end = in->group_first + in->groups;
+    isa_panel *panel = in->panels + (int64_t)(in->row_first / ISA_PANEL_ROWS) * groups;
+    rows_group two[2] = {0};
+    float inverse_rms[ISA_PANEL_ROWS];
+    bool halves = false;
+    for (int32_t p = 0; p < in->op->parts_count; p++) {
+        halves = halves || in->op->parts[p].weight->type == BACKEND_Q6_K;
+    }
+    for (int32_t r = 0; r < in->rows; r++) {
+        const int64_t at = (int64_t)(in->row_base + in->row_first + r) * in->inputs;
+        inverse_rms[r] = rows_input_inverse(in->op, at, in->inputs);
+    }
+    rows_group_take(in, in->group_first, inverse_rms, &two[in->group_first % 2]);
+    for (int32_t g = in->group_first; g < end; g++) {
+        if (g + 1 < end) {
+            rows_group_take(in, g + 1, inverse_rms, &two[(g + 1) % 2]);
         }
+        rows_group_put(&two[g % 2], in->rows, halves, &panel[g]);
     }
 }
 

@@ -15,6 +15,7 @@ typedef struct {
     int32_t row_base, rows;
     bool int8;
     const float *x;                           /* f32 activations [rows, inputs] */
+    int32_t input_parts;                      /* of a panel's groups, to items of their own */
     int32_t tiles_step, row_step, row_blocks; /* shape of an item */
     int32_t part_items[OPS_LINEAR_PARTS_MAX];
 } linear_job;
@@ -31,8 +32,23 @@ static int32_t divide_up(int32_t a, int32_t b) {
     return (a + b - 1) / b;
 }
 
-static void input_run(const linear_job *j, int32_t row_first, int32_t rows) {
-    const isa_input in = {j->op, j->inputs, row_first, rows, j->row_base, j->c->panels, j->c->x};
+/* An item is one panel of rows, or a part of its groups where there are few panels: threads never
+ * write the same panel of a group, whose lines they would take from each other. */
+static void input_item(void *context, int32_t item, int32_t thread) {
+    const linear_job *j = context;
+    (void)thread;
+    const int32_t first = item / j->input_parts * ISA_PANEL_ROWS, left = j->rows - first;
+    const int32_t groups = j->inputs / TILE_GROUP, part = item % j->input_parts;
+    const int32_t group_first = groups * part / j->input_parts;
+    const isa_input in = {.op = j->op,
+                          .inputs = j->inputs,
+                          .row_first = first,
+                          .rows = left < ISA_PANEL_ROWS ? left : ISA_PANEL_ROWS,
+                          .row_base = j->row_base,
+                          .group_first = group_first,
+                          .groups = groups * (part + 1) / j->input_parts - group_first,
+                          .panels = j->c->panels,
+                          .x = j->c->x};
     if (j->int8) {
         j->c->kernels->input_int8(&in);
     } else {
@@ -40,11 +56,15 @@ static void input_run(const linear_job *j, int32_t row_first, int32_t rows) {
     }
 }
 
-static void input_item(void *context, int32_t item, int32_t thread) {
-    const linear_job *j = context;
-    (void)thread;
-    const int32_t first = item * CPU_INPUT_ITEM, left = j->rows - first;
-    input_run(j, first, left < CPU_INPUT_ITEM ? left : CPU_INPUT_ITEM);
+static void input_transform(linear_job *j) {
+    const int32_t panels = divide_up(j->rows, ISA_PANEL_ROWS);
+    const int32_t wanted = j->rows > 1 ? j->c->shared.threads : 1;
+    const int32_t groups = j->inputs / TILE_GROUP;
+    j->input_parts = j->int8 && panels < wanted ? divide_up(wanted, panels) : 1;
+    if (j->input_parts > groups) {
+        j->input_parts = groups;
+    }
+    cpupool_run(j->c->pool, input_item, j, panels * j->input_parts);
 }
 
 static void tiles_item(void *context, int32_t item, int32_t thread) {
@@ -135,7 +155,7 @@ status cpulinear_run(backend *b, const ops_linear *op) {
         if (!j.int8 && op->input == OPS_INPUT_PLAIN) {
             j.x = op->x + (int64_t)base * first->inputs;
         } else {
-            cpupool_run(c->pool, input_item, &j, divide_up(j.rows, CPU_INPUT_ITEM));
+            input_transform(&j);
         }
         cpupool_run(c->pool, tiles_item, &j, items_plan(&j));
     }

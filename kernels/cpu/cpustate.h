@@ -13,9 +13,8 @@
 #include "kernels/cpu/isa.h"
 
 enum {
-    CPU_ROWS = 512,     /* rows whose activations are held at a time */
-    CPU_ROW_ITEM = 16,  /* rows of one item of a row operator */
-    CPU_INPUT_ITEM = 4, /* rows of one item of a linear operator's input: some microseconds */
+    CPU_ROWS = 512,             /* rows whose activations are held at a time */
+    CPU_ROW_ITEM = 16,          /* rows of one item of a row operator */
     CPU_CHUNK_BYTES = 32 << 20, /* weights are taken from chunks of this size, or larger ones */
     CPU_HUGE_BYTES = 2 << 20,   /* a huge page */
     CPU_PARTS_BYTES = 8 << 20   /* partial results of attention split over positions */

@@ -32,7 +32,7 @@ typedef struct {
     float scale[ISA_PANEL_ROWS];        /* max |x| / 127 */
     float scaled_sum[ISA_PANEL_ROWS];   /* scale * sum of quants: meets the minimums */
     int32_t offset[ISA_PANEL_ROWS];     /* -128 * sum of quants: meets bytes around 128 */
-    int32_t offset_low[ISA_PANEL_ROWS]; /* the same over inputs 0-15 alone */
+    int32_t offset_low[ISA_PANEL_ROWS]; /* the same over inputs 0-15 alone: set for Q6_K only */
 } isa_panel;
 
 /* Outputs [tile_first, tile_first + tiles) x 16 of rows [row_first, row_first + rows). */
@@ -54,9 +54,10 @@ typedef struct {
     const ops_linear *op;
     int32_t inputs;
     int32_t row_first, rows;
-    int32_t row_base;        /* row of `op` that is row 0 of the destination */
-    isa_panel *panels;       /* int8: [rows / 16 up, groups] */
-    float *x;                /* f32: [rows, inputs] */
+    int32_t row_base;            /* row of `op` that is row 0 of the destination */
+    int32_t group_first, groups; /* int8: of each row's; rows are those of one panel */
+    isa_panel *panels;           /* int8: [rows / 16 up, groups] */
+    float *x;                    /* f32: [rows, inputs] */
 } isa_input;
 
 /* The state of a softmax-weighted sum over some positions. */

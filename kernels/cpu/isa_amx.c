@@ -37,6 +37,7 @@ enum {
     AMX_LATE = 2,   /* steps from a product to its store, and from there to its sum */
     AMX_BLOCK_STEPS = 18, /* steps unpacked at a time */
     AMX_ROWS_FEW = 8,     /* sums of the upper rows are not made for up to this many */
+    AMX_AHEAD_LINES = 5,  /* of weights fetched beside a step: a group's, at most formats' size */
     AMX_STEP_BYTES = 8 * TILE_BLOCK_BYTES + 2 * 64, /* quants, scales, minimums */
     AMX_DOT_BYTES = ISA_PANEL_ROWS * 64,            /* integers of 16 rows */
     AMX_DOTS_BYTES = AMX_PLACES * AMX_DOT_BYTES,
@@ -63,7 +64,8 @@ typedef struct {
     uint8_t *dots;           /* [AMX_PLACES][AMX_DOT_BYTES] */
     float *sums;             /* [rows / 16 up][16][TILE_OUTPUTS] */
     int32_t groups, steps, tile;
-    bool first, last; /* sums start at 0; are finished */
+    const uint8_t *ahead; /* weights that are unpacked next */
+    bool first, last;     /* sums start at 0; are finished */
 } amx_block;
 
 /* A step of 16 rows: steps follow each other, then rows. */
@@ -208,6 +210,8 @@ BODY_INLINE void amx_run(const amx_block *b, const int rows, const int32_t halve
     int32_t row = 0;
     v16 sum[ISA_PANEL_ROWS];
     amx_load_sums(b, sum, row, rows);
+    const uint8_t *ahead = b->ahead;
+    const uint8_t *const ahead_end = ahead + b->steps * AMX_AHEAD_LINES * 64;
     UNROLL for (int k = 0; k < AMX_PLACES; k++) {
         if (k < total) {
             amx_multiply(&made, k);
@@ -224,6 +228,12 @@ BODY_INLINE void amx_run(const amx_block *b, const int rows, const int32_t halve
                 if (t + k + AMX_PLACES < total) {
                     amx_multiply(&made, k);
                     amx_advance(b, &made, halves);
+                }
+                if (ahead != ahead_end) { /* by the first rows, for all */
+                    UNROLL for (int line = 0; line < AMX_AHEAD_LINES; line++) {
+                        vec_prefetch(ahead + 64 * line);
+                    }
+                    ahead += AMX_AHEAD_LINES * 64;
                 }
                 amx_add(&added, b->dots + k * AMX_DOT_BYTES, sum, rows, minimum);
                 amx_advance(b, &added, halves);
@@ -326,10 +336,12 @@ void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
     for (b.tile = l->tile_first; b.tile < l->tile_first + l->tiles; b.tile++) {
         for (int32_t g = 0; g < groups; g += block) {
             const int32_t count = groups - g < block ? groups - g : block;
-            amx_unpackers[l->format](l->weights + (uint64_t)b.tile * bytes, g, g + count, unpacked);
+            const uint8_t *tile = l->weights + (uint64_t)b.tile * bytes;
+            amx_unpackers[l->format](tile, g, g + count, unpacked);
             __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler they read */
             b.panels = l->panels + (int64_t)(l->row_first / ISA_PANEL_ROWS) * groups + g;
             b.steps = count * halves;
+            b.ahead = tile + bytes / (uint64_t)groups * (uint64_t)(g + count);
             b.first = g == 0;
             b.last = g + count == groups;
             amx_runs[mode][l->rows > AMX_ROWS_FEW](&b);
