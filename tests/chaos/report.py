@@ -233,7 +233,7 @@ def page(result):
 
 def write(folder, result):
     os.makedirs(folder, exist_ok=True)
-    for name, text in (("chaos.json", json.dumps(result, indent=1) + "\n"),
+    for name, text in (("chaos.json", json.dumps(result) + "\n"),
                        ("chaos.md", text_page(result)), ("chaos.html", page(result))):
         with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
             f.write(text)
