@@ -8,7 +8,12 @@ file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB cuda_host CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
 list(APPEND cuda_host ${CMAKE_SOURCE_DIR}/kernels/cpu/quant.c ${CMAKE_SOURCE_DIR}/kernels/backend_type.c)
 
-find_path(WEIR_CUDA_INCLUDE cuda_runtime_api.h PATHS $ENV{CUDA_HOME}/include /usr/local/cuda/include)
+# Where there is no toolkit, the tests' Python packages bring the headers.
+file(GLOB cuda_packaged ${CMAKE_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/nvidia/cu13/include)
+find_path(WEIR_CUDA_INCLUDE cuda_runtime_api.h PATHS $ENV{CUDA_HOME}/include /usr/local/cuda/include
+  ${cuda_packaged})
+include(CheckLanguage)
+check_language(CXX)
 
 # weir_cuda_module(NAME): the host side, which both modules share.
 function(weir_cuda_module name)
@@ -28,7 +33,7 @@ if(WEIR_CUDA)
   target_compile_options(weir_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>)
 endif()
 
-if(WEIR_CUDA_INCLUDE AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+if(WEIR_CUDA_INCLUDE AND CMAKE_CXX_COMPILER AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   enable_language(CXX)
   file(GLOB emu_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/*.cpp)
   set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
