@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "kernels/cpu/cpunodes.h"
 #include "kernels/cpu/cpustate.h"
 
 /* Bytes from the current chunk, or from a new one. Weights are taken once and live as long as the
@@ -17,6 +18,7 @@ static uint8_t *chunk_take(cpu *c, uint64_t bytes) {
         if (chunk == NULL) {
             return NULL;
         }
+        cpunodes_spread(chunk, size);
         chunk->bytes = size;
         chunk->used = header;
         chunk->next = c->chunks;
