@@ -9,7 +9,11 @@
 #include "engine/base/log.h"
 #include "engine/base/rng.h"
 
-enum { DESK_EXIT_US = 2000000 }; /* a worker without a link has this long to end */
+enum {
+    DESK_EXIT_US = 2000000, /* a worker without a link has this long to end */
+    PASSED_BY = 2,          /* a request lets pass what comes within so many times its own work */
+    RETRY_MOST_S = 60
+};
 
 static void take_actions(gateway_state *g);
 
@@ -25,8 +29,21 @@ static void trace_request(const gateway_state *g, uint32_t index, const session_
     }
 }
 
+/* The run got its first token, or will not. */
+static void sent_over(gateway_state *g, uint32_t index, int32_t run, bool done) {
+    uint32_t *sent = &g->slots[index].sent[run];
+    if (*sent) {
+        admit_over(&g->admit, *sent, done);
+        *sent = 0;
+    }
+}
+
 static void end_session(gateway_state *g, uint32_t index, gatestats_end end) {
     desk_slot *s = &g->slots[index];
+    fair_remove(g->line, index);
+    for (int32_t r = 0; r < session_runs(s->session); r++) {
+        sent_over(g, index, r, false);
+    }
     session_times times = session_get_times(s->session);
     gatestats_session(g->stats, end, &times);
     trace_request(g, index, &times);
@@ -88,26 +105,115 @@ void desk_refuse(exchange *x, int http_code, const char *text) {
     (void)routes_refuse(x, http_code, &d, 1);
 }
 
-static bool open_runs(gateway_state *g, uint32_t index, uint64_t salt, int64_t now) {
+static bool open_runs(gateway_state *g, uint32_t index, int64_t now) {
     desk_slot *s = &g->slots[index];
     for (int32_t r = 0; r < session_runs(s->session); r++) {
-        gate_request request = session_run(s->session, r, salt);
+        gate_request request = session_run(s->session, r, s->salt);
         if (gate_open(g->gate, &request, now, &s->ids[r]) != GATE_OPENED ||
             !hash_put(&g->runs, s->ids[r], (uint64_t)index << 8 | (uint64_t)r)) {
             return false;
         }
+        s->sent[r] = (uint32_t)request.tokens_count;
+        admit_sent(&g->admit, s->sent[r]);
     }
     s->first_id = s->ids[0];
     return true;
 }
 
+static admit_fleet fleet_of(const gateway_state *g) {
+    admit_fleet f = {0}, any = {0};
+    for (uint32_t i = 0; i < g->pool.count; i++) {
+        const router_view *v = &g->pool.views[i];
+        if (!v->up || v->draining) {
+            continue;
+        }
+        admit_fleet *to = v->roles & MESSAGE_ROLE_PREFILL ? &f : &any;
+        to->workers++;
+        to->told_rate += v->tokens_per_second;
+    }
+    return f.workers ? f : any; /* without any for prompts, those that decode compute them */
+}
+
+static uint32_t capped(uint64_t n) {
+    return n < 1 ? 1 : n > UINT32_MAX ? UINT32_MAX : (uint32_t)n;
+}
+
+/* What the session asks of the workers: its prompts now, and all it may be answered. */
+static fair_item place_of(const gateway_state *g, uint32_t index, const admit_fleet *f) {
+    const desk_slot *s = &g->slots[index];
+    uint64_t prompts = 0, answers = 0;
+    for (int32_t r = 0; r < session_runs(s->session); r++) {
+        gate_request q = session_run(s->session, r, s->salt);
+        prompts += (uint64_t)q.tokens_count;
+        answers += (uint64_t)q.params->max_tokens * (uint64_t)q.params->choices;
+    }
+    uint64_t rate = admit_rate(&g->admit, f, fair_count(g->line) > 0);
+    return (fair_item){
+        .key = (uint32_t)(s->key + 1),
+        .cost = capped(prompts + answers),
+        .work = capped(prompts),
+        .rank = s->since_us + (rate ? (int64_t)(PASSED_BY * prompts * 1000000 / rate) : 0)};
+}
+
+static uint32_t open_of_key(const gateway_state *g, int32_t key) {
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < g->options->requests_max; i++) {
+        count += g->slots[i].session && g->slots[i].key == key;
+    }
+    return count;
+}
+
+static int32_t retry_after_s(int64_t over_us) {
+    int64_t s = over_us / 1000000 + 1;
+    return (int32_t)(s > RETRY_MOST_S ? RETRY_MOST_S : s);
+}
+
+/* Whether there is a place for one more of this key, in all; refuses it if not. */
+static bool has_place(gateway_state *g, uint32_t index, exchange *x) {
+    if (g->stop_by_us) {
+        desk_refuse(x, 503, "The server is shutting down.");
+        return false;
+    }
+    uint32_t of_key_max = g->options->key_requests_max;
+    if (of_key_max < g->options->requests_max && open_of_key(g, exchange_key(x)) >= of_key_max) {
+        gatestats_refused(g->stats, GATESTATS_REFUSED_KEY);
+        desk_refuse(x, 429, "This API key has as many requests under way as it may. Try again.");
+        return false;
+    }
+    if (index == g->options->requests_max) {
+        gatestats_refused(g->stats, GATESTATS_REFUSED_SYSTEM);
+        desk_refuse(x, 503, "The server has as many requests as it takes. Try again.");
+        return false;
+    }
+    return true;
+}
+
+/* False when it was refused: its first token would be late. */
+static bool comes_in_time(gateway_state *g, uint32_t index, const fair_item *place,
+                          const admit_fleet *f) {
+    uint64_t key_work = fair_key_work(g->line, place->key);
+    admit_request r = {.own_work = place->work,
+                       .waiting_work = fair_work(g->line),
+                       .key_work = key_work,
+                       .keys = fair_keys(g->line) + (key_work == 0)};
+    int64_t wait_us;
+    admit_verdict v = admit_judge(&g->admit, f, &r, &wait_us);
+    if (v == ADMIT_TAKE || !pool_ready(&g->pool)) {
+        return true;
+    }
+    bool key = v == ADMIT_KEY_BUSY;
+    diag d;
+    (void)status_fail(&d, STATUS_LIMIT,
+                      key ? "This API key has more requests waiting than its share. Try again."
+                          : "The server is busy: an answer would begin too late. Try again.");
+    gatestats_refused(g->stats, key ? GATESTATS_REFUSED_KEY : GATESTATS_REFUSED_LATE);
+    fail_session(g, index, key ? 429 : 503, &d, retry_after_s(wait_us - g->admit.slo_us));
+    return false;
+}
+
 void desk_start(gateway_state *g, intake_item *item) {
-    int64_t now = clock_now_us();
     uint32_t index = free_slot(g);
-    if (g->stop_by_us || index == g->options->requests_max) {
-        desk_refuse(item->exchange, 503,
-                    g->stop_by_us ? "The server is shutting down."
-                                  : "The server has as many requests as it takes. Try again.");
+    if (!has_place(g, index, item->exchange)) {
         intake_discard(item);
         return;
     }
@@ -118,6 +224,7 @@ void desk_start(gateway_state *g, intake_item *item) {
     uint64_t salt = salt_of(g, item->exchange, item->request);
     desk_slot *s = &g->slots[index];
     exchange *x = item->exchange;
+    int32_t key = exchange_key(x);
     exchange_acquire(x);
     if (session_open(x, item->request, &item->prompts, g->options->tokenizer,
                      rng_next(&g->seed_state) >> 1, &s->session) != STATUS_OK) {
@@ -126,10 +233,44 @@ void desk_start(gateway_state *g, intake_item *item) {
         return;
     }
     exchange_release(x);
-    if (!open_runs(g, index, salt, now)) {
-        diag d;
-        (void)status_fail(&d, STATUS_LIMIT, "The server has as many requests as it takes.");
-        fail_session(g, index, 503, &d, 1);
+    s->key = key;
+    s->salt = salt;
+    s->since_us = clock_now_us();
+    admit_fleet f = fleet_of(g);
+    fair_item place = place_of(g, index, &f);
+    if (comes_in_time(g, index, &place, &f)) {
+        fair_push(g->line, index, &place);
+        desk_let_through(g);
+    }
+}
+
+void desk_let_through(gateway_state *g) {
+    admit_fleet f = fleet_of(g);
+    int64_t now = clock_now_us();
+    uint32_t index;
+    while ((index = fair_next(g->line)) != FAIR_NONE) {
+        fair_item place = place_of(g, index, &f);
+        if (!admit_room(&g->admit, &f, place.work)) {
+            break;
+        }
+        fair_take(g->line, index);
+        if (!open_runs(g, index, now)) {
+            diag d;
+            (void)status_fail(&d, STATUS_LIMIT, "The server has as many requests as it takes.");
+            fail_session(g, index, 503, &d, 1);
+        }
+    }
+    admit_count(&g->admit, fair_count(g->line) > 0, now);
+}
+
+void desk_expire(gateway_state *g) {
+    int64_t now = clock_now_us();
+    for (uint32_t i = 0; i < g->options->requests_max; i++) {
+        if (fair_waits(g->line, i) && now - g->slots[i].since_us > g->options->pending_us) {
+            diag d;
+            (void)status_fail(&d, STATUS_LIMIT, "No worker was free in time. Try again.");
+            fail_session(g, i, 503, &d, 1);
+        }
     }
 }
 
@@ -162,6 +303,7 @@ static void on_token(gateway_state *g, const gate_action *a) {
     if (!find_run(g, a->request, &index, &run)) {
         return;
     }
+    sent_over(g, index, run, true);
     session_result r = session_token(g->slots[index].session, run, &a->token, clock_now_us());
     if (r == SESSION_CLIENT_GONE) {
         end_later(g, index, GATESTATS_CANCELLED);
@@ -180,6 +322,7 @@ static void on_done(gateway_state *g, const gate_action *a) {
     }
     desk_slot *s = &g->slots[index];
     s->ids[run] = 0;
+    sent_over(g, index, run, true);
     if (listening && session_run_done(s->session, run, a->cached_tokens, clock_now_us()) ==
                          SESSION_CLIENT_GONE) {
         end_later(g, index, GATESTATS_CANCELLED);
@@ -196,6 +339,7 @@ static void on_failed(gateway_state *g, const gate_action *a) {
         return;
     }
     g->slots[index].ids[run] = 0;
+    sent_over(g, index, run, false);
     if (listening) {
         bool busy = a->failure != GATE_FAILED_ATTEMPTS;
         diag d;

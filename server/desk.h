@@ -12,6 +12,8 @@
 #define SERVER_DESK_H
 
 #include "engine/base/hash.h"
+#include "server/admit.h"
+#include "server/fair.h"
 #include "server/gatestats.h"
 #include "server/gateway.h"
 #include "server/pool.h"
@@ -22,6 +24,10 @@ typedef struct {
     request_id ids[LIMIT_BATCH_PROMPTS]; /* 0: this run has ended */
     request_id first_id;                 /* names the session in a trace */
     bool closing;                        /* in `gone`: to be ended when no action is under way */
+    int32_t key;                         /* of the API, or -1 */
+    uint64_t salt;
+    int64_t since_us;                   /* it came */
+    uint32_t sent[LIMIT_BATCH_PROMPTS]; /* prompt tokens of a run without a first token */
     gatestats_end end;
 } desk_slot;
 
@@ -37,6 +43,8 @@ typedef struct {
     gate *gate;
     router *router;
     gatestats *stats;
+    fair *line; /* slots whose runs are not opened yet */
+    admit admit;
     arena arena;
     hash_table runs;  /* request id -> slot << 8 | run */
     desk_slot *slots; /* [requests_max] */
@@ -58,8 +66,15 @@ typedef struct {
     diag *d;
 } gateway_state;
 
-/* Opens a session for a request with its prompts, or refuses it. Takes over what the item has. */
+/* Opens a session for a request with its prompts and puts it in line, or refuses it. Takes over
+ * what the item has. */
 void desk_start(gateway_state *g, intake_item *item);
+
+/* Opens the runs of those whose turn it is, as far as the workers should get more. */
+void desk_let_through(gateway_state *g);
+
+/* Ends what has waited in line too long. */
+void desk_expire(gateway_state *g);
 
 /* The client of `x` has left. */
 void desk_gone(gateway_state *g, const exchange *x);

@@ -4,6 +4,7 @@
 struct gatestats {
     metrics *metrics;
     metrics_counter *ends[GATESTATS_ENDS];
+    metrics_counter *refusals[GATESTATS_REFUSALS];
     metrics_counter *prompt_tokens, *completion_tokens, *cached_tokens;
     metrics_histogram *ttft_us, *tpot_us, *e2e_us;
     metrics_gauge *running, *pending, *connections;
@@ -22,6 +23,13 @@ static void register_requests(gatestats *g) {
     g->ends[GATESTATS_OK] = count(g, "weir_requests_total", "end=\"ok\"", help);
     g->ends[GATESTATS_CANCELLED] = count(g, "weir_requests_total", "end=\"cancelled\"", help);
     g->ends[GATESTATS_FAILED] = count(g, "weir_requests_total", "end=\"failed\"", help);
+    static const char refused[] = "Requests turned away when they came.";
+    g->refusals[GATESTATS_REFUSED_KEY] =
+        count(g, "weir_requests_refused_total", "why=\"key\"", refused);
+    g->refusals[GATESTATS_REFUSED_SYSTEM] =
+        count(g, "weir_requests_refused_total", "why=\"places\"", refused);
+    g->refusals[GATESTATS_REFUSED_LATE] =
+        count(g, "weir_requests_refused_total", "why=\"late\"", refused);
     g->prompt_tokens = count(g, "weir_api_prompt_tokens_total", "", "Tokens of prompts.");
     g->completion_tokens =
         count(g, "weir_api_completion_tokens_total", "", "Tokens delivered to clients.");
@@ -97,12 +105,16 @@ void gatestats_session(gatestats *g, gatestats_end end, const session_times *t) 
     }
 }
 
-void gatestats_render(gatestats *g, const gate *core, const http_counts *connections,
-                      uint64_t restarts, const metrics_remote *remotes, size_t remotes_count,
-                      strbuf *out) {
+void gatestats_refused(gatestats *g, gatestats_refusal why) {
+    metrics_add(g->refusals[why], 1);
+}
+
+void gatestats_render(gatestats *g, const gate *core, uint32_t waiting,
+                      const http_counts *connections, uint64_t restarts,
+                      const metrics_remote *remotes, size_t remotes_count, strbuf *out) {
     const gate_counts *c = gate_counters(core);
-    metrics_set(g->running, gate_count(core));
-    metrics_set(g->pending, gate_pending_count(core));
+    metrics_set(g->running, gate_count(core) + waiting);
+    metrics_set(g->pending, gate_pending_count(core) + waiting);
     metrics_set(g->connections, connections->connections);
     metrics_follow(g->retries_free, c->retries_free);
     metrics_follow(g->retries_spent, c->retries_spent);

@@ -18,14 +18,24 @@ typedef struct gatestats gatestats;
 
 typedef enum { GATESTATS_OK, GATESTATS_CANCELLED, GATESTATS_FAILED, GATESTATS_ENDS } gatestats_end;
 
+typedef enum {
+    GATESTATS_REFUSED_KEY,    /* 429 */
+    GATESTATS_REFUSED_SYSTEM, /* 503: no place */
+    GATESTATS_REFUSED_LATE,   /* 503: it would begin after the objective */
+    GATESTATS_REFUSALS
+} gatestats_refusal;
+
 MUST_USE status gatestats_open(arena *a, gatestats **out);
 
 /* A session has ended. */
 void gatestats_session(gatestats *g, gatestats_end end, const session_times *t);
 
-/* The page: own series and those of the workers. */
-void gatestats_render(gatestats *g, const gate *core, const http_counts *connections,
-                      uint64_t restarts, const metrics_remote *remotes, size_t remotes_count,
-                      strbuf *out);
+/* A request was turned away when it came. */
+void gatestats_refused(gatestats *g, gatestats_refusal why);
+
+/* The page: own series and those of the workers. `waiting`: requests in the gateway's line. */
+void gatestats_render(gatestats *g, const gate *core, uint32_t waiting,
+                      const http_counts *connections, uint64_t restarts,
+                      const metrics_remote *remotes, size_t remotes_count, strbuf *out);
 
 #endif

@@ -31,6 +31,7 @@ enum {
     LEASE_US = 30000000,
     STOP_US = 5000000, /* workers get this long to go after the drain */
     METRICS_PAGE_BYTES = 8 << 20,
+    QUANTUM = 512, /* tokens of a key before the next key's turn */
     FAILED_STARTS_MAX = 3
 };
 
@@ -48,8 +49,8 @@ static void answer_metrics(gateway_state *g, exchange *x) {
     http_counts counts;
     http_count(g->options->http, &counts);
     strbuf page = strbuf_make(METRICS_PAGE_BYTES);
-    gatestats_render(g->stats, g->gate, &counts, supervisor_restarts(g->options->supervisor),
-                     remotes, count, &page);
+    gatestats_render(g->stats, g->gate, fair_count(g->line), &counts,
+                     supervisor_restarts(g->options->supervisor), remotes, count, &page);
     (void)exchange_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", strbuf_str(&page),
                            NULL, 0);
     strbuf_close(&page);
@@ -233,6 +234,7 @@ static void supervise(gateway_state *g) {
 
 /* Sends what waits to the workers that the router picks; what finds none goes on waiting. */
 static void dispatch(gateway_state *g) {
+    desk_let_through(g);
     int64_t now = clock_now_us();
     uint64_t cursor = 0;
     gate_pending p;
@@ -277,7 +279,8 @@ static void begin_drain(gateway_state *g) {
         g->quit = true;
         return;
     }
-    LOG(INFO, "gateway", "draining", "requests=%u", gate_count(g->gate));
+    LOG(INFO, "gateway", "draining", "requests=%u waiting=%u", gate_count(g->gate),
+        fair_count(g->line));
     g->stop_by_us = clock_now_us() + g->options->drain_us;
     http_stop_accepting(g->options->http);
 }
@@ -285,7 +288,8 @@ static void begin_drain(gateway_state *g) {
 /* After the requests, the workers. */
 static void go_on_draining(gateway_state *g) {
     int64_t now = clock_now_us();
-    bool requests_over = gate_count(g->gate) == 0 || now >= g->stop_by_us;
+    bool none = gate_count(g->gate) == 0 && fair_count(g->line) == 0;
+    bool requests_over = none || now >= g->stop_by_us;
     if (!requests_over) {
         return;
     }
@@ -314,6 +318,7 @@ static void timers(gateway_state *g) {
         g->tick_due_us = now + TICK_US;
         gate_tick(g->gate, now);
         desk_act(g);
+        desk_expire(g);
         uint32_t silent;
         while ((silent = pool_silent(&g->pool, now, g->options->silence_us, g->options->join_us)) <
                LIMIT_WORKERS) {
@@ -426,6 +431,10 @@ static status open_tables(gateway_state *g) {
     if (s == STATUS_OK) {
         s = message_scratch_open(&g->scratch);
     }
+    if (s == STATUS_OK) {
+        s = fair_create(&g->arena, o->requests_max, LIMIT_API_KEYS + 1, QUANTUM, &g->line);
+    }
+    g->admit.slo_us = o->ttft_slo_us;
     g->slots = ARENA_TAKE(&g->arena, o->requests_max, desk_slot);
     g->gone = ARENA_TAKE(&g->arena, o->requests_max, uint32_t);
     g->ended = ARENA_TAKE(&g->arena, g->ended_max, desk_ended);

@@ -23,7 +23,8 @@ typedef struct {
     const char *host, *model, *served_name, *api_key, *api_key_file, *trace;
     const char *join, *cluster_listen, *key_file;
     int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
-    int64_t requests, connections, text_threads, http_threads, drain_ms, silence_ms, pending_ms;
+    int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
+        silence_ms, pending_ms;
     int32_t backend, kv_dtype, activations, kv_transport, log_level;
     bool aggregated, metrics_open, log_json;
 } settings;
@@ -78,6 +79,24 @@ static const char *const levels[] = {"debug", "info", "warn", "error", "off", NU
          NULL,                                                                                     \
          NULL,                                                                                     \
          "requests under way or waiting; more are answered 503"},                                  \
+        {"max-requests-per-key",                                                                   \
+         CONFIG_INT,                                                                               \
+         FIELD(key_requests),                                                                      \
+         0,                                                                                        \
+         4096,                                                                                     \
+         "0",                                                                                      \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "of those, one API key's; more are answered 429; 0: all with one key, else half"},        \
+        {"ttft-slo-ms",                                                                            \
+         CONFIG_INT,                                                                               \
+         FIELD(ttft_slo_ms),                                                                       \
+         0,                                                                                        \
+         3600000,                                                                                  \
+         "30000",                                                                                  \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "what would wait longer for its first token is answered 503 at once; 0: nothing is"},     \
         {"max-connections",                                                                        \
          CONFIG_INT,                                                                               \
          FIELD(connections),                                                                       \
@@ -469,6 +488,16 @@ static uint32_t local_workers(const server *s) {
     return (uint32_t)(s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode);
 }
 
+/* One tenant cannot take every place, where there are others. */
+static uint32_t key_requests(const server *s) {
+    int64_t all = s->set.requests;
+    int64_t most = s->set.key_requests;
+    if (most == 0) {
+        most = s->keys && apikeys_count(s->keys) > 1 ? (all + 1) / 2 : all;
+    }
+    return (uint32_t)most;
+}
+
 static status open_cluster(server *s) {
     cluster_options co = {.hub = s->hub_address,
                           .key = s->key,
@@ -533,6 +562,8 @@ static status run(server *s) {
                           .tokenizer = s->tokenizer,
                           .roles_wanted = roles,
                           .requests_max = (uint32_t)s->set.requests,
+                          .key_requests_max = key_requests(s),
+                          .ttft_slo_us = s->set.ttft_slo_ms * 1000,
                           .local_prefill_max = (int32_t)s->set.local_prefill_max,
                           .silence_us = s->set.silence_ms * 1000,
                           .join_us = 120000000,

@@ -3,15 +3,17 @@
 
 import json
 import os
+import select
 import shutil
+import signal
 import socket
 import struct
 import subprocess
 import threading
 import time
 
-from weirtest import (BIN, FULL, HANG_S, Server, Skip, case, children, cpu_seconds, fd_count,
-                      generate, main, parallel, real_model, scratch, tiny_model, until)
+from weirtest import (BIN, FULL, HANG_S, Answer, Server, Skip, case, children, cpu_seconds,
+                      fd_count, generate, main, parallel, real_model, scratch, tiny_model, until)
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 _server = Server("--threads", "1")
@@ -267,6 +269,119 @@ def more_requests_than_the_limit_are_refused_at_once():
             connection.close()
         works(server)
         server.check_pages_free()
+
+
+def frozen(server, role):
+    """The workers of a role, stopped for the time of a `with`."""
+    class Frozen:
+        def __enter__(self):
+            self.pids = server.workers(role)
+            for pid in self.pids:
+                os.kill(pid, signal.SIGSTOP)
+
+        def __exit__(self, kind, value, trace):
+            for pid in self.pids:
+                os.kill(pid, signal.SIGCONT)
+    return Frozen()
+
+
+def begin(server, count, body, headers=None):
+    """Requests sent and not waited for."""
+    held = []
+    for _ in range(count):
+        connection = server.connect()
+        connection.request("POST", COMPLETIONS, json.dumps(body),
+                           {"Content-Type": "application/json", **(headers or {})})
+        held.append(connection)
+    return held
+
+
+def all_answered(held):
+    for connection in held:
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+@case
+def a_request_that_would_begin_too_late_is_refused_at_once():
+    """The prefill worker stands still, so what waits only grows: past the objective, 503."""
+    body = {"prompt": "the water " * 200, "max_tokens": 2}
+    with Server("--threads", "1", "--ttft-slo-ms", "300", "--local-prefill-max", "0",
+                "--heartbeat-timeout-ms", "60000") as server:
+        for _ in range(8):
+            assert server.post(COMPLETIONS, body).status == 200
+        time.sleep(0.6)  # a heartbeat that tells the speed
+        with frozen(server, "prefill"):
+            held, refused = [], []
+            while not refused:
+                assert len(held) < 400, "400 requests wait for a worker that stands still"
+                held += begin(server, 1, body)
+                refused = select.select([c.sock for c in held], [], [], 0.05)[0]
+            turned_away = [c for c in held if c.sock in refused]
+            held = [c for c in held if c.sock not in refused]
+            for connection in turned_away:
+                answer = Answer(connection.getresponse())
+                assert answer.status == 503, answer.status
+                assert 1 <= int(answer.headers["Retry-After"]) <= 60
+                assert answer.json()["error"]["type"] == "ServiceUnavailableError"
+            counted = server.metrics().sum("weir_requests_refused_total", why="late")
+            assert counted == len(turned_away), counted
+        assert held, "the first one is never refused"
+        all_answered(held)
+        server.check_pages_free()
+
+
+@case
+def a_key_with_too_many_requests_gets_429_and_others_are_served():
+    keys = scratch("limits.keys")
+    with open(keys, "w", encoding="ascii") as f:
+        f.write("first-key-1234\nsecond-key-1234\n")
+    os.chmod(keys, 0o600)
+    first, second = ({"Authorization": f"Bearer {k}-key-1234"} for k in ("first", "second"))
+    body = {"prompt": "the water", "max_tokens": 5}
+    with Server("--threads", "1", "--max-requests-per-key", "3", "--metrics-open",
+                "--api-key-file", keys) as server:
+        with frozen(server, "decode"):
+            held = begin(server, 3, body, first)
+            until(lambda: server.metrics().sum("weir_requests_open") == 3, "three are open", 2)
+            answer = server.post(COMPLETIONS, body, first)
+            assert answer.status == 429, answer.status
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert server.metrics().sum("weir_requests_refused_total", why="key") == 1
+            held += begin(server, 3, body, second)
+            until(lambda: server.metrics().sum("weir_requests_open") == 6, "six are open", 2)
+        all_answered(held)
+        assert server.post(COMPLETIONS, body, first).status == 200
+
+
+@case
+def a_request_that_waits_in_line_can_leave_it():
+    body = {"prompt": "the water " * 40, "max_tokens": 2}
+    with Server("--threads", "1", "--ttft-slo-ms", "0", "--local-prefill-max", "0",
+                "--heartbeat-timeout-ms", "60000") as server:
+        with frozen(server, "prefill"):
+            held = begin(server, 30, body)
+            until(lambda: server.metrics().sum("weir_requests_open") == 30, "30 are open", 5)
+            for connection in held[10:]:
+                connection.close()
+            until(lambda: server.metrics().sum("weir_requests_open") == 10, "20 have left", 5)
+        all_answered(held[:10])
+        server.check_pages_free()
+
+
+@case
+def accepted_requests_that_wait_in_line_are_finished_by_a_drain():
+    body = {"prompt": "the water " * 40, "max_tokens": 2}
+    server = Server("--threads", "1", "--ttft-slo-ms", "0", "--local-prefill-max", "0",
+                    "--heartbeat-timeout-ms", "60000")
+    with frozen(server, "prefill"):
+        held = begin(server, 30, body)
+        until(lambda: server.metrics().sum("weir_requests_open") == 30, "30 are open", 5)
+        server.worker_pids |= set(children(server.pid))
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: "draining" in server.log(), "it drains", 5)
+    all_answered(held)
+    server.wait_end()
 
 
 @case
