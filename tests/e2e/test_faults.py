@@ -5,6 +5,7 @@ The oracle: every request ends in exactly the tokens it would have had, or in a 
 next one works, and no KV page is held by anybody.
 """
 
+import concurrent.futures
 import os
 import random
 import shutil
@@ -329,6 +330,59 @@ def sigint_stops_too_and_a_second_signal_stops_at_once():
     server.process.send_signal(signal.SIGTERM)
     server.wait_end(0)
     stream.close()
+
+
+def restart_each(server, rounds):
+    """SIGTERM to each worker in turn; the next one when the one before is back."""
+    done = 0
+    for _ in range(rounds):
+        for role in ("prefill", "decode"):
+            for pid in sorted(server.workers(role)):
+                server.worker_pids.add(pid)
+                os.kill(pid, signal.SIGTERM)
+                done += 1
+                until(lambda: server.metrics().sum("weir_worker_restarts_total") >= done,
+                      "a worker that drains ends", 60)
+                until(server.healthy, "it is started again", 30)
+
+
+def roll(*flags, rounds):
+    reference()
+    with Server(*DISAGGREGATED, *flags) as server:
+        over = threading.Event()
+        answers = [0] * 12
+
+        def load(client):
+            i = client
+            while not over.is_set():
+                got = generate(server, *jobs[i % len(jobs)])  # Failed would fail the test
+                assert got.key() == expected[i % len(jobs)].key(), f"request {i}: wrong tokens"
+                answers[client] += 1
+                i += len(answers)
+
+        with concurrent.futures.ThreadPoolExecutor(len(answers)) as pool:
+            clients = [pool.submit(load, c) for c in range(len(answers))]
+            try:
+                until(lambda: all(answers), "every client has an answer")
+                restart_each(server, rounds)
+            finally:
+                over.set()
+            for client in clients:
+                client.result()
+        log = server.log()
+        assert log.count("worker: drained") == log.count("worker ended"), "no drain, or a crash"
+        print(f"# {sum(answers)} requests, {log.count('worker ended')} workers replaced")
+        check_well(server)
+
+
+@case
+def every_worker_restarted_in_turn_drops_nothing():
+    roll("--prefill", "2", "--decode", "2", rounds=3 if FULL else 1)
+
+
+@case
+def the_only_workers_of_their_roles_restarted_drop_nothing():
+    roll(rounds=3 if FULL else 1)
 
 
 @case
