@@ -1,9 +1,7 @@
-/* backend_type.c -- storage types of weight files and of the KV pool: names and sizes. */
+/* backend_type.c -- storage types of weight files: names and sizes. */
 #include "kernels/backend.h"
 
 #include <stddef.h>
-
-#include "engine/base/limits.h"
 
 static const struct {
     backend_type type;
@@ -36,41 +34,6 @@ uint64_t backend_type_bytes(backend_type type, int32_t outputs, int32_t inputs) 
             return (uint64_t)outputs * (uint64_t)(inputs / TYPES[i].block_inputs) *
                    (uint64_t)TYPES[i].block_bytes;
         }
-    }
-    return 0;
-}
-
-const char *backend_kv_type_name(backend_kv_type type) {
-    switch (type) {
-        case BACKEND_KV_F16:
-            return "f16";
-        case BACKEND_KV_F32:
-            return "f32";
-        case BACKEND_KV_BF16:
-            return "bf16";
-        case BACKEND_KV_INT8:
-            return "int8";
-        case BACKEND_KV_TYPES:
-            break;
-    }
-    return "unknown";
-}
-
-uint64_t backend_kv_head_bytes(backend_kv_type type, int32_t head_dim) {
-    if (head_dim < 16 || head_dim > OPS_HEAD_DIM_MAX || head_dim % 16 != 0) {
-        return 0;
-    }
-    const uint64_t elements = 2u * LIMIT_PAGE_TOKENS * (uint64_t)head_dim;
-    switch (type) {
-        case BACKEND_KV_F16:
-        case BACKEND_KV_BF16:
-            return elements * 2;
-        case BACKEND_KV_F32:
-            return elements * 4;
-        case BACKEND_KV_INT8:
-            return elements + sizeof(uint16_t) * 2 * LIMIT_PAGE_TOKENS;
-        case BACKEND_KV_TYPES:
-            break;
     }
     return 0;
 }

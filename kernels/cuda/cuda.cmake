@@ -6,7 +6,7 @@
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB cuda_host CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
-list(APPEND cuda_host ${CMAKE_SOURCE_DIR}/kernels/cpu/quant.c ${CMAKE_SOURCE_DIR}/kernels/backend_type.c)
+list(APPEND cuda_host ${CMAKE_SOURCE_DIR}/kernels/cpu/quant.c ${CMAKE_SOURCE_DIR}/kernels/backend_type.c ${CMAKE_SOURCE_DIR}/kernels/backend_kv.c)
 
 # Where there is no toolkit, the tests' Python packages bring the headers.
 file(GLOB cuda_packaged ${CMAKE_SOURCE_DIR}/.deps/venv/lib/python3*/site-packages/nvidia/cu13/include)
