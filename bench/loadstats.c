@@ -94,11 +94,14 @@ static loadstats_spread loadstats_spread_of(int64_t *values, size_t count) {
 }
 
 /* What is measured of one request, -1 when it does not apply. */
-typedef enum { TIME_TTFT, TIME_TPOT, TIME_TOTAL, TIME_LAG } loadstats_time;
+typedef enum { TIME_TTFT, TIME_TPOT, TIME_TOTAL, TIME_LAG, TIME_REFUSAL } loadstats_time;
 
 static int64_t loadstats_time_us(const loadstats_request *r, loadstats_time t) {
     if (t == TIME_LAG) {
         return r->sent_us != 0 ? r->sent_us - r->scheduled_us : -1;
+    }
+    if (t == TIME_REFUSAL) {
+        return r->result == LOADSTATS_REFUSED ? r->end_us - r->sent_us : -1;
     }
     if (r->result != LOADSTATS_OK) {
         return -1;
@@ -112,6 +115,7 @@ static int64_t loadstats_time_us(const loadstats_request *r, loadstats_time t) {
                        : -1;
         case TIME_TOTAL:
         case TIME_LAG:
+        case TIME_REFUSAL:
             break;
     }
     return r->end_us - r->scheduled_us;
@@ -137,15 +141,27 @@ static bool loadstats_is_good(const loadstats_request *r, double ttft_ms, double
            (tpot_ms <= 0 || tpot < 0 || (double)tpot <= tpot_ms * 1e3);
 }
 
+static size_t loadstats_good_until(const loadstats *s, int64_t end_us, double ttft_ms,
+                                   double tpot_ms) {
+    size_t n = 0;
+    for (size_t i = 0; i < s->requests_count; i++) {
+        const loadstats_request *r = &s->requests[i];
+        n += r->end_us <= end_us && loadstats_is_good(r, ttft_ms, tpot_ms);
+    }
+    return n;
+}
+
 void loadstats_reduce(loadstats *s, double ttft_limit_ms, double tpot_limit_ms,
                       loadstats_report *out) {
     *out = (loadstats_report){.requests = s->requests_count};
     int64_t from_us = INT64_MAX;
     int64_t to_us = INT64_MIN;
+    int64_t last_us = INT64_MIN; /* the last arrival */
     for (size_t i = 0; i < s->requests_count; i++) {
         const loadstats_request *r = &s->requests[i];
         from_us = r->scheduled_us < from_us ? r->scheduled_us : from_us;
         to_us = r->end_us > to_us ? r->end_us : to_us;
+        last_us = r->scheduled_us > last_us ? r->scheduled_us : last_us;
         if (r->result != LOADSTATS_OK) {
             out->failures[r->result]++;
             continue;
@@ -160,6 +176,7 @@ void loadstats_reduce(loadstats *s, double ttft_limit_ms, double tpot_limit_ms,
     out->tpot = loadstats_spread_of_requests(s, TIME_TPOT);
     out->total = loadstats_spread_of_requests(s, TIME_TOTAL);
     out->lag = loadstats_spread_of_requests(s, TIME_LAG);
+    out->refusal = loadstats_spread_of_requests(s, TIME_REFUSAL);
     out->gap = loadstats_spread_of(s->gaps, s->gaps_count);
     if (s->requests_count == 0 || to_us <= from_us) {
         return;
@@ -170,6 +187,11 @@ void loadstats_reduce(loadstats *s, double ttft_limit_ms, double tpot_limit_ms,
     out->tokens_per_second = (double)(out->prompt_tokens + out->output_tokens) / out->duration_s;
     out->good_per_second = (double)out->good / out->duration_s;
     out->good_share = (double)out->good / (double)out->requests;
+    if (last_us > from_us) {
+        out->steady_good_per_second =
+            (double)loadstats_good_until(s, last_us, ttft_limit_ms, tpot_limit_ms) * 1e6 /
+            (double)(last_us - from_us);
+    }
 }
 
 const char *loadstats_result_name(loadstats_result r) {
@@ -202,13 +224,15 @@ void loadstats_write_json(const loadstats_report *r, strbuf *out) {
                   (long long)r->output_tokens, r->requests_per_second, r->output_tokens_per_second,
                   r->tokens_per_second);
     strbuf_printf(out,
-                  ",\"goodput\":{\"requests\":%zu,\"requests_per_second\":%.6f,\"share\":%.6f}",
-                  r->good, r->good_per_second, r->good_share);
+                  ",\"goodput\":{\"requests\":%zu,\"requests_per_second\":%.6f,\"share\":%.6f,"
+                  "\"steady_requests_per_second\":%.6f}",
+                  r->good, r->good_per_second, r->good_share, r->steady_good_per_second);
     loadstats_spread_json(out, "ttft_ms", &r->ttft);
     loadstats_spread_json(out, "tpot_ms", &r->tpot);
     loadstats_spread_json(out, "itl_ms", &r->gap);
     loadstats_spread_json(out, "e2e_ms", &r->total);
     loadstats_spread_json(out, "lag_ms", &r->lag);
+    loadstats_spread_json(out, "refusal_ms", &r->refusal);
 }
 
 static void loadstats_spread_text(strbuf *out, const char *name, const loadstats_spread *s) {
@@ -242,4 +266,5 @@ void loadstats_write_text(const loadstats_report *r, strbuf *out) {
     loadstats_spread_text(out, "between tokens", &r->gap);
     loadstats_spread_text(out, "end to end", &r->total);
     loadstats_spread_text(out, "sent after schedule", &r->lag);
+    loadstats_spread_text(out, "sent to refusal", &r->refusal);
 }

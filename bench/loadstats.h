@@ -69,9 +69,11 @@ typedef struct {
     int64_t prompt_tokens, output_tokens, cached_tokens; /* of completed requests */
     double requests_per_second, output_tokens_per_second, tokens_per_second;
     loadstats_spread ttft, tpot, gap, total, lag; /* lag: scheduled to sent */
+    loadstats_spread refusal;                     /* sent to a 429 or 503 read whole */
     size_t good;                                  /* completed within both limits */
     double good_per_second;
-    double good_share; /* of all requests */
+    double good_share;             /* of all requests */
+    double steady_good_per_second; /* of those that ended before the last arrival, in that time */
 } loadstats_report;
 
 /* Limits of 0 are no limits. TPOT is (last - first) / (tokens - 1), of requests with 2 or more. */

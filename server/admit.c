@@ -7,7 +7,7 @@ enum {
     AHEAD_MS = 200,      /* work that workers have beside what they compute */
     AHEAD_MIN = 512,     /* tokens, likewise: two steps of the default size */
     AHEAD_REQUESTS = 2,  /* requests of a worker that are let through whatever their size */
-    MARGIN_PERCENT = 90  /* of the objective: predictions err, to both sides */
+    MARGIN_PERCENT = 75  /* of the objective: steps differ, and a shorter line loses nothing */
 };
 
 void admit_count(admit *a, bool waiting, int64_t now_us) {

@@ -370,6 +370,49 @@ def a_request_that_waits_in_line_can_leave_it():
 
 
 @case
+def a_request_that_waited_in_line_too_long_is_a_typed_503():
+    body = {"prompt": "the water " * 40, "max_tokens": 2}
+    with Server("--threads", "1", "--ttft-slo-ms", "0", "--local-prefill-max", "0",
+                "--heartbeat-timeout-ms", "60000", "--queue-timeout-ms", "500") as server:
+        with frozen(server, "prefill"):
+            held = begin(server, 30, body)
+            until(lambda: server.metrics().sum("weir_requests_pending") == 0, "the line is empty",
+                  20)
+            at_workers = server.metrics().sum("weir_requests_open")
+        answers = [Answer(connection.getresponse()) for connection in held]
+        late = [a for a in answers if a.status == 503]
+        assert 0 < len(late) == 30 - at_workers, (len(late), at_workers)
+        assert all(int(a.headers["Retry-After"]) >= 1 for a in late)
+        server.check_pages_free()
+
+
+@case
+def a_key_with_few_requests_is_served_between_those_of_one_with_many():
+    keys = scratch("fair.keys")
+    with open(keys, "w", encoding="ascii") as f:
+        f.write("greedy-key-1234\nmodest-key-1234\n")
+    os.chmod(keys, 0o600)
+    greedy, modest = ({"Authorization": f"Bearer {k}-key-1234"} for k in ("greedy", "modest"))
+    body = {"prompt": "the water " * 200, "max_tokens": 2}
+    ended = {}
+    with Server("--threads", "1", "--ttft-slo-ms", "0", "--local-prefill-max", "0",
+                "--heartbeat-timeout-ms", "60000", "--metrics-open", "--api-key-file",
+                keys) as server:
+        with frozen(server, "prefill"):
+            held = begin(server, 60, body, greedy)
+            until(lambda: server.metrics().sum("weir_requests_open") == 60, "60 are open", 5)
+            held += begin(server, 3, body, modest)
+            until(lambda: server.metrics().sum("weir_requests_open") == 63, "63 are open", 5)
+        left = {c.sock: i for i, c in enumerate(held)}
+        while left:
+            for sock in select.select(list(left), [], [], HANG_S)[0]:
+                ended[left.pop(sock)] = len(ended)
+        all_answered(held)
+    last = max(ended[i] for i in range(60, 63))
+    assert last < 40, f"the modest key's last of 3 ended after {last} of 63"
+
+
+@case
 def accepted_requests_that_wait_in_line_are_finished_by_a_drain():
     body = {"prompt": "the water " * 40, "max_tokens": 2}
     server = Server("--threads", "1", "--ttft-slo-ms", "0", "--local-prefill-max", "0",

@@ -67,12 +67,22 @@ static void assert_spread(const loadstats_spread *s, const int64_t *us, size_t c
     cr_assert_float_eq(s->p99_ms, (double)naive_percentile(us, count, 0.99) / 1e3, 1e-9);
 }
 
+static const int64_t last_arrival = 1000000 + (N - 1) * 1000;
+
+static void add_gaps(loadstats *s, int64_t *gaps, uint64_t *random) {
+    for (int i = 0; i < N; i++) {
+        gaps[i] = (int64_t)rng_below(random, 90000);
+        loadstats_add_gap(s, gaps[i]);
+    }
+}
+
 Test(loadstats, figures_equal_a_naive_computation) {
     loadstats *s = NULL;
     diag d;
     cr_assert_eq(loadstats_open(N, &s, &d), STATUS_OK);
     uint64_t random = 9;
-    static int64_t ttft[N], tpot[N], total[N], lag[N], gaps[N];
+    static int64_t ttft[N], tpot[N], total[N], lag[N], gaps[N], refusal[N];
+    size_t refusals = 0, steady = 0;
     size_t ok = 0, good = 0, multi = 0, lags = 0;
     int64_t prompt = 0, output = 0, last_end = 0;
     size_t failures[LOADSTATS_RESULTS] = {0};
@@ -89,6 +99,8 @@ Test(loadstats, figures_equal_a_naive_computation) {
                        : LOADSTATS_OK;
         loadstats_add(s, &r);
         lag[lags++] = r.sent_us - r.scheduled_us;
+        refusal[refusals] = r.end_us - r.sent_us;
+        refusals += r.result == LOADSTATS_REFUSED;
         last_end = r.end_us > last_end ? r.end_us : last_end;
         if (r.result != LOADSTATS_OK) {
             failures[r.result]++;
@@ -104,13 +116,11 @@ Test(loadstats, figures_equal_a_naive_computation) {
             multi++;
         }
         good += fast;
+        steady += fast && r.end_us <= last_arrival;
         prompt += r.prompt_tokens;
         output += r.output_tokens;
     }
-    for (int i = 0; i < N; i++) {
-        gaps[i] = (int64_t)rng_below(&random, 90000);
-        loadstats_add_gap(s, gaps[i]);
-    }
+    add_gaps(s, gaps, &random);
     loadstats_report f;
     loadstats_reduce(s, 100, 15, &f);
     cr_assert_eq(f.requests, N);
@@ -122,6 +132,7 @@ Test(loadstats, figures_equal_a_naive_computation) {
     assert_spread(&f.tpot, tpot, multi);
     assert_spread(&f.total, total, ok);
     assert_spread(&f.lag, lag, lags);
+    assert_spread(&f.refusal, refusal, refusals);
     assert_spread(&f.gap, gaps, N);
     double seconds = (double)(last_end - 1000000) / 1e6;
     cr_assert_float_eq(f.duration_s, seconds, 1e-9);
@@ -129,6 +140,8 @@ Test(loadstats, figures_equal_a_naive_computation) {
     cr_assert_float_eq(f.output_tokens_per_second, (double)output / seconds, 1e-9);
     cr_assert_float_eq(f.tokens_per_second, (double)(prompt + output) / seconds, 1e-9);
     cr_assert_eq(f.good, good);
+    cr_assert_float_eq(f.steady_good_per_second,
+                       (double)steady * 1e6 / (double)(last_arrival - 1000000), 1e-9);
     cr_assert_float_eq(f.good_share, (double)good / N, 1e-12);
     loadstats_close(s);
 }

@@ -18,10 +18,10 @@ Test(admit, nothing_is_refused_without_an_objective_or_before_a_rate_is_known) {
 
 Test(admit, the_wait_is_the_work_ahead_over_the_rate) {
     admit a = {.slo_us = 1000000, .sent_work = 300};
-    admit_request r = {.own_work = 100, .waiting_work = 400, .key_work = 400, .keys = 1};
+    admit_request r = {.own_work = 100, .waiting_work = 300, .key_work = 300, .keys = 1};
     int64_t wait;
     cr_assert_eq(admit_judge(&a, &fleet, &r, &wait), ADMIT_TAKE);
-    cr_assert_eq(wait, 800000);
+    cr_assert_eq(wait, 700000);
     r.waiting_work = r.key_work = 600;
     cr_assert_eq(admit_judge(&a, &fleet, &r, &wait), ADMIT_SYSTEM_BUSY);
     cr_assert_eq(wait, 1000000);
@@ -32,7 +32,7 @@ Test(admit, a_long_request_is_taken_by_an_idle_server) {
     admit_request r = {.own_work = 100000, .keys = 1};
     int64_t wait;
     cr_assert_eq(admit_judge(&a, &fleet, &r, &wait), ADMIT_TAKE);
-    a.sent_work = 300; /* and by one that could begin it in half the objective */
+    a.sent_work = 200; /* and by one that could begin it in half the objective */
     cr_assert_eq(admit_judge(&a, &fleet, &r, &wait), ADMIT_TAKE);
     a.sent_work = 500;
     cr_assert_eq(admit_judge(&a, &fleet, &r, &wait), ADMIT_SYSTEM_BUSY);
