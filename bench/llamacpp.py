@@ -77,8 +77,8 @@ def post(url, body):
 class LlamaCpp:
     """The binaries of one build."""
 
-    def __init__(self, folder, threads):
-        self.folder = folder
+    def __init__(self, folder, threads, attention="on"):
+        self.folder, self.attention = folder, attention
         self.threads = str(threads)
         missing = [t for t in TOOLS if not os.access(os.path.join(folder, t), os.X_OK)]
         if missing:
@@ -93,7 +93,7 @@ class LlamaCpp:
     def engine_command(self, model, prompt, gen, batch):
         # The prompt is computed once (-pps), but each sequence has its own copy of its keys and
         # values (--no-kv-unified). The first case warms up.
-        return [self.tool("llama-batched-bench"), "-m", model, "-t", self.threads, "-fa", "on",
+        return [self.tool("llama-batched-bench"), "-m", model, "-t", self.threads, "-fa", self.attention,
                 "-b", "2048", "-ub", "512", "-npp", str(prompt), "-ntg", str(gen),
                 "-npl", f"1,1,{batch}", "-pps", "--no-kv-unified",
                 "-c", str(batch * (prompt + gen)), "--output-format", "jsonl"]
@@ -108,13 +108,13 @@ class LlamaCpp:
         return cases[1][0], cases[1][1], cases[batch][1]
 
     def server_command(self, model, slots, slot_tokens, port):
-        return [self.tool("llama-server"), "-m", model, "-t", self.threads, "-fa", "on",
+        return [self.tool("llama-server"), "-m", model, "-t", self.threads, "-fa", self.attention,
                 "-b", "2048", "-ub", "512", "--parallel", str(slots), "--no-kv-unified",
                 "-c", str(slots * slot_tokens), "--cache-ram", "0", "--no-webui",
                 "--host", "127.0.0.1", "--port", str(port)]
 
     def perplexity_command(self, model, text, window, windows):
-        return [self.tool("llama-perplexity"), "-m", model, "-t", self.threads, "-fa", "on",
+        return [self.tool("llama-perplexity"), "-m", model, "-t", self.threads, "-fa", self.attention,
                 "-f", text, "-c", str(window), "--chunks", str(windows)]
 
     def perplexity(self, model, text, window, windows):
