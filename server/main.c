@@ -18,7 +18,7 @@
 #include "server/version.h"
 
 typedef struct {
-    const char *model, *backend, *trace, *join, *listen, *key_file;
+    const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
     int64_t worker, epoch, queue_ms, link_fd, cores_fd, threads, threads_own, kv_bytes, context,
         seqs, chunk;
     int32_t role, kv_dtype, activations, log_level;
@@ -48,7 +48,11 @@ static const config_option worker_flags[] = {
     {"link-fd", CONFIG_INT, FIELD(link_fd), -1, 1 << 20, "-1", NULL, NULL,
      "descriptor of the socket to the gateway that started it"},
     {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file"},
-    {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME", "where the model runs"},
+    {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME",
+     "where the model runs: cpu, cuda, or timed, which sleeps instead"},
+    {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
+     "of the timed backend: how long steps and transfers take; default: round numbers of a small "
+     "CPU"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads; 0: one a core"},
     {"threads-own", CONFIG_INT, FIELD(threads_own), 1, LIMIT_THREADS, "1", NULL, NULL,
@@ -122,6 +126,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
     int32_t eog[16];
     worker_options w = {.model_path = o->model,
                         .backend = o->backend,
+                        .profile_path = o->profile,
                         .roles = role_bits[o->role],
                         .worker = o->worker < 0 ? MESSAGE_NO_WORKER : (uint32_t)o->worker,
                         .epoch = (uint64_t)o->epoch,
@@ -136,7 +141,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .seqs_max = (int32_t)o->seqs,
                         .prefill_chunk_tokens = (int32_t)o->chunk,
                         .queue_us = o->queue_ms * 1000,
-                        .ring_bytes = 32 << 20,
+                        .ring_bytes = strcmp(o->backend, "timed") ? 32 << 20 : 1 << 20,
                         .group_bytes = 4 << 20,
                         .trace_directory = o->trace,
                         .name = name,

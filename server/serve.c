@@ -20,7 +20,7 @@
 #include "server/version.h"
 
 typedef struct {
-    const char *host, *model, *served_name, *api_key, *api_key_file, *trace;
+    const char *host, *model, *served_name, *api_key, *api_key_file, *trace, *profile;
     const char *join, *cluster_listen, *key_file;
     int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
     int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
@@ -29,7 +29,7 @@ typedef struct {
     bool aggregated, metrics_open, log_json;
 } settings;
 
-static const char *const backends[] = {"cpu", "cuda", NULL};
+static const char *const backends[] = {"cpu", "cuda", "timed", NULL};
 enum { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
 static const char *const transports[] = {"auto", "shm", "tcp", NULL};
 static const char *const kv_dtypes[] = {"f16", "f32", "bf16", "int8", NULL};
@@ -201,7 +201,12 @@ static const config_option options[] = {
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads of all workers together; 0: one a core. Each has an equal share, and the "
      "shares of those that are idle"},
-    {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "cpu", backends, NULL, "where the model runs"},
+    {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "cpu", backends, NULL,
+     "where the model runs; timed: workers sleep as long as a step would take, and tokens are "
+     "hashes: for trying fleets on a small machine"},
+    {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
+     "with --backend timed: how long steps and transfers take; default: round numbers of a small "
+     "CPU"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
      "how KV pages move between workers of this machine (auto: shm); to other hosts it is tcp"},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL,
@@ -394,7 +399,7 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         kv_dtypes[o->kv_dtype], "--activations", activation_kinds[o->activations], "--context",
         context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--log-level", levels[o->log_level],
         o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
-        "--queue-timeout-ms", queue,
+        "--queue-timeout-ms", queue, "--profile", o->profile ? o->profile : "",
         /* From here on for links between hosts; cut off below without them. */
         "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
     uint32_t count = sizeof args / sizeof args[0];

@@ -83,7 +83,20 @@ static void sample(stepper *s, const core_want *want, request_token *out) {
     sampler_pick(s->sampler, &in, logits, out);
 }
 
+static void run_timed(stepper *s) {
+    int64_t started = clock_now_us();
+    timed_run(s->options.timed, &s->batch, started);
+    on_layer(s, 1);
+    timed_results(s->options.timed, &s->batch, s->results);
+    s->failed = STATUS_OK;
+    s->busy_us = clock_now_us() - started;
+}
+
 static void run(stepper *s) {
+    if (s->options.timed) {
+        run_timed(s);
+        return;
+    }
     const core_batch *b = &s->batch;
     int64_t started = clock_now_us();
     if (s->options.cores) {
@@ -139,15 +152,19 @@ static void *step_thread(void *argument) {
 
 static status take_buffers(stepper *s) {
     const stepper_options *o = &s->options;
+    bool samples = o->timed == NULL;
     uint64_t logits_bytes = (uint64_t)o->logit_rows_max * (uint64_t)s->vocab * sizeof(float);
-    uint64_t bytes = logits_bytes + sampler_bytes(s->vocab) +
+    uint64_t bytes = (samples ? logits_bytes + sampler_bytes(s->vocab) : 0) +
                      (uint64_t)o->seqs_max * sizeof(model_seq) +
                      (uint64_t)o->wants_max * sizeof(request_token) + 65536;
     TRY(arena_open(&s->arena, bytes));
+    s->results = ARENA_TAKE(&s->arena, (size_t)o->wants_max, request_token);
+    if (!samples) {
+        return s->results ? STATUS_OK : STATUS_NOMEM;
+    }
     TRY(sampler_create(&s->arena, s->vocab, &s->sampler));
     s->seqs = ARENA_TAKE(&s->arena, (size_t)o->seqs_max, model_seq);
     s->logits = ARENA_TAKE(&s->arena, (size_t)o->logit_rows_max * (size_t)s->vocab, float);
-    s->results = ARENA_TAKE(&s->arena, (size_t)o->wants_max, request_token);
     return s->seqs && s->logits && s->results ? STATUS_OK : STATUS_NOMEM;
 }
 
@@ -159,7 +176,8 @@ status stepper_open(const stepper_options *options, stepper **out, diag *d) {
     }
     s->options = *options;
     memcpy(s->eog, options->eog, (size_t)options->eog_count * sizeof s->eog[0]);
-    s->vocab = model_get_info(options->model)->vocab;
+    s->vocab =
+        (options->timed ? timed_info(options->timed) : model_get_info(options->model))->vocab;
     (void)pthread_mutex_init(&s->lock, NULL);
     (void)pthread_cond_init(&s->wake, NULL);
     s->fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);

@@ -13,12 +13,14 @@
 
 #include "engine/base/cores.h"
 #include "engine/core/core.h"
+#include "engine/worker/timed.h"
 #include "models/arch/model.h"
 
 typedef struct stepper stepper;
 
 typedef struct {
     model *model;
+    timed *timed;    /* instead of a model: sleeps, does not compute; NULL: computes */
     cores *cores;    /* asked before every layer how many threads to use; NULL: no lending */
     backend *device; /* of the model, when there are cores */
     int32_t seqs_max;

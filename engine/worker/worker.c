@@ -119,6 +119,9 @@ static int wait_ms(const worker_state *w, int64_t now_us) {
     if (w->metrics_due_us < due) {
         due = w->metrics_due_us;
     }
+    if (w->held.used && w->held.due_us < due) {
+        due = w->held.due_us;
+    }
     int64_t us = due - now_us;
     if (us <= 0) {
         return 0;
@@ -222,8 +225,9 @@ static status open_core(worker_state *w, uint32_t pages) {
         return status_fail(w->d, s, "no memory for the metrics");
     }
     stepper_options so = {.model = w->model,
+                          .timed = w->timed,
                           .device = w->backend,
-                          .cores = &w->cores,
+                          .cores = w->timed ? NULL : &w->cores,
                           .seqs_max = c.step_tokens_max,
                           .logit_rows_max = c.logit_rows_max,
                           .wants_max = c.logit_rows_max + 2 * LIMIT_CHOICES * c.seqs_max,
@@ -233,8 +237,26 @@ static status open_core(worker_state *w, uint32_t pages) {
     return stepper_open(&so, &w->stepper, w->d);
 }
 
+static status open_timed(worker_state *w) {
+    const worker_options *o = w->options;
+    timed_options to = {.model_path = o->model_path,
+                        .profile_path = o->profile_path,
+                        .kv_bytes = o->kv_bytes,
+                        .context_tokens = o->context_tokens,
+                        .eog = o->eog,
+                        .eog_count = o->eog_count};
+    TRY(timed_open(&to, &w->timed, w->d));
+    w->info = timed_info(w->timed);
+    return STATUS_OK;
+}
+
 static status open_model(worker_state *w, uint32_t *pages) {
     const worker_options *o = w->options;
+    if (strcmp(o->backend, "timed") == 0) {
+        TRY(open_timed(w));
+        *pages = w->info->kv_pages;
+        return STATUS_OK;
+    }
     backend_options bo = {.threads = o->threads};
     TRY(backend_open(o->backend, &bo, &w->backend, w->d));
     w->cores = (cores){.total = w->backend->threads, .own = w->backend->threads};
@@ -351,6 +373,7 @@ status worker_run(const worker_options *options, diag *d) {
     }
     arena_close(&w.arena);
     model_close(w.model);
+    timed_close(w.timed);
     backend_close(w.backend);
     cores_close(&w.cores);
     tracefile_close(&w.trace);

@@ -16,13 +16,14 @@
 
 typedef struct {
     const char *model_path;
-    const char *backend; /* "cpu" */
-    uint32_t roles;      /* MESSAGE_ROLE_* bits */
-    uint32_t worker;     /* its number; MESSAGE_NO_WORKER: the hub gives it one */
-    uint64_t epoch;      /* 0: makes one */
-    int gateway_fd;      /* the socket of the gateway that started it, taken over; -1: none did */
-    bool joins;          /* a cluster, at `hub` */
-    bool listens;        /* at `listen`; one that joins listens anyway */
+    const char *backend;      /* "cpu", "cuda"; "timed": sleeps instead (timed.h) */
+    const char *profile_path; /* of the timed backend; NULL or "": its default */
+    uint32_t roles;           /* MESSAGE_ROLE_* bits */
+    uint32_t worker;          /* its number; MESSAGE_NO_WORKER: the hub gives it one */
+    uint64_t epoch;           /* 0: makes one */
+    int gateway_fd; /* the socket of the gateway that started it, taken over; -1: none did */
+    bool joins;     /* a cluster, at `hub` */
+    bool listens;   /* at `listen`; one that joins listens anyway */
     hostport hub, listen;
     clusterkey key;
     int32_t threads;     /* most compute threads; 0: one a core */

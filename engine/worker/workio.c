@@ -21,7 +21,15 @@ static uint8_t *pool_page(void *context, uint32_t layer, uint32_t page) {
     return model_kv_page(context, (int32_t)layer, page);
 }
 
+static uint8_t *timed_page(void *context, uint32_t layer, uint32_t page) {
+    CHECK(layer == 0);
+    return timed_kv_page(context, page);
+}
+
 kvt_pool workio_pool(const worker_state *w) {
+    if (w->timed) {
+        return (kvt_pool){timed_page, w->timed, w->info->kv_layer_page_bytes};
+    }
     return (kvt_pool){pool_page, w->model, w->info->kv_layer_page_bytes};
 }
 
@@ -160,6 +168,7 @@ void workio_drop(worker_state *w, uint32_t slot) {
         p->kind == CORE_GATEWAY ? "gateway" : "worker", p->worker);
     w->ended = w->ended || p->parent;
     peers_drop(&w->peers, slot);
+    w->held.used = w->held.used && w->held.slot != slot;
     core_link_down(w->core, slot, clock_now_us());
     drain_actions(w);
 }
@@ -348,6 +357,18 @@ static void take_sent(worker_state *w, uint32_t slot) {
     }
 }
 
+/* True while KV of the timed backend is still on its simulated way. */
+static bool held_back(worker_state *w) {
+    workio_held held = w->held;
+    if (!held.used || clock_now_us() < held.due_us) {
+        return held.used;
+    }
+    w->held.used = false;
+    core_received(w->core, held.slot, held.sequence, held.result, clock_now_us());
+    workio_act(w);
+    return false;
+}
+
 static void take_received(worker_state *w, uint32_t slot) {
     static const core_received_result results[] = {[KVT_ARRIVED] = CORE_RECEIVED_OK,
                                                    [KVT_JUNK] = CORE_RECEIVED_JUNK,
@@ -355,7 +376,7 @@ static void take_received(worker_state *w, uint32_t slot) {
     for (;;) {
         peer *p = &w->peers.slots[slot];
         kvt_arrival arrival;
-        if (!p->used || p->doomed || !p->receiver) {
+        if (!p->used || p->doomed || !p->receiver || held_back(w)) {
             return;
         }
         kvt_result r = kvt_receive(p->receiver, &arrival);
@@ -369,8 +390,12 @@ static void take_received(worker_state *w, uint32_t slot) {
             int64_t now = clock_now_us();
             workstats_copied(w->stats, arrival.bytes, arrival.copy_us);
             trace_span(w->trace.trace, 0, "copy group", now - arrival.copy_us, now, 1);
-            core_received(w->core, slot, arrival.sequence, results[arrival.outcome],
-                          clock_now_us());
+            w->held = (workio_held){true, slot, arrival.sequence, results[arrival.outcome], now};
+            if (w->timed) {
+                w->held.due_us += timedprofile_transfer_us(
+                    timed_profile(w->timed), (int64_t)(arrival.bytes / sizeof(uint64_t)));
+            }
+            (void)held_back(w);
         }
         workio_act(w);
     }

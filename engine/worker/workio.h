@@ -24,14 +24,26 @@ enum { WORKIO_FRAMES_PER_TURN = 64 };
 
 typedef struct hosts hosts;
 
+/* KV that has come in less time than the profile of the timed backend wants: nothing else is
+ * received until it counts. */
+typedef struct {
+    bool used;
+    uint32_t slot;
+    uint32_t sequence;
+    core_received_result result;
+    int64_t due_us;
+} workio_held;
+
 typedef struct {
     const worker_options *options;
     backend *backend;
-    model *model;
+    model *model; /* or */
+    timed *timed; /* one of the two is NULL */
     const model_info *info;
     arena arena;
     core *core;
     stepper *stepper;
+    workio_held held; /* timed backend */
     workstats *stats;
     cores cores;
     tracefile trace;

@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""test_timed.py -- the timed backend: sleeps for steps, hashes of the KV for tokens.
+
+A wrong, stale or missing page changes the tokens: so equal tokens over 4+4 workers, one worker and
+with a worker killed mean that pages and messages went the same way as with a real model.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+from weirtest import BIN, HANG_S, Server, case, generate, main, parallel, scratch, tiny_model
+
+FAST = ("prefill-us = 500\nprefill-token-us = 5\nprefill-context-us = 0\ndecode-us = 2000\n"
+        "decode-seq-us = 50\ndecode-context-us = 0\nkv-gbps = 1\nkv-bytes-per-token = 20000\n")
+JOBS = [("/v1/completions",
+         {"prompt": "the water " * (1 + 7 * i % 30) + str(i), "max_tokens": 20 + i % 40,
+          "ignore_eos": True, "temperature": 0.7 * (i % 2), "seed": i, "stream": i % 3 != 0})
+        for i in range(48)]
+_expected = []
+
+
+def profile(text=FAST, name="fast.profile"):
+    path = scratch(name)
+    with open(path, "w", encoding="ascii") as f:
+        f.write(text)
+    return path
+
+
+def timed(*flags):
+    return Server("--backend", "timed", "--profile", profile(), "--local-prefill-max", "0",
+                  *flags)
+
+
+def run(server):
+    return [r.key() for r in parallel(JOBS, lambda job: generate(server, *job), 16)]
+
+
+def expected():
+    if not _expected:
+        with timed("--aggregated") as server:
+            _expected.extend(run(server))
+        assert len({str(key) for key in _expected}) == len(JOBS), "different prompts, same tokens"
+    return _expected
+
+
+@case
+def four_and_four_workers_say_what_one_says():
+    want = expected()
+    with timed("--prefill", "4", "--decode", "4") as server:
+        assert len(server.workers()) == 8
+        assert run(server) == want
+        m = server.metrics()
+        assert m.sum("weir_prompt_tokens_computed_total", role="decode") == 0, "D computed prompts"
+        server.check_pages_free()
+
+
+@case
+def a_killed_worker_changes_no_token():
+    want = expected()
+    with timed("--prefill", "4", "--decode", "4") as server:
+        got = []
+        thread = threading.Thread(target=lambda: got.extend(run(server)))
+        thread.start()
+        events = server.stream("/v1/completions", {"prompt": "the water runs", "max_tokens": 200,
+                                                   "ignore_eos": True})
+        for _ in range(3):  # so that requests are under way
+            next(events)
+        for role in ("decode", "prefill"):
+            os.kill(server.workers(role)[0], signal.SIGKILL)
+        assert list(events)[-1] is None, "the stream ends well"
+        thread.join(HANG_S)
+        assert got == want
+        server.check_pages_free()
+
+
+@case
+def a_step_lasts_as_long_as_the_profile_says():
+    slow = FAST.replace("decode-us = 2000", "decode-us = 100000")
+    with Server("--backend", "timed", "--profile", profile(slow, "slow.profile")) as server:
+        start = time.monotonic()
+        generate(server, "/v1/completions",
+                 {"prompt": "the water", "max_tokens": 6, "ignore_eos": True})
+        assert time.monotonic() - start >= 0.5, "five decode steps of 0.1 s each, at least"
+
+
+@case
+def a_wrong_profile_is_named():
+    path = profile("decode-us = 5\nno-such = 1\n", "wrong.profile")
+    done = subprocess.run([BIN, "worker", "--backend", "timed", "--profile", path, "--model",
+                           tiny_model(), "--join", "127.0.0.1:1"], timeout=HANG_S,
+                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE)
+    text = done.stderr.decode()
+    assert done.returncode != 0 and "wrong.profile" in text and "no-such" in text, text
+
+
+main()
