@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "bench/optimer.h"
+#include "bench/stepfit.h"
 #include "bench/stream.h"
 #include "engine/base/clock.h"
 #include "engine/base/config.h"
@@ -30,7 +31,7 @@ typedef struct {
 } list;
 
 typedef struct {
-    const char *model, *prompt_text, *batch_text, *threads_text, *isa;
+    const char *model, *prompt_text, *batch_text, *threads_text, *isa, *profile_out;
     int64_t gen, repeat, chunk;
     int32_t activations, kv;
     bool json, profile;
@@ -62,6 +63,8 @@ static const config_option options[] = {
      "amx, avx512, avxvnni, avx2 or portable"},
     {"profile", CONFIG_BOOL, offsetof(settings, profile), 0, 0, "false", NULL, NULL,
      "time by operator, after each phase"},
+    {"profile-out", CONFIG_STRING, offsetof(settings, profile_out), 0, 4095, NULL, NULL, "FILE",
+     "write a profile for `weir serve --backend timed` (of the last thread count)"},
     {"json", CONFIG_BOOL, offsetof(settings, json), 0, 0, "false", NULL, NULL,
      "one JSON object a case, a line each"},
 };
@@ -78,6 +81,7 @@ typedef struct {
     double stream_bytes_per_s, int8_ops_per_s,
         vnni_ops_per_s; /* the machine's limits: bench/stream.h */
     bool timed;
+    stepfit fit[2];      /* prefill, decode */
     int32_t pages_each;  /* pages of one sequence */
     int32_t *tokens;     /* [rows_max] */
     model_seq *seqs;     /* [batch_max] */
@@ -352,6 +356,16 @@ static status engine_case(bed *b, int32_t batch, int32_t prompt) {
     if (gen > 0) {
         engine_tell(b, "decode", batch, prompt, decode_s, batch * gen, gen, engine_ops());
     }
+    double steps = (double)batch * chunks, before = 0;
+    for (int32_t i = 0; i < chunks; i++) {
+        before += (double)batch * i * (double)b->s->chunk;
+    }
+    /* The telling has sorted them: the shortest is what the machine can do. */
+    stepfit_add(&b->fit[0], steps, (double)batch * prompt, before, prefill_s[0] * 1e6);
+    if (gen > 0) {
+        stepfit_add(&b->fit[1], gen, (double)batch * gen,
+                    (double)batch * gen * (prompt + (gen + 1) / 2.0), decode_s[0] * 1e6);
+    }
     if (gen > 0 && b->s->profile) {
         engine_profile(b, "decode", repeat * gen);
     }
@@ -372,6 +386,15 @@ static void engine_head(const bed *b) {
            "prompt", "tokens/s", "best", "ms/step", "weights GB/s", "of read", "Gop/s", "of peak");
 }
 
+static status engine_profile_out(const bed *b, diag *d) {
+    char about[320];
+    const model_info *i = model_get_info(b->m);
+    (void)snprintf(about, sizeof about, "%s, %s on %s, %d threads, chunks of %d", i->name,
+                   i->numerics, b->device->isa, b->device->threads, (int)b->s->chunk);
+    uint64_t kv_bytes = (uint64_t)i->layers * i->kv_layer_page_bytes / LIMIT_PAGE_TOKENS;
+    return stepfit_write(b->s->profile_out, about, &b->fit[0], &b->fit[1], kv_bytes, d);
+}
+
 static status engine_run(const settings *s, diag *d) {
     for (int32_t t = 0; t < s->threads.count; t++) {
         bed b;
@@ -386,6 +409,9 @@ static status engine_run(const settings *s, diag *d) {
                     (void)status_fail(d, result, "the forward pass failed");
                 }
             }
+        }
+        if (result == STATUS_OK && s->profile_out) {
+            result = engine_profile_out(&b, d);
         }
         engine_close(&b);
         TRY(result);

@@ -8,12 +8,12 @@
     { name, CONFIG_DOUBLE, offsetof(timedprofile, field), 0, 1e9, fallback, NULL, NULL, help }
 
 static const config_option options[] = {
-    US_OPTION("prefill-us", prefill_us, "4000", "a prefill step"),
-    US_OPTION("prefill-token-us", prefill_token_us, "600", "each row of it"),
-    US_OPTION("prefill-context-us", prefill_context_us, "15", "each token before its chunk"),
-    US_OPTION("decode-us", decode_us, "6000", "a decode step"),
-    US_OPTION("decode-seq-us", decode_seq_us, "900", "each sequence of it"),
-    US_OPTION("decode-context-us", decode_context_us, "0.5", "each token attended to"),
+    US_OPTION("prefill-us", prefill_us, "537.32", "a prefill step"),
+    US_OPTION("prefill-token-us", prefill_token_us, "540.845", "each row of it"),
+    US_OPTION("prefill-context-us", prefill_context_us, "132.8446", "each token before its chunk"),
+    US_OPTION("decode-us", decode_us, "3648.69", "a decode step"),
+    US_OPTION("decode-seq-us", decode_seq_us, "592.084", "each sequence of it"),
+    US_OPTION("decode-context-us", decode_context_us, "2.3420", "each token attended to"),
     {"kv-bytes-per-token", CONFIG_INT, offsetof(timedprofile, kv_bytes_per_token), 1, 1 << 30,
      "23040", NULL, NULL, "bytes of KV that a token would have"},
     {"kv-gbps", CONFIG_DOUBLE, offsetof(timedprofile, kv_gbps), 0, 1e6, "4", NULL, NULL,

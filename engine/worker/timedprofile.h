@@ -1,7 +1,8 @@
 /* timedprofile.h -- what a worker of the timed backend imitates: how long steps and transfers take.
  *
  * Purpose    Reads a profile (`name = value` lines, engine/base/config.h) and does its arithmetic.
- *            The defaults are round numbers of a small CPU worker, not a measurement.
+ *            The defaults are bench/profiles/smollm2-135m-xeon-1thread.profile; its kv-gbps is an
+ *            assumption.
  * Ownership  Plain values.
  * Threads    Pure functions.
  * Limits     Those of the options in timedprofile.c; a step lasts TIMEDPROFILE_STEP_US_MAX at most.
