@@ -51,8 +51,7 @@ static const config_option worker_flags[] = {
     {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME",
      "where the model runs: cpu, cuda, or timed, which sleeps instead"},
     {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
-     "of the timed backend: how long steps and transfers take; default: round numbers of a small "
-     "CPU"},
+     "of the timed backend: how long steps and transfers take; default: one Xeon thread"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads; 0: one a core"},
     {"threads-own", CONFIG_INT, FIELD(threads_own), 1, LIMIT_THREADS, "1", NULL, NULL,

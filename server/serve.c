@@ -205,8 +205,7 @@ static const config_option options[] = {
      "where the model runs; timed: workers sleep as long as a step would take, and tokens are "
      "hashes: for trying fleets on a small machine"},
     {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
-     "with --backend timed: how long steps and transfers take; default: round numbers of a small "
-     "CPU"},
+     "with --backend timed: how long steps and transfers take; default: one Xeon thread"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
      "how KV pages move between workers of this machine (auto: shm); to other hosts it is tcp"},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL,
