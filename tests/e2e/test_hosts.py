@@ -130,7 +130,7 @@ def serve_takes_workers_that_join():
     reference()
     flags = ("--cluster-listen", "127.0.0.1:0", "--local-prefill-max", "0", "--threads", "1")
     with Server(*flags, env={"WEIR_CLUSTER_KEY": KEY}) as server:
-        check(run_all(server))
+        # Before any request: prompts that the first workers hold already would stay with them.
         address = next(line.split("address=")[1] for line in server.log().splitlines()
                        if "hub: listening" in line)
         decode = Node("worker", "--join", address, "--role", "decode")
