@@ -19,7 +19,32 @@ JOBS = [("/v1/completions",
          {"prompt": "the water " * (1 + 7 * i % 30) + str(i), "max_tokens": 20 + i % 40,
           "ignore_eos": True, "temperature": 0.7 * (i % 2), "seed": i, "stream": i % 3 != 0})
         for i in range(48)]
+VOCAB = 320  # tests/support/tinymodel.h
+MASK = (1 << 64) - 1
 _expected = []
+
+
+def mix(x):
+    """SplitMix64, as engine/base/rng.h has it."""
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
+    return x ^ (x >> 31)
+
+
+def oracle(prompt, job):
+    """The tokens that a job must have: no pages, no batches, no processes."""
+    kv, total, ids, out = 0, 0, list(prompt), []
+    at = 0
+    while len(out) < job["max_tokens"]:
+        for token in ids:
+            kv = mix(kv ^ mix(token << 32 | at))
+            total = (total + kv * (2 * at + 1)) & MASK
+            at += 1
+        random = mix(mix(mix(job["seed"])) ^ len(out)) if job["temperature"] > 0 else 0
+        ids = [mix(mix(total) ^ random) % VOCAB]
+        out += ids
+    return out
 
 
 def profile(text=FAST, name="fast.profile"):
@@ -44,6 +69,15 @@ def expected():
             _expected.extend(run(server))
         assert len({str(key) for key in _expected}) == len(JOBS), "different prompts, same tokens"
     return _expected
+
+
+@case
+def tokens_are_those_of_the_formula():
+    expected()
+    with timed("--prefill", "2", "--decode", "2") as server:
+        for path, job in JOBS[::3]:
+            prompt = server.post("/tokenize", {"prompt": job["prompt"]}).json()["tokens"]
+            assert generate(server, path, dict(job)).ids[0] == oracle(prompt, job), job["seed"]
 
 
 @case
