@@ -22,6 +22,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "models/arch/model.h"
+#include "server/workerflags.h"
 
 enum { REPEAT_MAX = 100, BATCH_MAX = 1024 };
 
@@ -38,9 +39,6 @@ typedef struct {
     list prompts, batches, threads;
 } settings;
 
-static const char *const activation_names[] = {"int8", "f32", NULL};
-static const char *const kv_names[] = {"f16", "f32", "bf16", "int8", NULL}; /* backend_kv_type */
-
 static const config_option options[] = {
     {"model", CONFIG_STRING, offsetof(settings, model), 0, 4096, NULL, NULL, "FILE", "GGUF file"},
     {"prompt", CONFIG_STRING, offsetof(settings, prompt_text), 0, 256, "512", NULL, "N,N,...",
@@ -55,9 +53,9 @@ static const config_option options[] = {
      "rows of a prefill step"},
     {"repeat", CONFIG_INT, offsetof(settings, repeat), 1, REPEAT_MAX, "3", NULL, NULL,
      "runs of each case; the median is told"},
-    {"activations", CONFIG_ENUM, offsetof(settings, activations), 0, 0, "int8", activation_names,
-     NULL, "how inputs meet quantised weights"},
-    {"kv-dtype", CONFIG_ENUM, offsetof(settings, kv), 0, 0, "f16", kv_names, NULL,
+    {"activations", CONFIG_ENUM, offsetof(settings, activations), 0, 0, "int8",
+     workerflags_activations, NULL, "how inputs meet quantised weights"},
+    {"kv-dtype", CONFIG_ENUM, offsetof(settings, kv), 0, 0, "f16", workerflags_kv_dtypes, NULL,
      "dtype of the cache"},
     {"isa", CONFIG_STRING, offsetof(settings, isa), 0, 32, "auto", NULL, "NAME",
      "amx, avx512, avxvnni, avx2 or portable"},

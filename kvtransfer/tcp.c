@@ -86,19 +86,32 @@ static void head_tag(tcp *t, uint8_t out[SEAL_TAG_BYTES]) {
     seal_finish(&s, out);
 }
 
+/* What a call on the socket returned: 1 to go on, 0 when the socket would block, -1 broken. */
+static int moved(tcp *t, ssize_t n) {
+    if (n > 0) {
+        t->done += (uint64_t)n;
+        return 1;
+    }
+    return would_block(n) ? 0 : n < 0 && errno == EINTR ? 1 : -1;
+}
+
+/* The same of pages, whose bytes are summed as they move. */
+static int moved_runs(tcp *t, const struct iovec *runs, ssize_t n) {
+    if (n > 0) {
+        sum_runs(t, runs, (uint64_t)n);
+    }
+    return moved(t, n);
+}
+
 /* ---- sending -------------------------------------------------------------------------------- */
 
-/* Sends what is left of a piece; 1 when it has all gone, 0 when the socket is full, -1 broken. */
+/* Sends what is left of a piece; 1 when it has all gone, else as `moved`. */
 static int send_piece(tcp *t, const uint8_t *bytes, size_t count, int more) {
     while (t->done < count) {
-        ssize_t n =
-            send(t->fd, bytes + t->done, count - t->done, MSG_NOSIGNAL | MSG_DONTWAIT | more);
-        if (n > 0) {
-            t->done += (uint64_t)n;
-        } else if (would_block(n)) {
-            return 0;
-        } else if (errno != EINTR) {
-            return -1;
+        int r = moved(
+            t, send(t->fd, bytes + t->done, count - t->done, MSG_NOSIGNAL | MSG_DONTWAIT | more));
+        if (r <= 0) {
+            return r;
         }
     }
     t->done = 0;
@@ -110,14 +123,9 @@ static int send_payload(tcp *t) {
         struct iovec runs[RUNS_MAX];
         int count = runs_from(t, &t->job, t->done, runs);
         struct msghdr m = {.msg_iov = runs, .msg_iovlen = (size_t)count};
-        ssize_t n = sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE);
-        if (n > 0) {
-            sum_runs(t, runs, (uint64_t)n);
-            t->done += (uint64_t)n;
-        } else if (would_block(n)) {
-            return 0;
-        } else if (errno != EINTR) {
-            return -1;
+        int r = moved_runs(t, runs, sendmsg(t->fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT | MSG_MORE));
+        if (r <= 0) {
+            return r;
         }
     }
     t->done = 0;
@@ -213,13 +221,9 @@ static bool tcp_sent(kvt *k, uint32_t *sequence) {
 /* As send_piece. */
 static int receive_piece(tcp *t, uint8_t *bytes, size_t count) {
     while (t->done < count) {
-        ssize_t n = recv(t->fd, bytes + t->done, count - t->done, MSG_DONTWAIT);
-        if (n > 0) {
-            t->done += (uint64_t)n;
-        } else if (would_block(n)) {
-            return 0;
-        } else if (n == 0 || errno != EINTR) {
-            return -1;
+        int r = moved(t, recv(t->fd, bytes + t->done, count - t->done, MSG_DONTWAIT));
+        if (r <= 0) {
+            return r;
         }
     }
     t->done = 0;
@@ -237,14 +241,9 @@ static int receive_payload(tcp *t, const kvt_job *job) {
             runs[0] = (struct iovec){t->discard, left < DISCARD_BYTES ? left : DISCARD_BYTES};
         }
         struct msghdr m = {.msg_iov = runs, .msg_iovlen = (size_t)count};
-        ssize_t n = recvmsg(t->fd, &m, MSG_DONTWAIT);
-        if (n > 0) {
-            sum_runs(t, runs, (uint64_t)n);
-            t->done += (uint64_t)n;
-        } else if (would_block(n)) {
-            return 0;
-        } else if (n == 0 || errno != EINTR) {
-            return -1;
+        int r = moved_runs(t, runs, recvmsg(t->fd, &m, MSG_DONTWAIT));
+        if (r <= 0) {
+            return r;
         }
     }
     t->done = 0;

@@ -18,14 +18,13 @@ typedef struct {
 
 #define FIELD(name) offsetof(settings, name)
 
-static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
-
 static const config_option options[] = {
     {"listen", CONFIG_STRING, FIELD(listen), 0, 255, "127.0.0.1:7000", NULL, "HOST:PORT",
      "where workers and gateways join"},
     {"cluster-key-file", CONFIG_STRING, FIELD(key_file), 0, 4095, NULL, NULL, "FILE",
      "the cluster's key (or WEIR_CLUSTER_KEY); needed unless the address is loopback"},
-    {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
+    {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", log_level_names, NULL,
+     "least level logged"},
     {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
 };
 

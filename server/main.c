@@ -16,6 +16,7 @@
 #include "server/pool.h"
 #include "server/serve.h"
 #include "server/version.h"
+#include "server/workerflags.h"
 
 typedef struct {
     const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
@@ -28,9 +29,6 @@ typedef struct {
 #define FIELD(name) offsetof(worker_settings, name)
 
 static const char *const roles[] = {"prefill", "decode", "both", NULL};
-static const char *const kv_dtypes[] = {"f16", "f32", "bf16", "int8", NULL}; /* backend_kv_type */
-static const char *const activation_kinds[] = {"int8", "f32", NULL};
-static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
 
 static const config_option worker_flags[] = {
     {"role", CONFIG_ENUM, FIELD(role), 0, 0, "both", roles, NULL, "which phases it runs"},
@@ -59,8 +57,9 @@ static const config_option worker_flags[] = {
     {"cores-fd", CONFIG_INT, FIELD(cores_fd), -1, 1 << 20, "-1", NULL, NULL,
      "descriptor of the board on which local workers lend each other cores"},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL, "KV cache"},
-    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL, "dtype of the cache"},
-    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", activation_kinds, NULL,
+    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", workerflags_kv_dtypes, NULL,
+     "dtype of the cache"},
+    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
      "how activations meet quantised weights"},
     {"context", CONFIG_INT, FIELD(context), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
      "longest sequence; 0: what the model was trained for"},
@@ -71,7 +70,8 @@ static const config_option worker_flags[] = {
      "leave the newest spans here as Chrome trace JSON at the end"},
     {"queue-timeout-ms", CONFIG_INT, FIELD(queue_ms), 1, 3600000, "300000", NULL, NULL,
      "how long a request waits for KV pages before it is refused"},
-    {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", levels, NULL, "least level logged"},
+    {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", log_level_names, NULL,
+     "least level logged"},
     {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
 };
 

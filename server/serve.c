@@ -18,6 +18,7 @@
 #include "server/gateway.h"
 #include "server/hub.h"
 #include "server/version.h"
+#include "server/workerflags.h"
 
 typedef struct {
     const char *host, *model, *served_name, *api_key, *api_key_file, *trace, *profile;
@@ -32,9 +33,6 @@ typedef struct {
 static const char *const backends[] = {"cpu", "cuda", "timed", NULL};
 enum { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
 static const char *const transports[] = {"auto", "shm", "tcp", NULL};
-static const char *const kv_dtypes[] = {"f16", "f32", "bf16", "int8", NULL};
-static const char *const activation_kinds[] = {"int8", "f32", NULL};
-static const char *const levels[] = {"debug", "info", "warn", "error", "off", NULL};
 
 #define FIELD(name) offsetof(settings, name)
 
@@ -180,8 +178,8 @@ static const char *const levels[] = {"debug", "info", "warn", "error", "off", NU
          NULL,                                                                                     \
          "DIR",                                                                                    \
          "each process leaves its newest spans in DIR as Chrome trace JSON when it ends"},         \
-        {"log-level", CONFIG_ENUM, FIELD(log_level),    0, 0, "info",                              \
-         levels,      NULL,        "least level logged"},                                          \
+        {"log-level",     CONFIG_ENUM, FIELD(log_level),    0, 0, "info",                          \
+         log_level_names, NULL,        "least level logged"},                                      \
     {                                                                                              \
         "log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"   \
     }
@@ -210,9 +208,9 @@ static const config_option options[] = {
      "how KV pages move between workers of this machine (auto: shm); to other hosts it is tcp"},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL,
      "KV cache of each worker; at least one whole context is taken"},
-    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", kv_dtypes, NULL,
+    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", workerflags_kv_dtypes, NULL,
      "dtype of the KV cache"},
-    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", activation_kinds, NULL,
+    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
      "how activations meet quantised weights"},
     {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL,
      "sequences a worker decodes at once"},
@@ -395,8 +393,9 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         "worker", "--role", role, "--worker", number, "--epoch", "{epoch}", "--link-fd", "3",
         "--model", o->model, "--backend", backends[o->backend], "--threads", thread_text,
         "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-dtype",
-        kv_dtypes[o->kv_dtype], "--activations", activation_kinds[o->activations], "--context",
-        context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--log-level", levels[o->log_level],
+        workerflags_kv_dtypes[o->kv_dtype], "--activations",
+        workerflags_activations[o->activations], "--context", context, "--max-seqs", seqs,
+        "--prefill-chunk", chunk, "--log-level", log_level_names[o->log_level],
         o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
         "--queue-timeout-ms", queue, "--profile", o->profile ? o->profile : "",
         /* From here on for links between hosts; cut off below without them. */

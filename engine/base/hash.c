@@ -6,8 +6,10 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "engine/base/bytes.h"
 #include "engine/base/check.h"
 #include "engine/base/rng.h"
+#include "engine/base/sip.h"
 
 status hash_open(hash_table *t, arena *a, uint32_t entries_max, uint64_t seed) {
     CHECK(entries_max >= 1 && entries_max <= 1u << 29);
@@ -129,46 +131,19 @@ static inline uint32_t load32(const uint8_t *p) {
     return v;
 }
 
-static inline uint64_t rotate(uint64_t x, int bits) {
-    return x << bits | x >> (64 - bits);
-}
-
-static inline void sip_rounds(uint64_t v[4], int rounds) {
-    for (int i = 0; i < rounds; i++) {
-        v[0] += v[1];
-        v[1] = rotate(v[1], 13) ^ v[0];
-        v[0] = rotate(v[0], 32);
-        v[2] += v[3];
-        v[3] = rotate(v[3], 16) ^ v[2];
-        v[0] += v[3];
-        v[3] = rotate(v[3], 21) ^ v[0];
-        v[2] += v[1];
-        v[1] = rotate(v[1], 17) ^ v[2];
-        v[2] = rotate(v[2], 32);
-    }
-}
-
 uint64_t hash_bytes(hash_key key, const void *data, size_t bytes) {
-    uint64_t v[4] = {key.k0 ^ 0x736f6d6570736575u, key.k1 ^ 0x646f72616e646f6du,
-                     key.k0 ^ 0x6c7967656e657261u, key.k1 ^ 0x7465646279746573u};
+    sip s = sip_start(key.k0, key.k1);
     const uint8_t *p = data;
     size_t left = bytes;
     for (; left >= 8; p += 8, left -= 8) {
-        uint64_t m = load64(p);
-        v[3] ^= m;
-        sip_rounds(v, 2);
-        v[0] ^= m;
+        sip_word(&s, load64(p));
     }
-    uint64_t last = (uint64_t)bytes << 56;
-    for (size_t i = 0; i < left; i++) {
-        last |= (uint64_t)p[i] << (8 * i);
+    sip_word(&s, (uint64_t)bytes << 56 | bytes_get(p, (int)left));
+    s.v2 ^= 0xFF;
+    for (int i = 0; i < 4; i++) {
+        sip_round(&s);
     }
-    v[3] ^= last;
-    sip_rounds(v, 2);
-    v[0] ^= last;
-    v[2] ^= 0xFF;
-    sip_rounds(v, 4);
-    return v[0] ^ v[1] ^ v[2] ^ v[3];
+    return sip_sum(&s);
 }
 
 #define XXH_PRIME1 0x9E3779B185EBCA87u
@@ -178,7 +153,7 @@ uint64_t hash_bytes(hash_key key, const void *data, size_t bytes) {
 #define XXH_PRIME5 0x27D4EB2F165667C5u
 
 static inline uint64_t xxh_round(uint64_t lane, uint64_t word) {
-    return rotate(lane + word * XXH_PRIME2, 31) * XXH_PRIME1;
+    return sip_rotate(lane + word * XXH_PRIME2, 31) * XXH_PRIME1;
 }
 
 static inline uint64_t xxh_merge(uint64_t h, uint64_t lane) {
@@ -187,15 +162,15 @@ static inline uint64_t xxh_merge(uint64_t h, uint64_t lane) {
 
 static uint64_t xxh_finish(uint64_t h, const uint8_t *p, size_t left) {
     for (; left >= 8; p += 8, left -= 8) {
-        h = rotate(h ^ xxh_round(0, load64(p)), 27) * XXH_PRIME1 + XXH_PRIME4;
+        h = sip_rotate(h ^ xxh_round(0, load64(p)), 27) * XXH_PRIME1 + XXH_PRIME4;
     }
     if (left >= 4) {
-        h = rotate(h ^ load32(p) * XXH_PRIME1, 23) * XXH_PRIME2 + XXH_PRIME3;
+        h = sip_rotate(h ^ load32(p) * XXH_PRIME1, 23) * XXH_PRIME2 + XXH_PRIME3;
         p += 4;
         left -= 4;
     }
     for (; left; p++, left--) {
-        h = rotate(h ^ *p * XXH_PRIME5, 11) * XXH_PRIME1;
+        h = sip_rotate(h ^ *p * XXH_PRIME5, 11) * XXH_PRIME1;
     }
     h = (h ^ h >> 33) * XXH_PRIME2;
     h = (h ^ h >> 29) * XXH_PRIME3;
@@ -221,7 +196,7 @@ uint64_t hash_checksum64(uint64_t seed, const void *data, size_t bytes) {
             c = xxh_round(c, load64(p + 16));
             e = xxh_round(e, load64(p + 24));
         }
-        h = rotate(a, 1) + rotate(b, 7) + rotate(c, 12) + rotate(e, 18);
+        h = sip_rotate(a, 1) + sip_rotate(b, 7) + sip_rotate(c, 12) + sip_rotate(e, 18);
         h = xxh_merge(xxh_merge(xxh_merge(xxh_merge(h, a), b), c), e);
     }
     return xxh_finish(h + bytes, p, left);

@@ -19,7 +19,7 @@ static log_level level_min = LOG_INFO;
 static bool as_json;
 static char process_name[32] = "weir";
 
-static const char *const level_names[] = {"debug", "info", "warn", "error", "off"};
+const char *const log_level_names[] = {"debug", "info", "warn", "error", "off", NULL};
 
 void log_setup(log_level level, bool json, const char *process) {
     level_min = level;
@@ -29,16 +29,6 @@ void log_setup(log_level level, bool json, const char *process) {
 
 bool log_enabled(log_level level) {
     return level >= level_min;
-}
-
-bool log_level_from(const char *text, log_level *out) {
-    for (int i = 0; i <= LOG_OFF; i++) {
-        if (strcasecmp(text, level_names[i]) == 0) {
-            *out = (log_level)i;
-            return true;
-        }
-    }
-    return false;
 }
 
 static void stamp(char out[32]) {
@@ -95,10 +85,11 @@ void log_write(log_level level, const char *component, const char *event, const 
         n = snprintf(line, sizeof line,
                      "{\"time\":\"%s\",\"level\":\"%s\",\"process\":\"%s\",\"component\":\"%s\","
                      "\"event\":\"%s\",\"fields\":\"%s\"}\n",
-                     time_text, level_names[level], process_name, component, event, clean);
+                     time_text, log_level_names[level], process_name, component, event, clean);
     } else {
-        n = snprintf(line, sizeof line, "%s %-5s %s %s: %s%s%s\n", time_text, level_names[level],
-                     process_name, component, event, clean[0] ? " " : "", clean);
+        n = snprintf(line, sizeof line, "%s %-5s %s %s: %s%s%s\n", time_text,
+                     log_level_names[level], process_name, component, event, clean[0] ? " " : "",
+                     clean);
     }
     if (n > (int)sizeof line - 1) {
         n = (int)sizeof line - 1;

@@ -21,6 +21,8 @@ enum { LOG_LINE_BYTES = 2048 };
 
 typedef enum { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_OFF } log_level;
 
+extern const char *const log_level_names[]; /* of each log_level, then NULL */
+
 /* Call before threads start. `process` names this process in every line ("gateway",
  * "decode-0"); it is copied. */
 void log_setup(log_level level, bool json, const char *process);
@@ -31,9 +33,6 @@ bool log_enabled(log_level level);
  * Values with blanks are the caller's to quote. */
 void log_write(log_level level, const char *component, const char *event, const char *format, ...)
     PRINTF_LIKE(4, 5);
-
-/* Parses "debug", "info", "warn", "error", "off". */
-MUST_USE bool log_level_from(const char *text, log_level *out);
 
 #define LOG(level, component, event, ...)                          \
     do {                                                           \

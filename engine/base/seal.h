@@ -15,6 +15,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/base/sip.h"
+
 enum { SEAL_KEY_BYTES = 16, SEAL_TAG_BYTES = 16 };
 
 /* The keys of one connection, as one end sees them. */
@@ -24,7 +26,7 @@ typedef struct {
 } seal_keys;
 
 typedef struct {
-    uint64_t v0, v1, v2, v3;
+    sip state;
     uint64_t word; /* bytes not yet taken in, the lowest first */
     uint64_t total_bytes;
 } seal;

@@ -14,6 +14,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "engine/base/bytes.h"
 #include "engine/base/check.h"
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
@@ -111,13 +112,10 @@ bool wire_wants_write(const wire *l) {
 }
 
 static void put_header(uint8_t out[HEADER_BYTES], uint32_t bytes, int flags) {
-    out[0] = (uint8_t)(MAGIC & 0xFF);
-    out[1] = (uint8_t)(MAGIC >> 8);
+    bytes_put(out, MAGIC, 2);
     out[2] = (uint8_t)flags;
     out[3] = 0;
-    for (int i = 0; i < 4; i++) {
-        out[4 + i] = (uint8_t)(bytes >> (8 * i));
-    }
+    bytes_put(out + 4, bytes, 4);
 }
 
 static void make_tag(const uint8_t key[SEAL_KEY_BYTES], uint64_t counter, const void *header,
@@ -168,10 +166,6 @@ status wire_send(wire *l, str message, int fd) {
     return STATUS_OK;
 }
 
-static uint32_t get_u32(const uint8_t *p) {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
 status wire_attach(wire *l, int fd, const seal_keys *keys) {
     CHECK(l->fd < 0);
     l->fd = fd;
@@ -187,7 +181,7 @@ status wire_attach(wire *l, int fd, const seal_keys *keys) {
     strbuf waiting = l->out;
     l->out = strbuf_make(waiting.bytes_max + waiting.bytes / HEADER_BYTES * SEAL_TAG_BYTES);
     for (size_t at = 0; at < waiting.bytes;) {
-        uint32_t bytes = get_u32((const uint8_t *)waiting.data + at + 4);
+        uint32_t bytes = (uint32_t)bytes_get((const uint8_t *)waiting.data + at + 4, 4);
         l->dead = l->dead || !put_frame(l, str_of(waiting.data + at + HEADER_BYTES, bytes), 0);
         at += HEADER_BYTES + bytes;
     }
@@ -313,7 +307,7 @@ static bool read_some(wire *l) {
 static bool header_fits(const wire *l, const uint8_t *p) {
     int flags = l->sealed ? FLAG_SEALED : p[2] & FLAG_FD;
     return (p[0] | p[1] << 8) == MAGIC && p[2] == flags && p[3] == 0 &&
-           get_u32(p + 4) <= LIMIT_MESSAGE_BYTES;
+           bytes_get(p + 4, 4) <= LIMIT_MESSAGE_BYTES;
 }
 
 /* A whole frame at the front of `in`, if there is one. */
@@ -327,7 +321,7 @@ static wire_result take_frame(wire *l, str *message, int *fd) {
         l->dead = true;
         return WIRE_CLOSED;
     }
-    size_t bytes = get_u32(p + 4);
+    size_t bytes = bytes_get(p + 4, 4);
     size_t frame_bytes = HEADER_BYTES + bytes + (l->sealed ? SEAL_TAG_BYTES : 0);
     if (have < frame_bytes) {
         return WIRE_AGAIN;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/bytes.h"
 #include "engine/base/check.h"
 
 enum {
@@ -35,16 +36,13 @@ const char *handshake_kind_name(handshake_kind k) {
 /* ---- bytes ---------------------------------------------------------------------------------- */
 
 static void put(uint8_t **p, uint64_t value, int bytes) {
-    for (int i = 0; i < bytes; i++) {
-        *(*p)++ = (uint8_t)(value >> (8 * i));
-    }
+    bytes_put(*p, value, bytes);
+    *p += bytes;
 }
 
 static uint64_t get(const uint8_t **p, int bytes) {
-    uint64_t value = 0;
-    for (int i = 0; i < bytes; i++) {
-        value |= (uint64_t) * (*p)++ << (8 * i);
-    }
+    uint64_t value = bytes_get(*p, bytes);
+    *p += bytes;
     return value;
 }
 

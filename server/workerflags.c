@@ -1,0 +1,7 @@
+/* workerflags.c -- the lists. */
+#include "server/workerflags.h"
+
+#include <stddef.h>
+
+const char *const workerflags_kv_dtypes[] = {"f16", "f32", "bf16", "int8", NULL};
+const char *const workerflags_activations[] = {"int8", "f32", NULL};

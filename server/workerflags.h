@@ -1,0 +1,16 @@
+/* workerflags.h -- values that flags of `weir worker` take and `weir serve` passes on.
+ *
+ * Purpose    One list of each for the commands that have the flag.
+ * Ownership  Constants.
+ * Threads    Any.
+ * Limits     Each list ends with NULL, as config.h wants it.
+ */
+#ifndef SERVER_WORKERFLAGS_H
+#define SERVER_WORKERFLAGS_H
+
+/* In the order of backend_kv_type and backend_activations (kernels/backend.h), which this layer
+ * does not know. */
+extern const char *const workerflags_kv_dtypes[];
+extern const char *const workerflags_activations[];
+
+#endif
