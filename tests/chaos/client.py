@@ -6,9 +6,15 @@ turns that into what the client was promised, and says what is wrong with it.
 
 import asyncio
 import json
+import os
 import socket
 import struct
+import sys
 import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "e2e"))
+
+from weirtest import Result  # noqa: E402
 
 FIN, RST, SILENT = "fin", "rst", "silent"
 
@@ -174,23 +180,12 @@ async def post(loop, address, path, body, leave=None, leave_after=0, limit_s=120
     return call
 
 
-class Heard:
-    """What a client was told, put together: per choice its ids, text, end and scores."""
+class Heard(Result):
+    """What a client was told, put together, and the usage it was told of."""
 
     def __init__(self, count):
-        self.ids = [[] for _ in range(count)]
-        self.text = [""] * count
-        self.finish = [None] * count
-        self.scores = [[] for _ in range(count)]
+        super().__init__(count)
         self.usage = None
-
-    def add_scores(self, choice):
-        found = choice.get("logprobs") or {}
-        mine = self.scores[choice["index"]]
-        for entry in found.get("content") or []:
-            mine.append((entry["logprob"], [t["logprob"] for t in entry["top_logprobs"]]))
-        mine += zip(found.get("token_logprobs") or [], found.get("top_logprobs") or [],
-                    found.get("text_offset") or [])
 
 
 def read(call, choices):

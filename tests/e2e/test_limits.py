@@ -331,13 +331,19 @@ def a_request_that_would_begin_too_late_is_refused_at_once():
         server.check_pages_free()
 
 
+def two_keys():
+    """A file of API keys, and the headers of each."""
+    names = "first-key-1234", "second-key-1234"
+    path = scratch("limits.keys")
+    with open(path, "w", encoding="ascii") as f:
+        f.write("\n".join(names) + "\n")
+    os.chmod(path, 0o600)
+    return path, *({"Authorization": f"Bearer {name}"} for name in names)
+
+
 @case
 def a_key_with_too_many_requests_gets_429_and_others_are_served():
-    keys = scratch("limits.keys")
-    with open(keys, "w", encoding="ascii") as f:
-        f.write("first-key-1234\nsecond-key-1234\n")
-    os.chmod(keys, 0o600)
-    first, second = ({"Authorization": f"Bearer {k}-key-1234"} for k in ("first", "second"))
+    keys, first, second = two_keys()
     body = {"prompt": "the water", "max_tokens": 5}
     with Server("--threads", "1", "--max-requests-per-key", "3", "--metrics-open",
                 "--api-key-file", keys) as server:
@@ -388,11 +394,7 @@ def a_request_that_waited_in_line_too_long_is_a_typed_503():
 
 @case
 def a_key_with_few_requests_is_served_between_those_of_one_with_many():
-    keys = scratch("fair.keys")
-    with open(keys, "w", encoding="ascii") as f:
-        f.write("greedy-key-1234\nmodest-key-1234\n")
-    os.chmod(keys, 0o600)
-    greedy, modest = ({"Authorization": f"Bearer {k}-key-1234"} for k in ("greedy", "modest"))
+    keys, greedy, modest = two_keys()
     body = {"prompt": "the water " * 200, "max_tokens": 2}
     ended = {}
     with Server("--threads", "1", "--ttft-slo-ms", "0", "--local-prefill-max", "0",

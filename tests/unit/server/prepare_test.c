@@ -7,7 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinytext.h"
 
 enum { CONTEXT = 32 };
 
@@ -20,17 +20,8 @@ typedef struct {
 
 static void start(bench *b, const char *template_text) {
     static const char *const names[] = {"tiny"};
-    char path[64];
-    gguf *file;
     diag d;
-    *b = (bench){0};
-    snprintf(path, sizeof path, "/tmp/prepare_test.%d.gguf", (int)getpid());
-    tinymodel_options o = tinymodel_default(GGUF_F32);
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
-    cr_assert_eq(gguf_open(path, &file, &d), STATUS_OK, "%s", d.text);
-    cr_assert_eq(tokenizer_open(file, &b->tokenizer, &d), STATUS_OK, "%s", d.text);
-    gguf_close(file);
-    unlink(path);
+    *b = (bench){.tokenizer = tinytext_open()};
     if (template_text) {
         cr_assert_eq(chat_open(str_from(template_text), &b->chat, &d), STATUS_OK, "%s", d.text);
     }

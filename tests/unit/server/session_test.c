@@ -17,7 +17,7 @@
 #include "models/text/detok.h"
 #include "server/http.h"
 #include "tests/support/rawclient.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinytext.h"
 
 enum { CHOICES_MAX = 6, TOKENS_MAX = 40 };
 
@@ -53,17 +53,8 @@ static void on_gone(void *self, exchange *x) {
 
 static void start(bench *b) {
     static const char *const names[] = {"tiny"};
-    char path[64];
-    gguf *file;
     diag d;
-    *b = (bench){0};
-    snprintf(path, sizeof path, "/tmp/session_test.%d.gguf", (int)getpid());
-    tinymodel_options o = tinymodel_default(GGUF_F32);
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
-    cr_assert_eq(gguf_open(path, &file, &d), STATUS_OK, "%s", d.text);
-    cr_assert_eq(tokenizer_open(file, &b->tokenizer, &d), STATUS_OK, "%s", d.text);
-    gguf_close(file);
-    unlink(path);
+    *b = (bench){.tokenizer = tinytext_open()};
     b->limits = (openai_limits){names, 1, 512, TINYMODEL_VOCAB};
     b->model = (prepare_model){b->tokenizer, NULL, 512};
     pthread_mutex_init(&b->lock, NULL);
