@@ -12,6 +12,7 @@
 
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
+#include "kernels/cpu/cpunodes.h"
 #include "kernels/cpu/cpustate.h"
 
 /* Every instruction set gives the same bits, so one class names them all. The number goes up when
@@ -227,6 +228,7 @@ status cpu_open(const backend_options *options, backend **out, diag *d) {
     (void)snprintf(c->shared.isa, sizeof(c->shared.isa), "%s", kernels->name);
     (void)snprintf(c->shared.numerics, sizeof(c->shared.numerics), "%s", CPU_NUMERICS);
     c->kernels = kernels;
+    c->nodes = cpunodes_with_memory();
     c->scratch = cpu_map(scratch_bytes(c), false);
     c->parts = cpu_map(CPU_PARTS_BYTES, false);
     status s = STATUS_OK;

@@ -15,20 +15,16 @@ typedef struct {
     float *parts_out;   /* [chunks, queries, head_dim] */
 } attention_job;
 
-static int32_t divide_up(int32_t a, int32_t b) {
-    return (a + b - 1) / b;
-}
-
 static int32_t seq_end(const ops_seq *s) {
     return s->position_first + s->rows;
 }
 
 static int32_t seq_blocks(const attention_job *j, const ops_seq *s) {
-    return divide_up(s->rows * j->group, ISA_QUERIES);
+    return cpu_divide_up(s->rows * j->group, ISA_QUERIES);
 }
 
 static int32_t seq_chunks(const ops_seq *s) {
-    return s->rows > 0 ? divide_up(seq_end(s), ISA_KV_CHUNK) : 0;
+    return s->rows > 0 ? cpu_divide_up(seq_end(s), ISA_KV_CHUNK) : 0;
 }
 
 /* An item's sequence; what is left of the item counts that sequence's blocks and heads. */

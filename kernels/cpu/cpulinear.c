@@ -28,10 +28,6 @@ static int32_t part_tiles(const ops_linear *op, int32_t part) {
     return (op->parts[part].weight->outputs + TILE_OUTPUTS - 1) / TILE_OUTPUTS;
 }
 
-static int32_t divide_up(int32_t a, int32_t b) {
-    return (a + b - 1) / b;
-}
-
 /* An item is one panel of rows, or a part of its groups where there are few panels: threads never
  * write the same panel of a group, whose lines they would take from each other. */
 static void input_item(void *context, int32_t item, int32_t thread) {
@@ -57,10 +53,10 @@ static void input_item(void *context, int32_t item, int32_t thread) {
 }
 
 static void input_transform(linear_job *j) {
-    const int32_t panels = divide_up(j->rows, ISA_PANEL_ROWS);
+    const int32_t panels = cpu_divide_up(j->rows, ISA_PANEL_ROWS);
     const int32_t wanted = j->rows > 1 ? j->c->shared.threads : 1;
     const int32_t groups = j->inputs / TILE_GROUP;
-    j->input_parts = j->int8 && panels < wanted ? divide_up(wanted, panels) : 1;
+    j->input_parts = j->int8 && panels < wanted ? cpu_divide_up(wanted, panels) : 1;
     if (j->input_parts > groups) {
         j->input_parts = groups;
     }
@@ -76,7 +72,7 @@ static void tiles_item(void *context, int32_t item, int32_t thread) {
     const ops_linear_part *p = &j->op->parts[part];
     const cpu_weight *w = part_weight(j->op, part);
     const int32_t tiles = part_tiles(j->op, part);
-    const int32_t columns = divide_up(tiles, j->tiles_step);
+    const int32_t columns = cpu_divide_up(tiles, j->tiles_step);
     /* Row blocks outermost: their activations stay in cache while the tiles pass. */
     const int32_t tile_first = item % columns * j->tiles_step;
     const int32_t row_first = item / columns * j->row_step;
@@ -105,9 +101,9 @@ static void tiles_item(void *context, int32_t item, int32_t thread) {
 
 static int32_t items_count(linear_job *j) {
     int32_t items = 0;
-    j->row_blocks = divide_up(j->rows, j->row_step);
+    j->row_blocks = cpu_divide_up(j->rows, j->row_step);
     for (int32_t i = 0; i < j->op->parts_count; i++) {
-        j->part_items[i] = divide_up(part_tiles(j->op, i), j->tiles_step) * j->row_blocks;
+        j->part_items[i] = cpu_divide_up(part_tiles(j->op, i), j->tiles_step) * j->row_blocks;
         items += j->part_items[i];
     }
     return items;

@@ -44,7 +44,7 @@ uint64_t cpunodes_parse(str list) {
     return nodes;
 }
 
-static uint64_t nodes_with_memory(void) {
+uint64_t cpunodes_with_memory(void) {
     char text[256];
     const int fd = open("/sys/devices/system/node/has_memory", O_RDONLY | O_CLOEXEC);
     if (fd < 0) {
@@ -55,8 +55,7 @@ static uint64_t nodes_with_memory(void) {
     return bytes > 0 ? cpunodes_parse(str_of(text, (size_t)bytes)) : 0;
 }
 
-void cpunodes_spread(void *memory, uint64_t bytes) {
-    const uint64_t nodes = nodes_with_memory();
+void cpunodes_spread(void *memory, uint64_t bytes, uint64_t nodes) {
     if ((nodes & (nodes - 1)) != 0) {
         (void)syscall(SYS_mbind, memory, bytes, MPOL_INTERLEAVE, &nodes, CPUNODES_MAX + 1, 0);
     }

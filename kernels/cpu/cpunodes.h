@@ -18,8 +18,11 @@ enum { CPUNODES_MAX = 64 };
 /* The nodes of a list as Linux writes them ("0", "0-1,4"), a bit each; 0 when it is none. */
 uint64_t cpunodes_parse(str list);
 
-/* Spreads memory that nobody has touched yet over the nodes that have memory. Only speed depends on
- * it, so a refusal is no error. */
-void cpunodes_spread(void *memory, uint64_t bytes);
+/* This machine's nodes that have memory; 0 when the system does not tell. */
+uint64_t cpunodes_with_memory(void);
+
+/* Spreads memory that nobody has touched yet over these nodes. Only speed depends on it, so a
+ * refusal is no error. */
+void cpunodes_spread(void *memory, uint64_t bytes, uint64_t nodes);
 
 #endif

@@ -45,6 +45,7 @@ typedef struct {
     int32_t inputs_max_f32;
     cpu_weight *weights;
     cpu_chunk *chunks;
+    uint64_t nodes; /* that have memory, a bit each */
 } cpu;
 
 static inline cpu *cpu_of(backend *b) {
@@ -53,6 +54,10 @@ static inline cpu *cpu_of(backend *b) {
 
 static inline uint8_t *cpu_scratch(const cpu *c, int32_t thread) {
     return c->scratch + (int64_t)thread * ISA_SCRATCH_BYTES;
+}
+
+static inline int32_t cpu_divide_up(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
 }
 
 /* Zeroed pages from the system; NULL when refused. `huge` asks for huge pages. */

@@ -18,7 +18,7 @@ static uint8_t *chunk_take(cpu *c, uint64_t bytes) {
         if (chunk == NULL) {
             return NULL;
         }
-        cpunodes_spread(chunk, size);
+        cpunodes_spread(chunk, size, c->nodes);
         chunk->bytes = size;
         chunk->used = header;
         chunk->next = c->chunks;

@@ -36,7 +36,6 @@ enum {
     AMX_PLACES = 4, /* tile registers of integers, and what they are stored to, used in turn */
     AMX_LATE = 2,   /* steps from a product to its store, and from there to its sum */
     AMX_BLOCK_STEPS = 18, /* steps unpacked at a time */
-    AMX_ROWS_FEW = 8,     /* sums of the upper rows are not made for up to this many */
     AMX_AHEAD_LINES = 5,  /* of weights fetched beside a step: a group's, at most formats' size */
     AMX_STEP_BYTES = 8 * TILE_BLOCK_BYTES + 2 * 64, /* quants, scales, minimums */
     AMX_DOT_BYTES = ISA_PANEL_ROWS * 64,            /* integers of 16 rows */
@@ -159,10 +158,10 @@ BODY_INLINE void amx_store(uint8_t *dots, const int k) {
 
 /* Adds the integers at `dots` to the sums. */
 BODY_INLINE void amx_add(const amx_place *p, const uint8_t *dots, v16 sum[ISA_PANEL_ROWS],
-                         const int rows, const bool minimum) {
+                         const bool minimum) {
     const float *scales = (const float *)(const void *)(p->weights + 8 * TILE_BLOCK_BYTES);
     const v16 scale = v16_load(scales), second = v16_load(scales + 16);
-    UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int r = 0; r < ISA_PANEL_ROWS; r++) {
         const v16 dot = v16_sub(v16_from_bits(v64_load(dots + 64 * r)), v16_set(AMX_ORIGIN));
         sum[r] = v16_fma(dot, v16_mul(scale, v16_set(p->panel->scale[r])), sum[r]);
         if (minimum) {
@@ -181,35 +180,32 @@ static __attribute__((noinline)) void amx_finish(const amx_block *b, const float
     }
 }
 
-BODY_INLINE void amx_load_sums(const amx_block *b, v16 sum[ISA_PANEL_ROWS], int32_t row,
-                               const int rows) {
+BODY_INLINE void amx_load_sums(const amx_block *b, v16 sum[ISA_PANEL_ROWS], int32_t row) {
     const float *at = b->sums + (int64_t)row * TILE_OUTPUTS;
-    UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int r = 0; r < ISA_PANEL_ROWS; r++) {
         sum[r] = b->first ? v16_zero() : v16_load(at + TILE_OUTPUTS * r);
     }
 }
 
 /* Sums leave the registers for those of the next 16 rows. */
-BODY_INLINE void amx_next_rows(const amx_block *b, v16 sum[ISA_PANEL_ROWS], int32_t row,
-                               const int rows) {
+BODY_INLINE void amx_next_rows(const amx_block *b, v16 sum[ISA_PANEL_ROWS], int32_t row) {
     float *at = b->sums + (int64_t)row * TILE_OUTPUTS;
-    UNROLL for (int r = 0; r < rows; r++) {
+    UNROLL for (int r = 0; r < ISA_PANEL_ROWS; r++) {
         v16_store(at + TILE_OUTPUTS * r, sum[r]);
     }
     if (b->last) {
         amx_finish(b, at, row);
     }
-    amx_load_sums(b, sum, row + ISA_PANEL_ROWS, rows);
+    amx_load_sums(b, sum, row + ISA_PANEL_ROWS);
 }
 
-BODY_INLINE void amx_run(const amx_block *b, const int rows, const int32_t halves,
-                         const bool minimum) {
+BODY_INLINE void amx_run(const amx_block *b, const int32_t halves, const bool minimum) {
     const int32_t row_blocks = (b->l->rows + ISA_PANEL_ROWS - 1) / ISA_PANEL_ROWS;
     const int32_t total = row_blocks * b->steps;
     amx_place added = {b->weights, b->panels, b->panels, 0}, made = added;
     int32_t row = 0;
     v16 sum[ISA_PANEL_ROWS];
-    amx_load_sums(b, sum, row, rows);
+    amx_load_sums(b, sum, row);
     const uint8_t *ahead = b->ahead;
     const uint8_t *const ahead_end = ahead + b->steps * AMX_AHEAD_LINES * 64;
     UNROLL for (int k = 0; k < AMX_PLACES; k++) {
@@ -235,10 +231,10 @@ BODY_INLINE void amx_run(const amx_block *b, const int rows, const int32_t halve
                     }
                     ahead += AMX_AHEAD_LINES * 64;
                 }
-                amx_add(&added, b->dots + k * AMX_DOT_BYTES, sum, rows, minimum);
+                amx_add(&added, b->dots + k * AMX_DOT_BYTES, sum, minimum);
                 amx_advance(b, &added, halves);
                 if (added.step == 0) {
-                    amx_next_rows(b, sum, row, rows);
+                    amx_next_rows(b, sum, row);
                     row += ISA_PANEL_ROWS;
                 }
             }
@@ -246,12 +242,9 @@ BODY_INLINE void amx_run(const amx_block *b, const int rows, const int32_t halve
     }
 }
 
-#define AMX_RUN(name, halves, minimum)                                     \
-    static __attribute__((noinline)) void name##_few(const amx_block *b) { \
-        amx_run(b, AMX_ROWS_FEW, halves, minimum);                         \
-    }                                                                      \
-    static __attribute__((noinline)) void name(const amx_block *b) {       \
-        amx_run(b, ISA_PANEL_ROWS, halves, minimum);                       \
+#define AMX_RUN(name, halves, minimum)                               \
+    static __attribute__((noinline)) void name(const amx_block *b) { \
+        amx_run(b, halves, minimum);                                 \
     }
 
 AMX_RUN(amx_run_minimum, 1, true)
@@ -313,11 +306,9 @@ static void (*const amx_unpackers[])(const uint8_t *, int32_t, int32_t, uint8_t 
     amx_unpack_q4_0, amx_unpack_q4_1, amx_unpack_q4_k, amx_unpack_q5_1,
     amx_unpack_q5_k, amx_unpack_q8_0, amx_unpack_q6_k};
 
-/* By mode; few rows, more. */
-static void (*const amx_runs[][2])(const amx_block *) = {{amx_run_minimum_few, amx_run_minimum},
-                                                         {amx_run_plain_few, amx_run_plain},
-                                                         {amx_run_plain_few, amx_run_plain},
-                                                         {amx_run_half_few, amx_run_half}};
+/* By mode. */
+static void (*const amx_runs[])(const amx_block *) = {amx_run_minimum, amx_run_plain, amx_run_plain,
+                                                      amx_run_half};
 
 void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
     const tile_mode mode = tile_shape_of(l->format).mode;
@@ -344,7 +335,7 @@ void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
             b.ahead = tile + bytes / (uint64_t)groups * (uint64_t)(g + count);
             b.first = g == 0;
             b.last = g + count == groups;
-            amx_runs[mode][l->rows > AMX_ROWS_FEW](&b);
+            amx_runs[mode](&b);
         }
     }
 }

@@ -27,7 +27,7 @@ Test(cpunodes, spread_memory_is_usable) {
     enum { BYTES = 4 << 20 };
     uint8_t *p = cpu_map(BYTES, true);
     cr_assert_not_null(p);
-    cpunodes_spread(p, BYTES);
+    cpunodes_spread(p, BYTES, cpunodes_with_memory());
     p[0] = 1;
     p[BYTES - 1] = 2;
     cr_expect_eq(p[0] + p[BYTES - 1], 3);
