@@ -26,8 +26,11 @@ status hostport_parse(str text, bool numeric, hostport *out, diag *d) {
         name = str_of(name.data + 1, name.bytes - 2);
     }
     bool colons = str_find(name, str_from(":"), 0) != SIZE_MAX;
-    if (name.bytes == 0 || name.bytes >= sizeof host || colons != brackets ||
-        !str_to_i64(digits, 0, 65535, &port)) {
+    /* A zone (fe80::1%eth0) means something on this machine alone, and addresses are told to
+     * others. */
+    bool zone = str_find(name, str_from("%"), 0) != SIZE_MAX;
+    if (name.bytes == 0 || name.bytes >= sizeof host || colons != brackets || zone ||
+        memchr(name.data, 0, name.bytes) || !str_to_i64(digits, 0, 65535, &port)) {
         return status_fail(d, STATUS_INVALID, "\"%.*s\" is no HOST:PORT",
                            (int)(text.bytes < 200 ? text.bytes : 200), text.data);
     }

@@ -51,6 +51,7 @@ static void replay(const char *name, target one) {
         replay(#name, fuzz_##name##_one);                     \
     }
 
+TARGET(address)
 TARGET(client)
 TARGET(core)
 TARGET(frame)
@@ -62,10 +63,14 @@ TARGET(jinja)
 TARGET(json)
 TARGET(message)
 TARGET(metrics)
+TARGET(sealed)
 TARGET(settings)
 TARGET(tokenizer)
 TARGET(wire)
 
+Test(corpus, address) {
+    replay_address();
+}
 Test(corpus, client) {
     replay_client();
 }
@@ -98,6 +103,9 @@ Test(corpus, message) {
 }
 Test(corpus, metrics) {
     replay_metrics();
+}
+Test(corpus, sealed) {
+    replay_sealed();
 }
 Test(corpus, settings) {
     replay_settings();

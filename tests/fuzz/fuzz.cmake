@@ -7,7 +7,7 @@ file(GLOB fuzz_targets CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/fuzz/fuzz_*.c
 list(REMOVE_ITEM fuzz_targets ${fuzz_shared})
 # Of layers that stand on the kernels, the files that parse: the kernels need not be built.
 add_library(weir_fuzzed STATIC EXCLUDE_FROM_ALL
-  kvtransfer/frame.c kvtransfer/kvt.c kvtransfer/shm.c bench/httpclient.c bench/eventstream.c)
+  kvtransfer/frame.c kvtransfer/kvt.c kvtransfer/shm.c kvtransfer/tcp.c bench/httpclient.c bench/eventstream.c)
 target_link_libraries(weir_fuzzed PUBLIC weir_options weir_base weir_llhttp)
 
 if(TARGET fuzz_corpus)

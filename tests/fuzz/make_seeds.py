@@ -186,12 +186,15 @@ def message():
     local = struct.pack("<IQBQII1I", 0xffffffff, 0, 1, 9, 1, 1, 1) + params
     token = struct.pack("<BIIBfBIf", 0, 1, 5, 1, -0.5, 1, 6, -1.0)
     announce = struct.pack("<6I", 1, 0, 0, 2, 0, 3)
-    hello = (struct.pack("<IIQBIQIIQIII", 2, 1, 9, 3, 77, 5, 4, 16, 4096, 100, 512, 320) +
+    hello = (struct.pack("<IIQBIQIIQIII", 3, 1, 9, 3, 77, 5, 4, 16, 4096, 100, 512, 320) +
              text(b"avx2") + text(b"bf16") + text(b"127.0.0.1:1"))
     return {
         "hello": head(1) + hello,
         "peer": head(2) + struct.pack("<IQBBB", 1, 2, 3, 1, 0) + text(b"127.0.0.1:1"),
-        "heartbeat": head(3) + struct.pack("<QIIIIQII", 1, 9, 8, 1, 0, 5, 6, 7),
+        "heartbeat": head(3) + struct.pack("<QIIIIQIIIQ", 1, 9, 8, 1, 0, 5, 6, 7, 256, 9) +
+        struct.pack("<fffI", 1, 2, 0.5, 9) * 2,
+        "cached": head(25) + struct.pack("<QBI2Q", 1, 1, 2, 6, 9),
+        "resync": head(26),
         "leases": head(4) + struct.pack("<IQIQI", 2, 1, 1, 2, 1),
         "drain": head(5),
         "metrics": head(6) + text(b"WMS1"),
@@ -235,6 +238,22 @@ def wire():
             "cut": frame(b"abc")[:-1], "huge": b"WL\0\0\xff\xff\xff\xff"}
 
 
+def address():
+    texts = {"v4": b"10.0.0.1:7000", "v6": b"[::1]:80", "any": b"0.0.0.0:0", "name": b"localhost:1",
+             "port": b"1.2.3.4:65536", "open": b"[::1:80", "loop": b"127.9.9.9:7"}
+    keys = {"key": b"  0123456789abcdef \n", "short": b"0123456789abcde", "long": b"k" * 5000}
+    return {**{n: b"\0" + t for n, t in texts.items()}, **{n: b"\1" + t for n, t in keys.items()}}
+
+
+def sealed():
+    """First byte: messages or pages; then a choice after the other."""
+    send, give = b"\0\x05hello", b"\1\7\2\0"
+    post, go, on = b"\0\6", b"\1", b"\3\7\2\0"
+    return {"messages": b"\0" + (send + give) * 4, "pages": b"\1" + (post + go + on) * 3,
+            "changed": b"\0" + send + give + send + b"\1\0\0\x09\3" + give * 2,
+            "repeated": b"\1" + post + go + b"\3\3\1\0" + on * 2}
+
+
 def noise(seed, count, size):
     """For targets that read choices."""
     state = random.Random(seed)
@@ -245,6 +264,7 @@ def noise(seed, count, size):
 def main():
     made = {"guard": guard(), "json": json(), "gguf": gguf(), "jinja": jinja(), "client": client(),
             "settings": settings(), "message": message(), "metrics": metrics(), "wire": wire(),
+            "address": address(), "sealed": {**sealed(), **noise(6, 6, 300)},
             "core": noise(1, 8, 600), "gate": noise(2, 8, 600), "frame": noise(3, 4, 200),
             "tokenizer": noise(4, 6, 300), "handshake": noise(5, 6, 60)}
     made["handshake"]["clean"] = bytes(40)

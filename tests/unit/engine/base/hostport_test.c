@@ -37,7 +37,7 @@ Test(hostport, what_is_no_address_is_refused_by_its_text) {
     static const char *const cases[] = {"",         ":",           "7000",      ":7000",
                                         "1.2.3.4",  "1.2.3.4:",    "1.2.3.4:x", "1.2.3.4:65536",
                                         "::1:7000", "1.2.3.4:-1",  "[]:1",      "[1.2.3.4:1",
-                                        "name:80",  "1.2.3:4:5:6", "[::1]7000"};
+                                        "name:80",  "1.2.3:4:5:6", "[::1]7000", "[fe80::1%1]:1"};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         hostport a;
         diag d = {.text = ""};
