@@ -1,9 +1,12 @@
-/* stepfit.c -- least squares over step times, by the normal equations. */
+/* stepfit.c -- least squares over step times; the workers' own fit (engine/core/stepmodel) does it.
+ */
 #define _GNU_SOURCE
 #include "bench/stepfit.h"
 
 #include <math.h>
 #include <stdio.h>
+
+#include "engine/core/stepmodel.h"
 
 void stepfit_add(stepfit *f, double steps, double rows, double context, double us) {
     if (f->count < STEPFIT_POINTS_MAX && us > 0) {
@@ -15,45 +18,12 @@ void stepfit_add(stepfit *f, double steps, double rows, double context, double u
     }
 }
 
-/* Gauss-Jordan with the parts that `on` leaves out fixed at 0. */
-static void solve_some(const stepfit *f, const int on[3], double out[3]) {
-    double m[3][4] = {{0}};
-    for (int32_t i = 0; i < f->count; i++) {
-        for (int r = 0; r < 3; r++) {
-            double x = f->work[i][r] / f->us[i];
-            for (int c = 0; c < 3; c++) {
-                m[r][c] += on[r] && on[c] ? x * f->work[i][c] / f->us[i] : 0;
-            }
-            m[r][3] += on[r] ? x : 0;
-        }
-    }
-    for (int k = 0; k < 3; k++) {
-        m[k][k] = m[k][k] > 0 ? m[k][k] * (1 + 1e-12) : 1; /* points that do not tell it apart */
-        for (int r = 0; r < 3; r++) {
-            double times = r == k ? 0 : m[r][k] / m[k][k];
-            for (int c = 0; c < 4 && times != 0; c++) {
-                m[r][c] -= times * m[k][c];
-            }
-        }
-    }
-    for (int k = 0; k < 3; k++) {
-        out[k] = on[k] ? m[k][3] / m[k][k] : 0;
-    }
-}
-
 double stepfit_solve(const stepfit *f, double out[3]) {
-    int on[3] = {1, 1, 1};
-    for (;;) {
-        int worst = -1;
-        solve_some(f, on, out);
-        for (int k = 0; k < 3; k++) {
-            worst = out[k] < 0 && (worst < 0 || out[k] < out[worst]) ? k : worst;
-        }
-        if (worst < 0) {
-            break;
-        }
-        on[worst] = 0;
+    stepmodel_sums sums = {{{0}}};
+    for (int32_t i = 0; i < f->count; i++) {
+        stepmodel_add(&sums, f->work[i], f->us[i], f->us[i], 1);
     }
+    stepmodel_solve(&sums, -1, 0, out);
     double sum = 0;
     for (int32_t i = 0; i < f->count; i++) {
         double is = 0;

@@ -142,7 +142,7 @@ message *core_send(core *c, uint32_t peer, message_type type, request_id request
     if (links_get(&c->links, peer)) {
         m = &outbox_add(&c->outbox, CORE_SEND, peer)->message;
     }
-    CHECK(type >= MESSAGE_HELLO && type <= MESSAGE_REJECT);
+    CHECK(type >= MESSAGE_HELLO && type <= MESSAGE_LAST);
     *m = (message){.type = type, .request = request, .attempt = attempt};
     return m;
 }
@@ -460,6 +460,10 @@ static void core_heartbeat(core *c, uint32_t peer) {
         .queued_tokens = stats.queued_tokens,
         .step_us = stats.step_us,
         .tokens_per_second = stats.tokens_per_second,
+        .chunk_tokens = (uint32_t)c->options.prefill_chunk_tokens,
+        .queued_us = stats.queued_us,
+        .prefill_fit = stats.prefill_fit,
+        .decode_fit = stats.decode_fit,
     };
 }
 
@@ -581,7 +585,10 @@ void core_get_stats(const core *c, core_stats *out) {
     out->pages_owned = n.owned;
     out->pages_quarantined = n.quarantined;
     out->parked_grants = marks_count(&c->parked);
+    out->prefill_fit = c->model.fits[STEPMODEL_PREFILL];
+    out->decode_fit = c->model.fits[STEPMODEL_DECODE];
     CHECK_EQ(n.free + n.owned + n.quarantined, n.total);
+    int64_t pairs = 0;
     for (int role = 0; role < RECORD_ROLES; role++) {
         for (const record *r = c->records.first[role]; r; r = r->next) {
             bool has_pages = r->seqs[0].pages_count > 0;
@@ -590,9 +597,12 @@ void core_get_stats(const core *c, core_stats *out) {
             if (role == RECORD_PREFILL || r->local) {
                 CHECK_LE(r->computed, r->tokens_count);
                 out->queued_tokens += (uint64_t)(r->tokens_count - r->computed);
+                pairs += stepmodel_pairs(r->tokens_count - r->computed, r->computed);
             }
         }
     }
+    out->queued_us = (uint64_t)stepmodel_prefill_us(&out->prefill_fit, (int64_t)out->queued_tokens,
+                                                    pairs, c->options.prefill_chunk_tokens);
 }
 
 static void core_count_record(const core *c, const record *r) {

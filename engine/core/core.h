@@ -218,6 +218,8 @@ typedef struct {
     uint32_t parked_grants;
     uint32_t step_us;           /* smoothed */
     uint32_t tokens_per_second; /* smoothed prefill speed; 0: not known */
+    uint64_t queued_us;         /* predicted time of queued_tokens; 0: not known */
+    stepmodel_fit prefill_fit, decode_fit;
 } core_stats;
 
 void core_get_stats(const core *c, core_stats *out);

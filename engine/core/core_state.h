@@ -53,6 +53,7 @@ struct core {
     marks parked; /* grants that came before their SUBMIT */
     core_step step;
     core_stats stats;
+    stepmodel model;
     message unsent; /* where messages to links that are down are written */
     bool draining;
     bool drained;      /* core_next has returned false since the last event */

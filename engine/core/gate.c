@@ -472,7 +472,7 @@ static void on_preempted(gate *g, ledger_run *r, uint32_t worker, const message 
 
 void gate_message(gate *g, uint32_t worker, const message *m, int64_t now_us) {
     CHECK(ledger_usable(g, worker));
-    if (m->type < MESSAGE_SUBMIT) {
+    if (message_of_link(m->type)) {
         broken(g, worker, m, "sent a message that only a gateway sends");
         return;
     }

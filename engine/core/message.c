@@ -20,6 +20,8 @@ struct message_scratch {
     size_t tokens_capacity;
     message_lease *leases; /* [leases_capacity] */
     size_t leases_capacity;
+    uint64_t *pages; /* [pages_capacity] */
+    size_t pages_capacity;
     message_member members[LIMIT_WORKERS];
 };
 
@@ -46,6 +48,7 @@ void message_scratch_close(message_scratch *s) {
     mem_free(s->ids);
     mem_free(s->tokens);
     mem_free(s->leases);
+    mem_free(s->pages);
     mem_free(s);
 }
 
@@ -235,6 +238,22 @@ static void walk_roster(codec *c, message *m) {
     }
 }
 
+static float time_us(codec *c, const char *name, float v) {
+    v = real(c, name, v);
+    if (v < 0) {
+        fail(c, c->out ? STATUS_INVALID : STATUS_CORRUPT, name, "is negative");
+        return 0;
+    }
+    return v;
+}
+
+static void walk_fit(codec *c, stepmodel_fit *f) {
+    f->fixed_us = time_us(c, "fixed_us", f->fixed_us);
+    f->row_us = time_us(c, "row_us", f->row_us);
+    f->work_us = time_us(c, "work_us", f->work_us);
+    f->samples = u32(c, "samples", f->samples, 0, UINT32_MAX);
+}
+
 static void walk_heartbeat(codec *c, message_heartbeat *h) {
     h->steps = u64(c, "steps", h->steps);
     h->pages_total = u32(c, "pages_total", h->pages_total, 0, INT32_MAX);
@@ -244,6 +263,31 @@ static void walk_heartbeat(codec *c, message_heartbeat *h) {
     h->queued_tokens = number(c, "queued_tokens", 8, h->queued_tokens, 0, INT64_MAX);
     h->step_us = u32(c, "step_us", h->step_us, 0, INT32_MAX);
     h->tokens_per_second = u32(c, "tokens_per_second", h->tokens_per_second, 0, INT32_MAX);
+    h->chunk_tokens = u32(c, "chunk_tokens", h->chunk_tokens, 0, LIMIT_CONTEXT_TOKENS);
+    h->queued_us = number(c, "queued_us", 8, h->queued_us, 0, INT64_MAX);
+    walk_fit(c, &h->prefill_fit);
+    walk_fit(c, &h->decode_fit);
+}
+
+static void walk_cached(codec *c, message_cached *k) {
+    k->sequence = number(c, "sequence", 8, k->sequence, 1, UINT64_MAX);
+    k->snapshot = flag(c, "snapshot", k->snapshot);
+    k->count = u32(c, "pages", k->count, 0, MESSAGE_CACHED_MAX);
+    if (c->out != NULL) {
+        for (uint32_t i = 0; i < k->count && c->result == STATUS_OK; i++) {
+            (void)u64(c, "page", k->pages[i]);
+        }
+        return;
+    }
+    void *array = c->scratch->pages;
+    if (!room(c, "pages", &array, &c->scratch->pages_capacity, k->count, sizeof(uint64_t), 8)) {
+        return;
+    }
+    c->scratch->pages = array;
+    for (uint32_t i = 0; i < k->count && c->result == STATUS_OK; i++) {
+        c->scratch->pages[i] = u64(c, "page", 0);
+    }
+    k->pages = c->scratch->pages;
 }
 
 static void walk_leases(codec *c, message *m) {
@@ -446,7 +490,7 @@ static void walk_reason(codec *c, message *m) {
 
 static void walk_reject(codec *c, message *m) {
     walk_reason(c, m);
-    m->about = (message_type)small(c, "about", m->about, MESSAGE_HELLO, MESSAGE_REJECT);
+    m->about = (message_type)small(c, "about", m->about, MESSAGE_HELLO, MESSAGE_LAST);
     if (m->about == MESSAGE_ANNOUNCE) {
         walk_announce(c, &m->announce);
     }
@@ -475,7 +519,11 @@ static void walk_body_link(codec *c, message *m) {
         case MESSAGE_GOODBYE:
             m->goodbye = text(c, "goodbye", m->goodbye, MESSAGE_GOODBYE_BYTES, true);
             break;
+        case MESSAGE_CACHED:
+            walk_cached(c, &m->cached);
+            break;
         case MESSAGE_DRAIN:
+        case MESSAGE_RESYNC:
         default:
             break;
     }
@@ -543,11 +591,11 @@ static void walk_body(codec *c, message *m) {
 }
 
 static void walk(codec *c, message *m) {
-    m->type = (message_type)small(c, "type", m->type, MESSAGE_HELLO, MESSAGE_REJECT);
+    m->type = (message_type)small(c, "type", m->type, MESSAGE_HELLO, MESSAGE_LAST);
     if (c->result != STATUS_OK) {
         return;
     }
-    bool of_link = m->type < MESSAGE_SUBMIT;
+    bool of_link = message_of_link(m->type);
     uint64_t least = m->type == MESSAGE_REJECT ? 0 : 1; /* REJECT may be about a link message */
     m->request = number(c, "request", 8, m->request, of_link ? 0 : least, of_link ? 0 : UINT64_MAX);
     m->attempt = (uint32_t)number(c, "attempt", 4, m->attempt, of_link ? 0 : least,
@@ -598,8 +646,9 @@ const char *message_type_name(message_type t) {
         [MESSAGE_TOKENS] = "TOKENS",       [MESSAGE_SCORES] = "SCORES",
         [MESSAGE_CANCEL] = "CANCEL",       [MESSAGE_PREEMPTED] = "PREEMPTED",
         [MESSAGE_LINK_LOST] = "LINK_LOST", [MESSAGE_REJECT] = "REJECT",
+        [MESSAGE_CACHED] = "CACHED",       [MESSAGE_RESYNC] = "RESYNC",
     };
-    return t >= MESSAGE_HELLO && t <= MESSAGE_REJECT ? names[t] : "?";
+    return t >= MESSAGE_HELLO && t <= MESSAGE_LAST ? names[t] : "?";
 }
 
 const char *message_reason_name(message_reason r) {

@@ -13,8 +13,9 @@
 
 #include "engine/base/str.h"
 #include "engine/core/request.h"
+#include "engine/core/stepmodel.h"
 
-enum { MESSAGE_VERSION = 2, MESSAGE_VERSION_MIN = 2 };
+enum { MESSAGE_VERSION = 3, MESSAGE_VERSION_MIN = 3 };
 
 #define MESSAGE_NO_WORKER UINT32_MAX
 
@@ -25,6 +26,7 @@ enum {
     MESSAGE_LAYOUT_BYTES = 64,
     MESSAGE_ADDRESS_BYTES = 63,
     MESSAGE_GOODBYE_BYTES = 256,
+    MESSAGE_CACHED_MAX = 16384, /* pages of one CACHED */
     MESSAGE_METRICS_BYTES = 1 << 20
 };
 
@@ -52,8 +54,17 @@ typedef enum {
     MESSAGE_CANCEL,          /* G > P, G > D: this attempt and all older ones */
     MESSAGE_PREEMPTED,       /* D > G */
     MESSAGE_LINK_LOST,       /* P > G, D > G */
-    MESSAGE_REJECT           /* any > any: refused in this state, with a reason */
+    MESSAGE_REJECT,          /* any > any: refused in this state, with a reason */
+    /* What follows is of links again, like all before SUBMIT. */
+    MESSAGE_CACHED, /* worker > G: pages its prefix cache has gained and lost */
+    MESSAGE_RESYNC, /* G > worker: a CACHED is missing, tell everything again */
+    MESSAGE_LAST = MESSAGE_RESYNC
 } message_type;
+
+/* Not about a request. */
+static inline bool message_of_link(message_type t) {
+    return t < MESSAGE_SUBMIT || t > MESSAGE_REJECT;
+}
 
 typedef enum {
     MESSAGE_REASON_NONE,
@@ -121,7 +132,20 @@ typedef struct {
     uint64_t queued_tokens;     /* prompt tokens not yet computed */
     uint32_t step_us;           /* smoothed time of a step */
     uint32_t tokens_per_second; /* smoothed prefill speed, 0 when not known */
+    uint32_t chunk_tokens;      /* most rows of a prompt in a step */
+    uint64_t queued_us;         /* predicted time of queued_tokens; 0 when not known */
+    stepmodel_fit prefill_fit;  /* measured here, without cold starts */
+    stepmodel_fit decode_fit;
 } message_heartbeat;
+
+/* Changes of a worker's prefix cache, or (with `snapshot`) a part of all it has; pages are named as
+ * engine/core/pagename.h says. */
+typedef struct {
+    uint64_t sequence; /* of the CACHED messages of this link, from 1, without gaps */
+    bool snapshot;     /* the first of a snapshot: forget what was told before */
+    uint32_t count;
+    const uint64_t *pages; /* [count] a page's name, bit 0 set: gained, clear: lost */
+} message_cached;
 
 /* One lease: a request some worker holds things for. */
 typedef struct {
@@ -195,6 +219,7 @@ typedef struct {
         } leases;
         str metrics; /* METRICS: engine/base/metrics.h snapshot */
         str goodbye; /* GOODBYE: a sentence */
+        message_cached cached;
         struct {
             const message_member *list; /* [count] */
             uint32_t count;             /* <= LIMIT_WORKERS */

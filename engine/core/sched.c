@@ -421,11 +421,28 @@ static int32_t sched_apply_decode(core *c, int32_t item, const request_token *re
     return count;
 }
 
+static stepmodel_work sched_work(const core_step *s) {
+    stepmodel_work w = {0};
+    for (int32_t i = 0; i < s->batch.seqs_count; i++) {
+        const core_seq *q = &s->seqs[i];
+        if (s->items[i].prompt) {
+            w.prompt_rows += q->rows;
+            w.prompt_pairs += stepmodel_pairs(q->rows, q->position_first);
+        } else {
+            w.decode_rows++;
+            w.decode_context += q->position_first + 1;
+        }
+    }
+    return w;
+}
+
 static void sched_measure(core *c) {
     const core_step *s = &c->step;
     int64_t took = c->now_us - s->started_us;
     took = took < 1 ? 1 : took > INT32_MAX ? INT32_MAX : took;
     uint32_t us = (uint32_t)took;
+    stepmodel_work work = sched_work(s);
+    stepmodel_observe(&c->model, &work, took);
     c->stats.steps++;
     c->stats.step_us = c->stats.step_us == 0 ? us : (uint32_t)((7ull * c->stats.step_us + us) / 8);
     if (s->prompt_rows == s->batch.rows && s->prompt_rows >= LIMIT_PAGE_TOKENS) {

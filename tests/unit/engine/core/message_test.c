@@ -19,6 +19,7 @@ typedef struct {
     int32_t ids[TOKENS_MOST];
     request_token tokens[TOKENS_MOST];
     message_lease leases[TOKENS_MOST];
+    uint64_t pages[TOKENS_MOST];
     message_member members[TOKENS_MOST];
     char text[MESSAGE_NUMERICS_BYTES];
 } sample;
@@ -130,7 +131,18 @@ static void random_link_body(sample *s) {
                                                .waiting = below(99),
                                                .queued_tokens = below(1 << 30),
                                                .step_us = below(1 << 20),
-                                               .tokens_per_second = below(1 << 20)};
+                                               .tokens_per_second = below(1 << 20),
+                                               .chunk_tokens = below(4096),
+                                               .queued_us = rng_next(&state) / 2,
+                                               .prefill_fit = {1.5f, 0, 0.25f, below(99)},
+                                               .decode_fit = {0, 3e9f, 1e-9f, below(99)}};
+            break;
+        case MESSAGE_CACHED:
+            m->cached = (message_cached){1 + rng_next(&state) / 2, below(2), below(TOKENS_MOST + 1),
+                                         s->pages};
+            for (uint32_t i = 0; i < m->cached.count; i++) {
+                s->pages[i] = rng_next(&state);
+            }
             break;
         case MESSAGE_LEASES:
             m->leases.count = below(TOKENS_MOST + 1);
@@ -237,7 +249,7 @@ static void random_body(sample *s) {
 static void random_message(sample *s, message_type type) {
     memset(s, 0, sizeof(*s));
     s->m.type = type;
-    if (type < MESSAGE_SUBMIT) {
+    if (message_of_link(type)) {
         random_link_body(s);
         return;
     }
@@ -301,6 +313,11 @@ static void same_announce(const message_announce *a, const message_announce *b) 
     cr_assert_eq(a->pages, b->pages);
 }
 
+static void same_fit(const stepmodel_fit *a, const stepmodel_fit *b) {
+    cr_assert(a->fixed_us == b->fixed_us && a->row_us == b->row_us && a->work_us == b->work_us &&
+              a->samples == b->samples);
+}
+
 static void same_link_body(const message *a, const message *b) {
     const message_heartbeat *x = &a->heartbeat, *y = &b->heartbeat;
     switch (a->type) {
@@ -344,7 +361,18 @@ static void same_link_body(const message *a, const message *b) {
             cr_assert(x->steps == y->steps && x->pages_free == y->pages_free &&
                       x->pages_total == y->pages_total && x->running == y->running &&
                       x->waiting == y->waiting && x->queued_tokens == y->queued_tokens &&
-                      x->step_us == y->step_us && x->tokens_per_second == y->tokens_per_second);
+                      x->step_us == y->step_us && x->tokens_per_second == y->tokens_per_second &&
+                      x->chunk_tokens == y->chunk_tokens && x->queued_us == y->queued_us);
+            same_fit(&x->prefill_fit, &y->prefill_fit);
+            same_fit(&x->decode_fit, &y->decode_fit);
+            break;
+        case MESSAGE_CACHED:
+            cr_assert(a->cached.sequence == b->cached.sequence &&
+                      a->cached.snapshot == b->cached.snapshot &&
+                      a->cached.count == b->cached.count);
+            for (uint32_t i = 0; i < a->cached.count; i++) {
+                cr_assert_eq(a->cached.pages[i], b->cached.pages[i]);
+            }
             break;
         case MESSAGE_LEASES:
             cr_assert_eq(a->leases.count, b->leases.count);
@@ -446,7 +474,7 @@ static void submit_within(const message_submit *s) {
 }
 
 static void within_limits(const message *m) {
-    cr_assert(m->type >= MESSAGE_HELLO && m->type <= MESSAGE_REJECT);
+    cr_assert(m->type >= MESSAGE_HELLO && m->type <= MESSAGE_LAST);
     cr_assert(m->reason <= MESSAGE_REASON_DRAINING);
     switch (m->type) {
         case MESSAGE_HELLO:
@@ -514,7 +542,7 @@ Test(message, every_type_survives_the_round_trip) {
     message_scratch *scratch;
     cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
     static sample s;
-    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_LAST; type++) {
         for (int round = 0; round < 200; round++) {
             state = (uint64_t)(type * 1000 + round);
             random_message(&s, (message_type)type);
@@ -535,7 +563,7 @@ Test(message, a_cut_message_is_refused_at_every_byte) {
     message_scratch *scratch;
     cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
     static sample s;
-    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_LAST; type++) {
         for (int round = 0; round < 5; round++) {
             state = (uint64_t)(type * 1000 + round);
             random_message(&s, (message_type)type);
@@ -557,7 +585,7 @@ Test(message, bytes_after_the_end_are_refused) {
     message_scratch *scratch;
     cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
     static sample s;
-    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_LAST; type++) {
         state = (uint64_t)type;
         random_message(&s, (message_type)type);
         encode(&s, &bytes);
@@ -575,7 +603,7 @@ Test(message, a_changed_byte_is_refused_or_stays_within_the_limits) {
     cr_assert_eq(message_scratch_open(&scratch), STATUS_OK);
     static sample s;
     static const uint8_t flips[] = {0x01, 0x80, 0xff, 0x7f, 0x10};
-    for (int type = MESSAGE_HELLO; type <= MESSAGE_REJECT; type++) {
+    for (int type = MESSAGE_HELLO; type <= MESSAGE_LAST; type++) {
         for (int round = 0; round < 4; round++) {
             state = (uint64_t)(type * 77 + round);
             random_message(&s, (message_type)type);
@@ -605,7 +633,7 @@ Test(message, random_bytes_never_decode_out_of_limits) {
             bytes[i] = (char)below(below(3) == 0 ? 256 : 4);
         }
         if (count > 0) {
-            bytes[0] = (char)(1 + below(MESSAGE_REJECT));
+            bytes[0] = (char)(1 + below(MESSAGE_LAST));
         }
         message back;
         (void)decode_exact(bytes, count, scratch, &back, NULL);
@@ -775,12 +803,12 @@ Test(message, the_largest_submit_fits_a_message) {
 }
 
 Test(message, names_are_known_for_every_type_and_reason) {
-    for (int t = MESSAGE_HELLO; t <= MESSAGE_REJECT; t++) {
+    for (int t = MESSAGE_HELLO; t <= MESSAGE_LAST; t++) {
         cr_assert_str_neq(message_type_name((message_type)t), "?");
     }
     for (int r = 0; r <= MESSAGE_REASON_DRAINING; r++) {
         cr_assert_str_neq(message_reason_name((message_reason)r), "?");
     }
-    cr_assert_str_eq(message_type_name((message_type)(MESSAGE_REJECT + 1)), "?");
+    cr_assert_str_eq(message_type_name((message_type)(MESSAGE_LAST + 1)), "?");
     cr_assert_str_eq(message_type_name((message_type)0), "?");
 }
