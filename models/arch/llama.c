@@ -13,7 +13,7 @@
 
 typedef struct {
     backend *device;
-    llama_load_shape shape;
+    llama_shape shape;
     llama_load_weights weights;
     int32_t *positions; /* host [rows_max] */
     ops_seq *seqs;      /* host [rows_max] */
@@ -35,7 +35,7 @@ static status llama_floats(backend *device, int32_t rows, int32_t width, float *
 }
 
 static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
-    const llama_load_shape *s = &m->shape;
+    const llama_shape *s = &m->shape;
     m->positions = mem_calloc((size_t)rows, sizeof(m->positions[0]));
     m->seqs = mem_calloc((size_t)rows, sizeof(m->seqs[0]));
     if (!m->positions || !m->seqs) {
@@ -53,7 +53,7 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
     return llama_floats(m->device, logit_rows, s->vocab, &m->logits);
 }
 
-static void llama_close(void *self) {
+void llama_close(void *self) {
     llama *m = self;
     float *const device[] = {m->x,    m->q,  m->k,    m->v,    m->mixed,
                              m->gate, m->up, m->rope, m->last, m->logits};
@@ -68,10 +68,33 @@ static void llama_close(void *self) {
     mem_free(m);
 }
 
-static status llama_open(const gguf *file, const model_options *options, model_info *info,
-                         void **out, diag *d) {
-    llama_load_shape shape;
-    TRY(llama_load_keys(file, &shape, d));
+/* Frequencies that the keys ask for; files may have them as a tensor instead. */
+static status llama_stretch(llama *m, diag *d) {
+    float *factors = NULL;
+    status s =
+        ropescale_factors(&m->shape.scaling, m->shape.rope_base, m->shape.rope_dim, &factors);
+    if (s != STATUS_OK) {
+        return status_fail(d, s, "no memory for the model");
+    }
+    if (factors && m->weights.freq_factors) {
+        mem_free(factors);
+        return status_fail(d, STATUS_CORRUPT,
+                           "tensor rope_freqs.weight and %s.rope.scaling.type exclude each other",
+                           m->shape.traits->arch);
+    }
+    m->weights.freq_factors = factors ? factors : m->weights.freq_factors;
+    return STATUS_OK;
+}
+
+status llama_open_as(const llama_traits *traits, const gguf *file, const model_options *options,
+                     model_info *info, void **out, diag *d) {
+    llama_shape shape;
+    TRY(llama_keys_read(file, traits, &shape, d));
+    /* A norm of heads has that many rows. */
+    if (traits->head_norms && options->rows_max > OPS_ROWS_MAX / shape.heads) {
+        return status_fail(d, STATUS_LIMIT, "batches of %d rows: at most %d with %d heads",
+                           options->rows_max, OPS_ROWS_MAX / shape.heads, shape.heads);
+    }
     llama *m = mem_calloc(1, sizeof(*m));
     if (!m) {
         return status_fail(d, STATUS_NOMEM, "no memory for the model");
@@ -79,6 +102,9 @@ static status llama_open(const gguf *file, const model_options *options, model_i
     m->device = options->device;
     m->shape = shape;
     status s = llama_load_tensors(file, &shape, m->device, options->activations, &m->weights, d);
+    if (s == STATUS_OK) {
+        s = llama_stretch(m, d);
+    }
     if (s == STATUS_OK) {
         s = llama_workspace(m, options->rows_max, options->logit_rows_max);
         if (s != STATUS_OK) {
@@ -116,13 +142,18 @@ static status llama_begin(llama *m, const model_batch *b) {
                             .freq_factors = m->weights.freq_factors,
                             .table = m->rope,
                             .base = m->shape.rope_base,
-                            .position_scale = m->shape.rope_scale,
-                            .magnitude = 1,
+                            .position_scale = m->shape.scaling.position_scale,
+                            .magnitude = (float)m->shape.scaling.magnitude,
                             .rows = b->rows,
                             .dim = m->shape.rope_dim};
     TRY(backend_rope_table(m->device, &table));
     ops_embed embed = {m->weights.embedding, b->tokens, m->x, b->rows};
     return backend_embed(m->device, &embed);
+}
+
+static status llama_norm_heads(llama *m, float *x, const float *weight, int32_t heads) {
+    ops_rmsnorm norm = {x, weight, x, heads, m->shape.head_dim, m->shape.epsilon};
+    return backend_rmsnorm(m->device, &norm);
 }
 
 static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32_t layer) {
@@ -137,6 +168,10 @@ static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32
                                 {w->matrix[LLAMA_V], w->vector[LLAMA_V], m->v, false}},
                       .parts_count = 3};
     TRY(backend_linear(m->device, &qkv));
+    if (m->shape.traits->head_norms) {
+        TRY(llama_norm_heads(m, m->q, w->vector[LLAMA_Q_NORM], b->rows * m->shape.heads));
+        TRY(llama_norm_heads(m, m->k, w->vector[LLAMA_K_NORM], b->rows * m->shape.kv_heads));
+    }
     ops_rope_append append = {.q = m->q,
                               .k = m->k,
                               .v = m->v,
@@ -148,7 +183,7 @@ static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32
                               .layer = layer,
                               .heads = m->shape.heads,
                               .dim = m->shape.rope_dim,
-                              .pairs = OPS_ROPE_INTERLEAVED};
+                              .pairs = m->shape.pairs};
     TRY(backend_rope_append(m->device, &append));
     if (b->on_layer) {
         TRY(backend_sync(m->device));
@@ -219,7 +254,7 @@ static status llama_end(llama *m, const model_batch *b) {
     return backend_download(m->device, b->logits, m->logits, bytes);
 }
 
-static status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
+status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
     llama *m = self;
     TRY(llama_begin(m, b));
     for (int32_t layer = 0; layer < m->shape.layers; layer++) {
@@ -236,6 +271,12 @@ static status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
         }
     }
     return backend_sync(m->device);
+}
+
+static status llama_open(const gguf *file, const model_options *options, model_info *info,
+                         void **out, diag *d) {
+    static const llama_traits traits = {"llama", OPS_ROPE_INTERLEAVED, false, false};
+    return llama_open_as(&traits, file, options, info, out, d);
 }
 
 const family llama_family = {"llama", llama_open, llama_forward, llama_close};

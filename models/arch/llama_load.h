@@ -1,31 +1,30 @@
-/* llama_load.h -- from a GGUF file to a llama model's shape and weights.
+/* llama_load.h -- from a model file's tensors to a llama model's weights.
  *
- * Purpose    Reads and checks the keys, then every tensor in file order: known name, expected
- *            shape, loaded on the backend. A tensor the family doesn't know is refused, since a
- *            forward pass without it would be wrong.
+ * Purpose    Takes every tensor in file order: known name, expected shape, loaded on the backend. A
+ * tensor the family doesn't know is refused, since a forward pass without it would be wrong.
  * Ownership  llama_load_tensors takes device memory that llama_load_free gives back; matrices
- * belong to the backend. Threads    As model.h. Limits     LLAMA_* of llama.h.
+ * belong to the backend. Threads    As model.h. Limits     LLAMA_* of llama_keys.h.
  */
 #ifndef MODELS_ARCH_LLAMA_LOAD_H
 #define MODELS_ARCH_LLAMA_LOAD_H
 
-#include "models/arch/llama.h"
-
-typedef struct {
-    int32_t layers, width, heads, kv_heads, head_dim, ffn, vocab, context_tokens;
-    int32_t rope_dim; /* elements of a head that turn */
-    double rope_base;
-    double rope_scale; /* multiplies positions */
-    float epsilon;     /* of the norms */
-} llama_load_shape;
+#include "kernels/backend.h"
+#include "models/arch/llama_keys.h"
 
 /* Matrices and vectors of one layer; the order is that of the tables in llama_load.c. */
 enum { LLAMA_Q, LLAMA_K, LLAMA_V, LLAMA_OUT, LLAMA_GATE, LLAMA_UP, LLAMA_DOWN, LLAMA_MATRICES };
-enum { LLAMA_ATTN_NORM = LLAMA_MATRICES, LLAMA_FFN_NORM, LLAMA_VECTORS };
+enum {
+    LLAMA_ATTN_NORM = LLAMA_MATRICES,
+    LLAMA_FFN_NORM,
+    LLAMA_Q_NORM,
+    LLAMA_K_NORM,
+    LLAMA_VECTORS
+};
 
 typedef struct {
     const backend_weight *matrix[LLAMA_MATRICES];
-    /* Device floats: the bias of each matrix or NULL, then the norms [width]. */
+    /* Device floats: the bias of each matrix or NULL, then the norms: [width] twice,
+     * then [head_dim] of queries and of keys in families that have them. */
     float *vector[LLAMA_VECTORS];
 } llama_load_layer;
 
@@ -38,13 +37,11 @@ typedef struct {
     uint64_t parameters, bytes;
 } llama_load_weights;
 
-MUST_USE status llama_load_keys(const gguf *file, llama_load_shape *out, diag *d);
-
-MUST_USE status llama_load_tensors(const gguf *file, const llama_load_shape *shape, backend *device,
+MUST_USE status llama_load_tensors(const gguf *file, const llama_shape *shape, backend *device,
                                    backend_activations activations, llama_load_weights *out,
                                    diag *d);
 
 /* Also after a failed llama_load_tensors. */
-void llama_load_free(const llama_load_shape *shape, backend *device, llama_load_weights *w);
+void llama_load_free(const llama_shape *shape, backend *device, llama_load_weights *w);
 
 #endif

@@ -9,6 +9,8 @@
 #include "engine/base/mem.h"
 #include "models/arch/family.h"
 #include "models/arch/llama.h"
+#include "models/arch/qwen2.h"
+#include "models/arch/qwen3.h"
 
 struct model {
     const family *family;
@@ -19,7 +21,7 @@ struct model {
     int32_t rows_max, logit_rows_max;
 };
 
-static const family *const model_families[] = {&llama_family};
+static const family *const model_families[] = {&llama_family, &qwen2_family, &qwen3_family};
 
 static const family *model_family_of(str arch) {
     for (size_t i = 0; i < sizeof(model_families) / sizeof(model_families[0]); i++) {
@@ -43,7 +45,7 @@ static status model_identify(const gguf *file, model *m, diag *d) {
     m->family = model_family_of(arch);
     if (!m->family) {
         return status_fail(d, STATUS_UNSUPPORTED,
-                           "general.architecture is \"%.*s\": only llama is supported",
+                           "general.architecture is \"%.*s\": llama, qwen2 and qwen3 are supported",
                            (int)(arch.bytes < 64 ? arch.bytes : 64), arch.data);
     }
     model_copy_text(m->info.arch, sizeof(m->info.arch), arch);

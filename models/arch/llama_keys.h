@@ -1,0 +1,39 @@
+/* llama_keys.h -- a llama model's shape, from the keys of its file.
+ *
+ * Purpose    Reads and checks every key the family understands. Qwen2, Qwen3 and Mistral differ
+ *            from llama in a few traits only, so they share its keys under their own prefix.
+ * Ownership  Plain values; the traits are static.
+ * Threads    Pure functions of an opened file.
+ * Limits     LLAMA_*_MAX below; head_dim as the backend's.
+ */
+#ifndef MODELS_ARCH_LLAMA_KEYS_H
+#define MODELS_ARCH_LLAMA_KEYS_H
+
+#include "kernels/ops.h"
+#include "models/arch/ropescale.h"
+#include "models/file/gguf.h"
+
+enum { LLAMA_WIDTH_MAX = 1 << 16, LLAMA_HEADS_MAX = 1024, LLAMA_FFN_MAX = 1 << 20 };
+
+/* What sets a family apart from llama. */
+typedef struct {
+    const char *arch;     /* general.architecture, and the prefix of its keys */
+    ops_rope_pairs pairs; /* unless the file has ARCH.rope.pairs */
+    bool biases;          /* queries, keys and values must have one */
+    bool head_norms;      /* RMS norm of every head of queries and keys before they turn */
+} llama_traits;
+
+typedef struct {
+    const llama_traits *traits;
+    int32_t layers, width, heads, kv_heads, head_dim, ffn, vocab, context_tokens;
+    int32_t rope_dim; /* elements of a head that turn */
+    ops_rope_pairs pairs;
+    double rope_base;
+    ropescale scaling;
+    float epsilon; /* of the norms */
+} llama_shape;
+
+MUST_USE status llama_keys_read(const gguf *file, const llama_traits *traits, llama_shape *out,
+                                diag *d);
+
+#endif
