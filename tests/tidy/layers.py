@@ -20,7 +20,7 @@ LAYERS = {
     "engine/worker": (("engine/base", "engine/core", "engine/net", "kernels", "kvtransfer",
                        "models/arch", "models/file"), ()),
     "server": (("engine/base", "engine/core", "engine/net", "models/text", "models/file"),
-               ("microhttpd.h", "cjson/", "llhttp.h")),
+               ("microhttpd.h", "cjson/", "llhttp.h", "curl/")),
     "bench": (("",), ("cjson/", "llhttp.h")),
     "tests": (("",), ("",)),
 }
