@@ -99,11 +99,6 @@ static status cuda_download(backend *b, void *host, const void *device, uint64_t
  * the host; a transfer from device to device would not need it. */
 static status cuda_kv_open(backend *b, backend_kv *kv, diag *d) {
     cudastate *c = (cudastate *)b;
-    if (kv->shape.type != BACKEND_KV_F16 && kv->shape.type != BACKEND_KV_F32) {
-        return status_fail_param(d, STATUS_UNSUPPORTED, "kv-dtype",
-                                 "a KV cache of %s is not available on CUDA: f16 or f32",
-                                 backend_kv_type_name(kv->shape.type));
-    }
     const uint64_t bytes =
         kv->layer_page_bytes * (uint64_t)kv->shape.layers * (uint64_t)kv->shape.pages;
     void *memory = NULL;
@@ -127,7 +122,7 @@ static status cuda_kv_open(backend *b, backend_kv *kv, diag *d) {
     }
     kv->base = memory;
     (void)snprintf(kv->layout, sizeof(kv->layout), "k16-v16/%s/%d",
-                   kv->shape.type == BACKEND_KV_F32 ? "f32" : "f16", (int)kv->shape.head_dim);
+                   backend_kv_type_name(kv->shape.type), (int)kv->shape.head_dim);
     return STATUS_OK;
 }
 
@@ -155,11 +150,14 @@ static void cuda_close(backend *b) {
     (void)cudaFree(c->input.memory);
     (void)cudaFree(c->index.memory);
     (void)cudaFree(c->tables.memory);
+    (void)cudaFree(c->work.memory);
+    (void)cudaFree(c->slots.memory);
     (void)cudaFreeHost(c->stage);
     if (c->stream != NULL) {
         (void)cudaStreamDestroy(c->stream);
     }
     mem_free(c->tables_host);
+    mem_free(c->work_host);
     mem_free(c);
 }
 
@@ -236,13 +234,18 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
     (void)snprintf(c->base.name, sizeof(c->base.name), "cuda");
     c->plain = plain;
     (void)snprintf(c->base.isa, sizeof(c->base.isa), plain ? "plain" : "sm_%d", capability);
-    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-1/sm_%d",
+    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d",
                    plain ? "plain" : "tensor", capability);
     void *stage = NULL;
     status s = cudastate_check(c, cudaSetDevice(device));
     if (s == STATUS_OK) {
         s = cudastate_check(
             c, cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, device));
+    }
+    if (s == STATUS_OK) {
+        s = cudastate_check(
+            c, cudaDeviceGetAttribute(&c->shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                      device));
     }
     if (s == STATUS_OK) {
         s = cudastate_check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));

@@ -68,13 +68,17 @@ typedef struct {
     const int32_t *pages_first; /* device [seqs]: where a sequence's begins in `pages` */
 } cuda_batch;
 
+/* The values are backend_kv_type's. INT8: one scale a token and kv head, for K and for V each:
+ * max|x| / 127 in BF16 rounded up; a byte is x / scale to nearest even. */
+typedef enum { CUDA_KV_F16 = 0, CUDA_KV_F32 = 1, CUDA_KV_BF16 = 2, CUDA_KV_INT8 = 3 } cuda_kv_type;
+
 /* One layer of the KV pool. Kv head h of a page lies at h * head_bytes: K [16 tokens, head_dim],
- * then V [16 tokens, head_dim]. */
+ * then V [16 tokens, head_dim]; INT8: then the scales of K [16] and of V [16], BF16. */
 typedef struct {
     uint8_t *layer; /* device [pages, page_bytes] */
     uint64_t page_bytes, head_bytes;
     int32_t kv_heads, head_dim;
-    bool f32; /* else f16 */
+    cuda_kv_type type;
 } cuda_kv_layer;
 
 typedef struct {
@@ -167,6 +171,35 @@ typedef struct {
     bool interleaved; /* elements (2 i, 2 i + 1) turn together; else (i, i + dim / 2) */
 } cuda_rope_append;
 
+/* Attention goes over positions in splits of this many, each from a fresh start, and joins them in
+ * order: whether one block did all of them or each did one, the bits are the same. */
+enum { CUDA_SPLIT_TOKENS = 256 };
+
+/* A share of attention's work, for each kv head: rows of one sequence against a run of splits. */
+typedef struct {
+    int32_t seq;
+    int32_t row_first, rows; /* of the batch; rows * (heads / kv_heads) fit a tile */
+    int32_t position_first;  /* of row_first */
+    int32_t split_first, splits;
+    int32_t slot; /* -1: writes `out`; else it has one split, and row i of it goes to slot + i */
+} cuda_attention_item;
+
+/* A row whose splits are joined afterwards: from `slot`, `stride` slots apart. */
+typedef struct {
+    int32_t row, slot, stride, splits;
+} cuda_attention_merge;
+
+/* What a plan (cudaplan.h) makes of a batch. Plain kernels look at none of it. */
+typedef struct {
+    const cuda_attention_item *items;   /* device [wide + narrow]: wide ones first */
+    const cuda_attention_merge *merges; /* device [merges_count] */
+    float *slots; /* device [slots, heads, head_dim + 2]: values, then greatest score, then sum */
+    int32_t wide, narrow; /* items of up to CUDA_TILE_WIDE (CUDA_TILE_NARROW) rows times heads */
+    int32_t merges_count;
+} cuda_attention_work;
+
+enum { CUDA_TILE_WIDE = 64, CUDA_TILE_NARROW = 16 };
+
 typedef struct {
     const float *q; /* device [rows, heads, head_dim] */
     float *out;     /* device [rows, heads, head_dim] */
@@ -174,6 +207,9 @@ typedef struct {
     cuda_kv_layer kv;
     int32_t rows, heads;
     float scale;
+    float softcap;  /* 0: none; else a score is softcap * tanh(score / softcap) */
+    int32_t window; /* 0: none; else a row sees its last `window` positions, its own among them */
+    cuda_attention_work work;
 } cuda_attention;
 
 cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream);
@@ -184,6 +220,11 @@ cudaError_t plain_linear(const cuda_linear *op, cudaStream_t stream);
 cudaError_t plain_rope_table(const cuda_rope_table *op, cudaStream_t stream);
 cudaError_t plain_rope_append(const cuda_rope_append *op, cudaStream_t stream);
 cudaError_t plain_attention(const cuda_attention *op, cudaStream_t stream);
+
+/* Whether attention_tensor can do this: else plain_attention does. `shared_max`: bytes of shared
+ * memory that a block may have. */
+bool attention_tensor_can(const cuda_attention *op, int shared_max);
+cudaError_t attention_tensor(const cuda_attention *op, cudaStream_t stream);
 
 cudaError_t stream_rows(const cuda_rows *op, cudaStream_t stream);
 cudaError_t stream_product(const cuda_product *op, int multiprocessors, cudaStream_t stream);

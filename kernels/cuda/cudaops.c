@@ -4,6 +4,7 @@
 
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
+#include "kernels/cuda/cudaplan.h"
 #include "kernels/cuda/cudastate.h"
 
 static const cuda_matrix *matrix_of(const backend_weight *w) {
@@ -207,7 +208,7 @@ static cuda_kv_layer kv_layer_of(const backend_kv *kv, int32_t layer) {
                            .head_bytes = kv->head_bytes,
                            .kv_heads = kv->shape.kv_heads,
                            .head_dim = kv->shape.head_dim,
-                           .f32 = kv->shape.type == BACKEND_KV_F32};
+                           .type = (cuda_kv_type)kv->shape.type};
 }
 
 status cudaops_rope_append(backend *b, const ops_rope_append *op) {
@@ -225,6 +226,46 @@ status cudaops_rope_append(backend *b, const ops_rope_append *op) {
     return cudastate_check(c, plain_rope_append(&k, c->stream));
 }
 
+enum { SLOTS_BYTES_MAX = 256 << 20 };
+
+/* Items of work for the tensor-core kernel, sent when they are others than the layer's before. */
+static status attention_work(cudastate *c, const ops_attention *op, cuda_attention *k) {
+    const uint64_t slot = (uint64_t)k->heads * ((uint64_t)k->kv.head_dim + 2) * sizeof(float);
+    const cudaplan_shape shape = {k->heads, k->kv.kv_heads, k->window,
+                                  (int32_t)(SLOTS_BYTES_MAX / slot)};
+    const cudaplan_counts n = cudaplan_attention(&shape, op->seqs, op->seqs_count, NULL, NULL);
+    const uint64_t items = (uint64_t)(n.wide + n.narrow) * sizeof(cuda_attention_item);
+    const uint64_t merges = (uint64_t)n.merges * sizeof(cuda_attention_merge);
+    uint8_t *fresh = mem_alloc(items + merges, 1);
+    if (fresh == NULL) {
+        return STATUS_NOMEM;
+    }
+    (void)cudaplan_attention(&shape, op->seqs, op->seqs_count, (cuda_attention_item *)(void *)fresh,
+                             (cuda_attention_merge *)(void *)(fresh + items));
+    status s = cudastate_reserve(c, &c->slots, (uint64_t)n.slots * slot);
+    if (s == STATUS_OK) {
+        s = cudastate_reserve(c, &c->work, items + merges);
+    }
+    if (s == STATUS_OK && (c->work_host == NULL || c->work_bytes != items + merges ||
+                           memcmp(c->work_host, fresh, items + merges) != 0)) {
+        s = cudastate_send(c, c->work.memory, fresh, items + merges);
+        mem_free(c->work_host);
+        c->work_host = fresh;
+        c->work_bytes = items + merges;
+    } else {
+        mem_free(fresh);
+    }
+    const uint8_t *at = c->work.memory;
+    k->work =
+        (cuda_attention_work){.items = (const cuda_attention_item *)(const void *)at,
+                              .merges = (const cuda_attention_merge *)(const void *)(at + items),
+                              .slots = c->slots.memory,
+                              .wide = n.wide,
+                              .narrow = n.narrow,
+                              .merges_count = n.merges};
+    return s;
+}
+
 status cudaops_attention(backend *b, const ops_attention *op) {
     cudastate *c = (cudastate *)b;
     cuda_attention k = {.q = op->q,
@@ -234,5 +275,9 @@ status cudaops_attention(backend *b, const ops_attention *op) {
                         .heads = op->heads,
                         .scale = op->scale};
     TRY(batch_of(c, op->seqs, op->seqs_count, op->rows, &k.batch));
-    return cudastate_check(c, plain_attention(&k, c->stream));
+    if (c->plain || op->seqs_count == 0 || !attention_tensor_can(&k, c->shared_max)) {
+        return cudastate_check(c, plain_attention(&k, c->stream));
+    }
+    TRY(attention_work(c, op, &k));
+    return cudastate_check(c, attention_tensor(&k, c->stream));
 }

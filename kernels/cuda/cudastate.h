@@ -23,7 +23,8 @@ typedef struct {
     backend base;
     int device;
     int multiprocessors;
-    bool plain; /* the plain kernels alone */
+    int shared_max; /* bytes of shared memory a block may ask for */
+    bool plain;     /* the plain kernels alone */
     cudaStream_t stream;
     uint8_t *stage; /* pinned host [CUDASTATE_STAGE_BYTES], refilled after a wait for the stream */
     uint64_t stage_used;
@@ -32,6 +33,10 @@ typedef struct {
     cudastate_buffer tables; /* sequences and block tables */
     uint8_t *tables_host;    /* what `tables` holds: a layer asks for the same as the one before */
     uint64_t tables_bytes;
+    cudastate_buffer work; /* attention's items and merges */
+    uint8_t *work_host;    /* what `work` holds */
+    uint64_t work_bytes;
+    cudastate_buffer slots;           /* attention's splits */
     struct cudastate_weight *weights; /* all that were loaded */
     cudaError_t failed;               /* the first error that is for good; nothing works after it */
 } cudastate;

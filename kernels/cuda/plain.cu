@@ -160,15 +160,60 @@ __global__ void rope_table_kernel(cuda_rope_table op) {
     op.table[row * op.dim + half + pair] = op.magnitude * (float)sine;
 }
 
-__device__ float kv_get(const cuda_kv_layer &kv, const uint8_t *head, int32_t element) {
-    return half_or_float(head, element, kv.f32);
+/* Where the scale of K (which 0) or V (1) of a token of a page lies: INT8. */
+__device__ uint8_t *kv_scale_at(const cuda_kv_layer &kv, uint8_t *head, int which, int32_t token) {
+    return head + 2 * PAGE_TOKENS * kv.head_dim + (which * PAGE_TOKENS + token) * 2;
 }
 
-__device__ void kv_put(const cuda_kv_layer &kv, uint8_t *head, int32_t element, float value) {
-    if (kv.f32) {
-        ((float *)head)[element] = value;
-    } else {
-        ((__half *)head)[element] = __float2half_rn(value);
+/* Element d of K (which 0) or V (1) of a token of a page. */
+__device__ float kv_get(const cuda_kv_layer &kv, uint8_t *head, int which, int32_t token,
+                        int32_t d) {
+    const int32_t element = (which * PAGE_TOKENS + token) * kv.head_dim + d;
+    switch (kv.type) {
+        case CUDA_KV_F32:
+            return ((const float *)head)[element];
+        case CUDA_KV_F16:
+            return __half2float(((const __half *)head)[element]);
+        case CUDA_KV_BF16:
+            return __bfloat162float(((const __nv_bfloat16 *)head)[element]);
+        case CUDA_KV_INT8:
+            break;
+    }
+    return (float)((const int8_t *)head)[element] *
+           __bfloat162float(*(const __nv_bfloat16 *)kv_scale_at(kv, head, which, token));
+}
+
+/* A warp writes K or V of a token: lane l elements l, l + 32, ... */
+__device__ void kv_put(const cuda_kv_layer &kv, uint8_t *head, int which, int32_t token,
+                       const float *value) {
+    const int32_t lane = (int32_t)threadIdx.x, first = (which * PAGE_TOKENS + token) * kv.head_dim;
+    float scale = 0;
+    if (kv.type == CUDA_KV_INT8) {
+        float largest = 0;
+        for (int32_t i = 0, d = lane; d < kv.head_dim; i++, d += WARP) {
+            largest = fmaxf(largest, fabsf(value[i]));
+        }
+        const __nv_bfloat16 rounded = __float2bfloat16_ru(ptx_warp_max(largest) / 127.0f);
+        scale = __bfloat162float(rounded);
+        if (lane == 0) {
+            *(__nv_bfloat16 *)kv_scale_at(kv, head, which, token) = rounded;
+        }
+    }
+    for (int32_t i = 0, d = lane; d < kv.head_dim; i++, d += WARP) {
+        switch (kv.type) {
+            case CUDA_KV_F32:
+                ((float *)head)[first + d] = value[i];
+                break;
+            case CUDA_KV_F16:
+                ((__half *)head)[first + d] = __float2half_rn(value[i]);
+                break;
+            case CUDA_KV_BF16:
+                ((__nv_bfloat16 *)head)[first + d] = __float2bfloat16_rn(value[i]);
+                break;
+            case CUDA_KV_INT8:
+                ((int8_t *)head)[first + d] = (int8_t)(scale > 0 ? rintf(value[i] / scale) : 0.0f);
+                break;
+        }
     }
 }
 
@@ -220,11 +265,13 @@ __global__ void rope_append_kernel(cuda_rope_append op) {
     const int32_t position = op.batch.position[row];
     const int64_t at = ((int64_t)row * op.kv.kv_heads + kv_head) * dim;
     uint8_t *page = kv_head_at(op.kv, op.batch, seq, position, kv_head);
-    const int32_t token = position % PAGE_TOKENS;
-    for (int32_t d = lane; d < dim; d += WARP) {
-        kv_put(op.kv, page, token * dim + d, turned(op.k + at, table, d, op.dim, op.interleaved));
-        kv_put(op.kv, page, (PAGE_TOKENS + token) * dim + d, op.v[at + d]);
+    float k[DIMS_PER_LANE], v[DIMS_PER_LANE];
+    for (int32_t i = 0, d = lane; d < dim; i++, d += WARP) {
+        k[i] = turned(op.k + at, table, d, op.dim, op.interleaved);
+        v[i] = op.v[at + d];
     }
+    kv_put(op.kv, page, 0, position % PAGE_TOKENS, k);
+    kv_put(op.kv, page, 1, position % PAGE_TOKENS, v);
 }
 
 /* A warp a (row, head), 32 absolute positions at a time with a running maximum (Milakov and
@@ -234,6 +281,17 @@ struct attention_shared {
     float q[WARP * DIMS_PER_LANE];
     float weight[WARP];
 };
+
+__device__ float plain_score(const cuda_attention &op, int32_t seq, int32_t kv_head,
+                             int32_t position, const float *q) {
+    uint8_t *page = kv_head_at(op.kv, op.batch, seq, position, kv_head);
+    float score = 0;
+    for (int32_t d = 0; d < op.kv.head_dim; d++) {
+        score = __fmaf_rn(q[d], kv_get(op.kv, page, 0, position % PAGE_TOKENS, d), score);
+    }
+    score *= op.scale;
+    return op.softcap > 0 ? op.softcap * tanhf(score / op.softcap) : score;
+}
 
 __global__ void attention_kernel(cuda_attention op) {
     PTX_SHARED(raw);
@@ -251,22 +309,15 @@ __global__ void attention_kernel(cuda_attention op) {
     }
     __syncwarp();
     const int32_t last = op.batch.position[row];
+    const int32_t low = op.window > 0 && last >= op.window ? last - op.window + 1 : 0;
     float top = -INFINITY, total = 0, sum[DIMS_PER_LANE] = {};
-    for (int32_t first = 0; first <= last; first += WARP) {
+    for (int32_t first = low / WARP * WARP; first <= last; first += WARP) {
         const int32_t position = first + lane;
-        float score = -INFINITY;
-        if (position <= last) {
-            const uint8_t *keys = kv_head_at(op.kv, op.batch, seq, position, kv_head);
-            score = 0;
-            for (int32_t d = 0; d < dim; d++) {
-                const float k = kv_get(op.kv, keys, position % PAGE_TOKENS * dim + d);
-                score = __fmaf_rn(shared.q[d], k, score);
-            }
-            score *= op.scale;
-        }
+        const bool seen = position >= low && position <= last;
+        const float score = seen ? plain_score(op, seq, kv_head, position, shared.q) : -INFINITY;
         const float new_top = fmaxf(top, ptx_warp_max(score));
         const float keep = expf(top - new_top);
-        const float weight = position <= last ? expf(score - new_top) : 0.0f;
+        const float weight = seen ? expf(score - new_top) : 0.0f;
         top = new_top;
         total = __fmaf_rn(total, keep, ptx_warp_sum(weight));
         shared.weight[lane] = weight;
@@ -274,10 +325,12 @@ __global__ void attention_kernel(cuda_attention op) {
         for (int32_t i = 0, d = lane; d < dim; i++, d += WARP) {
             sum[i] *= keep;
             for (int32_t t = 0; t < WARP && first + t <= last; t++) {
-                const uint8_t *values = kv_head_at(op.kv, op.batch, seq, first + t, kv_head);
-                const float v =
-                    kv_get(op.kv, values, (PAGE_TOKENS + (first + t) % PAGE_TOKENS) * dim + d);
-                sum[i] = __fmaf_rn(shared.weight[t], v, sum[i]);
+                if (first + t >= low) {
+                    uint8_t *page = kv_head_at(op.kv, op.batch, seq, first + t, kv_head);
+                    sum[i] =
+                        __fmaf_rn(shared.weight[t],
+                                  kv_get(op.kv, page, 1, (first + t) % PAGE_TOKENS, d), sum[i]);
+                }
             }
         }
         __syncwarp();

@@ -82,6 +82,16 @@ static __device__ __forceinline__ void ptx_mma_bf16(float (&d)[4], const uint32_
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/* As ptx_mma_bf16, f16 in. */
+static __device__ __forceinline__ void ptx_mma_f16(float (&d)[4], const uint32_t (&a)[4],
+                                                   uint32_t b0, uint32_t b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, "
+        "{%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 /* The sum (largest) of a warp's values, the same in every lane: a butterfly of five steps, far
  * lanes first, so that the order of additions is fixed. */
 static __device__ __forceinline__ float ptx_warp_sum(float value) {

@@ -15,6 +15,7 @@
 
 void emu_ldmatrix(uint32_t *r, const void *shared, bool transposed, emu_place place);
 void emu_mma_bf16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1, emu_place place);
+void emu_mma_f16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1, emu_place place);
 float emu_warp_sum(float value, emu_place place);
 float emu_warp_max(float value, emu_place place);
 
@@ -43,6 +44,7 @@ static inline void ptx_copy_wait() {
 #define ptx_ldmatrix(r, shared) emu_ldmatrix(r, shared, false, EMU_HERE)
 #define ptx_ldmatrix_t(r, shared) emu_ldmatrix(r, shared, true, EMU_HERE)
 #define ptx_mma_bf16(d, a, b0, b1) emu_mma_bf16(d, a, b0, b1, EMU_HERE)
+#define ptx_mma_f16(d, a, b0, b1) emu_mma_f16(d, a, b0, b1, EMU_HERE)
 #define ptx_warp_sum(value) emu_warp_sum(value, EMU_HERE)
 #define ptx_warp_max(value) emu_warp_max(value, EMU_HERE)
 #define ptx_launch(kernel, grid, block, shared_bytes, stream, ...) \

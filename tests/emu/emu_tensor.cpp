@@ -1,7 +1,7 @@
 /* emu_tensor.cpp -- ldmatrix, mma.sync and warp reductions on the host.
  *
  * Source: PTX ISA 8.x, "Warp-level matrix instructions": the fragment layouts of m8n8 (ldmatrix)
- * and m16n8k16 (mma), bf16.
+ * and m16n8k16 (mma), bf16 and f16.
  */
 #include <cmath>
 #include <cstring>
@@ -60,6 +60,22 @@ static float high_bf16(uint32_t pair) {
     return __builtin_bit_cast(float, pair & 0xffff0000u);
 }
 
+/* Exponents are 112 less than a float's; those of infinity and NaN are all ones in both. */
+static float low_f16(uint32_t pair) {
+    const uint32_t bits = (pair & 0x7fffu) << 13;
+    const uint32_t sign = (pair & 0x8000u) << 16;
+    const uint32_t magnitude =
+        bits >= 0x0f800000u
+            ? bits | 0x7f800000u
+            : __builtin_bit_cast(uint32_t, __builtin_bit_cast(float, bits) * 0x1p112f);
+    return __builtin_bit_cast(float, sign | magnitude);
+}
+
+static float high_f16(uint32_t pair) {
+    return low_f16(pair >> 16);
+}
+
+template <float LOW(uint32_t), float HIGH(uint32_t)>
 static void mma_all(emu_meeting *m) {
     float a[16][16], b[16][8], c[16][8];
     for (int lane = 0; lane < 32; lane++) {
@@ -67,13 +83,13 @@ static void mma_all(emu_meeting *m) {
         const int g = lane / 4, t = lane % 4 * 2;
         for (int i = 0; i < 4; i++) {
             const int row = g + i % 2 * 8, column = t + i / 2 * 8;
-            a[row][column] = low_bf16(s->a[i]);
-            a[row][column + 1] = high_bf16(s->a[i]);
+            a[row][column] = LOW(s->a[i]);
+            a[row][column + 1] = HIGH(s->a[i]);
             c[g + i / 2 * 8][t + i % 2] = s->c[i];
         }
         for (int i = 0; i < 2; i++) {
-            b[t + i * 8][g] = low_bf16(s->b[i]);
-            b[t + i * 8 + 1][g] = high_bf16(s->b[i]);
+            b[t + i * 8][g] = LOW(s->b[i]);
+            b[t + i * 8 + 1][g] = HIGH(s->b[i]);
         }
     }
     for (int row = 0; row < 16; row++) {
@@ -91,10 +107,19 @@ static void mma_all(emu_meeting *m) {
     }
 }
 
-void emu_mma_bf16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1, emu_place place) {
+static void mma(float *d, const uint32_t *a, uint32_t b0, uint32_t b1, emu_meeting_fn all,
+                emu_place place) {
     mma_slot in = {{a[0], a[1], a[2], a[3]}, {b0, b1}, {d[0], d[1], d[2], d[3]}};
-    const unsigned char *out = emu_meet(0xffffffffu, &in, sizeof(in), mma_all, place);
+    const unsigned char *out = emu_meet(0xffffffffu, &in, sizeof(in), all, place);
     memcpy(d, ((const mma_slot *)out)->c, 16);
+}
+
+void emu_mma_bf16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1, emu_place place) {
+    mma(d, a, b0, b1, mma_all<low_bf16, high_bf16>, place);
+}
+
+void emu_mma_f16(float *d, const uint32_t *a, uint32_t b0, uint32_t b1, emu_place place) {
+    mma(d, a, b0, b1, mma_all<low_f16, high_f16>, place);
 }
 
 /* The butterfly of ptx_warp_sum in one meeting: the same additions in the same order. */
