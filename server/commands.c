@@ -82,7 +82,7 @@ static status read_all(const char *path, strbuf *out, diag *d) {
 }
 
 static status print_ids(const tokenizer *t, str text, bool special, diag *d) {
-    size_t most = 3 * text.bytes + 2; /* a broken byte becomes U+FFFD: up to three tokens */
+    size_t most = 6 * text.bytes + 2; /* as tokenizer.h says */
     size_t count = 0;
     int32_t *ids = mem_alloc(most, sizeof *ids);
     if (!ids) {

@@ -9,28 +9,21 @@
 #include "engine/base/rng.h"
 #include "models/file/gguf_cursor.h"
 #include "models/file/gguf_read.h"
+#include "models/file/hf.h"
 #include "models/file/mapfile.h"
 
 enum { HASH_SAMPLE_BYTES = 256 };
 
 struct gguf {
-    mapfile map;
+    mapfile map; /* of a file */
+    hf *folder;  /* of a folder, or NULL */
     gguf_file file;
 };
 
-status gguf_open(const char *path, gguf **out, diag *d) {
-    *out = NULL;
-    gguf *g = mem_calloc(1, sizeof *g);
-    if (g == NULL) {
-        return status_fail(d, STATUS_NOMEM, "no memory to open %s", path);
-    }
-    status s = mapfile_open(path, &g->map, d);
-    if (s != STATUS_OK) {
-        mem_free(g);
-        return s;
-    }
+static status open_file(const char *path, gguf *g, diag *d) {
+    TRY(mapfile_open(path, &g->map, d));
     diag inner = {.code = STATUS_OK};
-    s = gguf_read_file(g->map.data, g->map.bytes, &g->file, &inner);
+    status s = gguf_read_file(g->map.data, g->map.bytes, &g->file, &inner);
     if (s == STATUS_OK) {
         uint64_t split_files;
         if (gguf_get_u64(g, "split.count", &split_files, NULL) == STATUS_OK && split_files > 1) {
@@ -39,9 +32,25 @@ status gguf_open(const char *path, gguf **out, diag *d) {
                             split_files);
         }
     }
+    return s == STATUS_OK ? s : status_fail(d, s, "%s: %s", path, inner.text);
+}
+
+static status open_folder(const char *path, gguf *g, diag *d) {
+    diag inner = {.code = STATUS_OK};
+    status s = hf_open(path, &g->file, &g->folder, &inner);
+    return s == STATUS_OK ? s : status_fail_param(d, s, inner.param, "%s: %s", path, inner.text);
+}
+
+status gguf_open(const char *path, gguf **out, diag *d) {
+    *out = NULL;
+    gguf *g = mem_calloc(1, sizeof *g);
+    if (g == NULL) {
+        return status_fail(d, STATUS_NOMEM, "no memory to open %s", path);
+    }
+    status s = hf_is_folder(path) ? open_folder(path, g, d) : open_file(path, g, d);
     if (s != STATUS_OK) {
         gguf_close(g);
-        return status_fail(d, s, "%s: %s", path, inner.text);
+        return s;
     }
     *out = g;
     return STATUS_OK;
@@ -52,6 +61,7 @@ void gguf_close(gguf *g) {
         return;
     }
     gguf_read_free(&g->file);
+    hf_close(g->folder);
     mapfile_close(&g->map);
     mem_free(g);
 }

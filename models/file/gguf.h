@@ -1,4 +1,4 @@
-/* gguf.h -- reads GGUF model files in place.
+/* gguf.h -- reads GGUF model files in place, and Hugging Face folders as if they were such.
  *
  * Purpose    Metadata and tensors of a GGUF file (versions 2 and 3, little-endian), each offset,
  *            count and size checked against the file before it is used. What a getter returns is
@@ -65,6 +65,8 @@ typedef struct {
     uint64_t bytes;
 } gguf_tensor;
 
+/* `path` is a GGUF file, or a folder as downloaded from Hugging Face (hf.h). A folder's tensors are
+ * not aligned. */
 MUST_USE status gguf_open(const char *path, gguf **out, diag *d);
 void gguf_close(gguf *g);
 

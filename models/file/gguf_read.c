@@ -11,6 +11,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "models/file/gguf_cursor.h"
 
@@ -168,6 +169,11 @@ static status read_tensor(gguf_cursor *c, gguf_tensor *t, uint64_t *offset) {
     return gguf_cursor_take_u64(c, "the offset of a tensor", offset);
 }
 
+typedef struct {
+    const gguf_place *places; /* [count] */
+    uint64_t count;
+} apart;
+
 /* Turns an offset into a pointer once the data section is known to start at `base`. */
 static status place_tensor(gguf_cursor *c, gguf_tensor *t, uint64_t base, uint64_t alignment,
                            uint64_t offset) {
@@ -206,11 +212,29 @@ static status read_alignment(gguf_cursor *c, const gguf_file *f, uint64_t *out) 
     return STATUS_OK;
 }
 
-static status read_tensors(gguf_cursor *c, gguf_file *f, uint64_t *offsets) {
+/* Tensors that lie elsewhere. */
+static status place_apart(gguf_cursor *c, gguf_file *f, const gguf_place *places, uint64_t count) {
+    CHECK_EQ(count, f->tensors_count);
+    for (uint64_t i = 0; i < count; i++) {
+        gguf_tensor *t = &f->tensors[i];
+        if (places[i].bytes != t->bytes) {
+            return status_fail(c->d, STATUS_CORRUPT,
+                               "tensor '%.*s' has %" PRIu64 " bytes: its shape needs %" PRIu64,
+                               GGUF_CURSOR_SHOWN(t->name), places[i].bytes, t->bytes);
+        }
+        t->data = places[i].data;
+    }
+    return STATUS_OK;
+}
+
+static status read_tensors(gguf_cursor *c, gguf_file *f, const apart *a, uint64_t *offsets) {
     for (uint64_t i = 0; i < f->tensors_count; i++) {
         TRY(read_tensor(c, &f->tensors[i], &offsets[i]));
     }
     f->header_bytes = c->at;
+    if (a != NULL) {
+        return place_apart(c, f, a->places, a->count);
+    }
     uint64_t alignment;
     TRY(read_alignment(c, f, &alignment));
     /* c->at is at most the file's size and the alignment at most 64 KiB: no overflow. */
@@ -323,18 +347,19 @@ static status read_header(gguf_cursor *c, gguf_file *f) {
                              PAIR_BYTES_MIN);
 }
 
-static status read_tables(gguf_cursor *c, gguf_file *f, uint64_t *offsets) {
+static status read_tables(gguf_cursor *c, gguf_file *f, const apart *a, uint64_t *offsets) {
     for (uint64_t i = 0; i < f->pairs_count; i++) {
         TRY(read_pair(c, &f->pairs[i]));
     }
     TRY(index_names(f, f->pairs_sorted, f->pairs_count, "metadata key", pair_name, compare_pairs,
                     c->d));
-    TRY(read_tensors(c, f, offsets));
+    TRY(read_tensors(c, f, a, offsets));
     return index_names(f, f->tensors_sorted, f->tensors_count, "tensor", tensor_name,
                        compare_tensors, c->d);
 }
 
-status gguf_read_file(const uint8_t *data, uint64_t bytes, gguf_file *out, diag *d) {
+static status read_all(const uint8_t *data, uint64_t bytes, const apart *a, gguf_file *out,
+                       diag *d) {
     gguf_file f = {.data = data, .bytes = bytes};
     gguf_cursor c = {data, bytes, 0, d};
     TRY(read_header(&c, &f));
@@ -348,7 +373,7 @@ status gguf_read_file(const uint8_t *data, uint64_t bytes, gguf_file *out, diag 
         f.tensors_sorted == NULL || offsets == NULL) {
         s = status_fail(d, STATUS_NOMEM, "no memory for the tables of a GGUF file");
     } else {
-        s = read_tables(&c, &f, offsets);
+        s = read_tables(&c, &f, a, offsets);
     }
     mem_free(offsets);
     if (s != STATUS_OK) {
@@ -357,6 +382,16 @@ status gguf_read_file(const uint8_t *data, uint64_t bytes, gguf_file *out, diag 
     }
     *out = f;
     return STATUS_OK;
+}
+
+status gguf_read_file(const uint8_t *data, uint64_t bytes, gguf_file *out, diag *d) {
+    return read_all(data, bytes, NULL, out, d);
+}
+
+status gguf_read_placed(const uint8_t *data, uint64_t bytes, const gguf_place *places,
+                        uint64_t places_count, gguf_file *out, diag *d) {
+    const apart a = {places, places_count};
+    return read_all(data, bytes, &a, out, d);
 }
 
 void gguf_read_free(gguf_file *f) {

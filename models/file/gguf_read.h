@@ -34,6 +34,16 @@ typedef struct {
 
 /* Parses data[bytes]. On failure nothing is held. */
 MUST_USE status gguf_read_file(const uint8_t *data, uint64_t bytes, gguf_file *out, diag *d);
+
+/* As gguf_read_file for descriptions without data: tensor i lies at places[i], and must have just
+ * as many bytes. `places`: [places_count], the number of tensors. */
+typedef struct {
+    const uint8_t *data;
+    uint64_t bytes;
+} gguf_place;
+MUST_USE status gguf_read_placed(const uint8_t *data, uint64_t bytes, const gguf_place *places,
+                                 uint64_t places_count, gguf_file *out, diag *d);
+
 void gguf_read_free(gguf_file *f);
 
 /* The pair or tensor of that name, NULL when there is none. */

@@ -1,6 +1,7 @@
 /* tokenizer.c -- a model file's own vocabulary, opened and asked. */
 #include "models/text/tokenizer.h"
 
+#include <float.h>
 #include <inttypes.h>
 
 #include "engine/base/mem.h"
@@ -11,15 +12,22 @@
 #define KEY "tokenizer.ggml."
 #define KEY_MERGES KEY "merges"
 
-static status check_model(const gguf *g, diag *d) {
+static status read_model(const gguf *g, bool *fallback, diag *d) {
     str model;
     TRY(gguf_get_str(g, KEY "model", &model, d));
-    if (!str_equal_z(model, "gpt2")) {
+    *fallback = str_equal_z(model, "llama");
+    if (!*fallback && !str_equal_z(model, "gpt2")) {
         return status_fail_param(d, STATUS_UNSUPPORTED, KEY "model",
-                                 "the tokenizer model '%.*s' is not supported (known is gpt2)",
+                                 "the tokenizer model '%.*s' is not supported (known are gpt2 and "
+                                 "llama)",
                                  (int)(model.bytes < 80 ? model.bytes : 80), model.data);
     }
     return STATUS_OK;
+}
+
+/* A bool under `key`, left alone when there is none. */
+static status read_bool(const gguf *g, const char *key, bool *out, diag *d) {
+    return gguf_has(g, key) ? gguf_get_bool(g, key, out, d) : STATUS_OK;
 }
 
 static status open_pre(const gguf *g, tokenizer *t, diag *d) {
@@ -27,7 +35,26 @@ static status open_pre(const gguf *g, tokenizer *t, diag *d) {
     if (gguf_has(g, KEY "pre")) {
         TRY(gguf_get_str(g, KEY "pre", &name, d));
     }
-    return pretok_open(name, &t->pre, d);
+    TRY(pretok_open(name, &t->pre, d));
+    t->whole_words = pretok_whole_words(t->pre);
+    return read_bool(g, KEY "ignore_merges", &t->whole_words, d);
+}
+
+/* GGUF files have add_space_prefix; space_prefix is the finer word of folders (hf.h). */
+static status open_spacing(const gguf *g, tokenizer *t, diag *d) {
+    bool prefixed = true;
+    str name;
+    TRY(read_bool(g, KEY "add_space_prefix", &prefixed, d));
+    t->prefix = prefixed ? FALLBACK_SEGMENT : FALLBACK_NEVER;
+    if (gguf_has(g, KEY "space_prefix")) {
+        TRY(gguf_get_str(g, KEY "space_prefix", &name, d));
+        if (!fallback_prefix_from(name, &t->prefix)) {
+            return status_fail_param(d, STATUS_CORRUPT, KEY "space_prefix",
+                                     "key '" KEY "space_prefix' is no place for a blank");
+        }
+    }
+    TRY(read_bool(g, KEY "ignore_merges", &t->whole_words, d));
+    return read_bool(g, KEY "space_splits", &t->splits, d);
 }
 
 static status bad_merge(uint64_t index, const char *why, diag *d) {
@@ -71,6 +98,34 @@ static status open_merges(const gguf *g, tokenizer *t, diag *d) {
     return STATUS_OK;
 }
 
+#define KEY_SCORES KEY "scores"
+
+static status open_scores(const gguf *g, tokenizer *t, diag *d) {
+    gguf_array scores;
+    TRY(gguf_get_array(g, KEY_SCORES, &scores, d));
+    if (scores.kind != GGUF_KIND_F32 || scores.count != (uint64_t)t->words.count) {
+        return status_fail_param(d, STATUS_CORRUPT, KEY_SCORES,
+                                 "key '" KEY_SCORES "' must hold one float for each token");
+    }
+    float *values = mem_alloc(scores.count, sizeof *values);
+    if (values == NULL) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the tokenizer");
+    }
+    status s = STATUS_OK;
+    for (uint64_t i = 0; i < scores.count && s == STATUS_OK; i++) {
+        values[i] = (float)gguf_array_f64(&scores, i);
+        if (!(values[i] >= -FLT_MAX && values[i] <= FLT_MAX)) {
+            s = status_fail_param(d, STATUS_CORRUPT, KEY_SCORES,
+                                  "the score of token %" PRIu64 " is not a finite number", i);
+        }
+    }
+    if (s == STATUS_OK) {
+        s = fallback_merges(&t->words, values, &t->merges, d);
+    }
+    mem_free(values);
+    return s;
+}
+
 static status read_id(const gguf *g, const char *key, const tokenizer *t, int32_t *out, diag *d) {
     *out = -1;
     if (!gguf_has(g, key)) {
@@ -99,6 +154,26 @@ static status read_flag(const gguf *g, const char *key, int32_t id, bool *flag, 
     return STATUS_OK;
 }
 
+#define KEY_ENDS KEY "eog_token_ids"
+
+/* Folders name all ends of a generation. */
+static status read_ends(const gguf *g, tokenizer *t, diag *d) {
+    gguf_array ids;
+    if (!gguf_has(g, KEY_ENDS)) {
+        return STATUS_OK;
+    }
+    TRY(gguf_get_array(g, KEY_ENDS, &ids, d));
+    for (uint64_t i = 0; i < ids.count; i++) {
+        int64_t id = ids.kind == GGUF_KIND_I32 ? gguf_array_i64(&ids, i) : -1;
+        if (id < 0 || id >= t->words.count) {
+            return status_fail_param(d, STATUS_CORRUPT, KEY_ENDS,
+                                     "key '" KEY_ENDS "' must hold ids of tokens");
+        }
+        t->eog[id] = true;
+    }
+    return STATUS_OK;
+}
+
 static status read_ids(const gguf *g, tokenizer *t, diag *d) {
     int32_t eot;
     int32_t eom;
@@ -107,7 +182,8 @@ static status read_ids(const gguf *g, tokenizer *t, diag *d) {
     TRY(read_id(g, KEY "padding_token_id", t, &t->pad, d));
     TRY(read_id(g, KEY "eot_token_id", t, &eot, d));
     TRY(read_id(g, KEY "eom_token_id", t, &eom, d));
-    t->adds_bos = pretok_adds_bos(t->pre);
+    TRY(read_id(g, KEY "unknown_token_id", t, &t->unknown, d));
+    t->adds_bos = t->pre != NULL ? pretok_adds_bos(t->pre) : t->bos >= 0;
     TRY(read_flag(g, KEY "add_bos_token", t->bos, &t->adds_bos, d));
     TRY(read_flag(g, KEY "add_eos_token", t->eos, &t->adds_eos, d));
     t->eog = mem_calloc((size_t)t->words.count, sizeof *t->eog);
@@ -128,15 +204,16 @@ static status read_ids(const gguf *g, tokenizer *t, diag *d) {
             t->eog[ends[i]] = true;
         }
     }
-    return STATUS_OK;
+    return read_ends(g, t, d);
 }
 
 static status open_parts(const gguf *g, tokenizer *t, diag *d) {
-    TRY(check_model(g, d));
-    TRY(open_pre(g, t, d));
-    TRY(vocab_open(g, &t->words, d));
+    bool fallback;
+    TRY(read_model(g, &fallback, d));
+    TRY(fallback ? open_spacing(g, t, d) : open_pre(g, t, d));
+    TRY(vocab_open(g, fallback, &t->words, d));
     TRY(special_open(&t->words, &t->specials, d));
-    TRY(open_merges(g, t, d));
+    TRY(fallback && !gguf_has(g, KEY_MERGES) ? open_scores(g, t, d) : open_merges(g, t, d));
     return read_ids(g, t, d);
 }
 

@@ -1,8 +1,9 @@
 /* tokenizer.h -- text to token ids and back, from a model file's own vocabulary.
  *
  * Purpose    Byte-level BPE (tokenizer.ggml.model "gpt2") with the pre-tokenizers "smollm", "gpt2",
- *            "llama-bpe", "qwen2" and "default"; anything else is refused by name. Ids equal those
- *            of the `tokenizers` package with the same vocabulary, merges and pre-tokenizer.
+ *            "llama-bpe", "qwen2" and "default", and BPE over characters with byte fallback
+ *            ("llama"); anything else is refused by name. Ids equal those of the `tokenizers`
+ *            package with the same vocabulary, merges and pre-tokenizer.
  * Ownership  tokenizer_open copies what it needs: the gguf may be closed afterwards. Strs returned
  *            live as long as the tokenizer.
  * Threads    After open a tokenizer never changes: every call is safe from any number of threads.
@@ -36,9 +37,10 @@ void tokenizer_close(tokenizer *t);
  * add_special: put the begin (and end) token where the model file asks for it.
  * parse_special: a control token's text in `text` becomes that token; otherwise it is plain text.
  *   User-defined tokens are always recognised.
- * There are at most 3 * text.bytes + 2 ids (a broken byte becomes three, and each may be a token).
- * STATUS_LIMIT when ids_max is too small: *count is then how many there are, and ids holds the
- * first ids_max of them (ids may be NULL when ids_max is 0). */
+ * There are at most 6 * text.bytes + 2 ids: a broken byte or a blank becomes three, each of which
+ * may be a token, and before a stretch of text a blank may be put. STATUS_LIMIT when ids_max is too
+ * small: *count is then how many there are, and ids holds the first ids_max of them (ids may be
+ * NULL when ids_max is 0). */
 MUST_USE status tokenizer_encode(const tokenizer *t, str text, bool add_special, bool parse_special,
                                  int32_t *ids, size_t ids_max, size_t *count, diag *d);
 

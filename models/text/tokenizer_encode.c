@@ -35,14 +35,14 @@ static void put_ids(encoder *e, const int32_t *ids, size_t count) {
 /* A word that is itself a token, in families where that comes before merging; -1 otherwise. */
 static int32_t whole_word(const tokenizer *t, str word) {
     char text[2 * WORD_BYTES];
-    if (!pretok_whole_words(t->pre) || word.bytes > WORD_BYTES) {
+    if (!t->whole_words || word.bytes > WORD_BYTES) {
         return -1;
     }
     size_t bytes = 0;
-    for (size_t i = 0; i < word.bytes; i++) {
+    for (size_t i = 0; i < word.bytes && !t->words.fallback; i++) {
         bytes += bytelevel_put((uint8_t)word.data[i], text + bytes);
     }
-    int32_t id = vocab_find(&t->words, str_of(text, bytes));
+    int32_t id = vocab_find(&t->words, t->words.fallback ? word : str_of(text, bytes));
     return id >= 0 && t->words.types[id] == VOCAB_NORMAL ? id : -1;
 }
 
@@ -73,7 +73,10 @@ static status encode_word(encoder *e, str word) {
     int32_t *symbols;
     TRY(symbols_for(e, word.bytes, &symbols));
     size_t count = 0;
-    for (size_t i = 0; i < word.bytes; i++) {
+    if (e->t->words.fallback) {
+        count = fallback_symbols(&e->t->words, e->t->unknown, word, symbols);
+    }
+    for (size_t i = 0; i < word.bytes && !e->t->words.fallback; i++) {
         int32_t byte_id = e->t->words.byte_ids[(uint8_t)word.data[i]];
         /* Some vocabularies lack bytes their training text never had; the `tokenizers` package
          * drops those, and so the ids stay equal. */
@@ -104,13 +107,33 @@ static status encode_plain(encoder *e, str text, diag *d) {
     }
 }
 
+/* A stretch of text between special tokens, in a vocabulary of text. */
+static status encode_stretch(encoder *e, str text, bool first, diag *d) {
+    strbuf written = strbuf_make(FALLBACK_BLANK_BYTES * (text.bytes + 1));
+    status s = STATUS_OK;
+    if (!fallback_write(text, e->t->prefix, first, &written)) {
+        s = STATUS_NOMEM;
+    }
+    str left = strbuf_str(&written);
+    while (s == STATUS_OK && left.bytes > 0) {
+        size_t bytes = e->t->splits ? fallback_word(left) : left.bytes;
+        s = encode_word(e, str_of(left.data, bytes));
+        left = str_of(left.data + bytes, left.bytes - bytes);
+    }
+    strbuf_close(&written);
+    return s == STATUS_OK ? s
+                          : status_fail(d, s, "no memory to merge %zu bytes of text", text.bytes);
+}
+
 static status encode_text(encoder *e, str text, bool parse_special, diag *d) {
     size_t from = 0;
     while (from < text.bytes) {
         size_t at = text.bytes;
         size_t bytes = 0;
         int32_t id = special_find(&e->t->specials, text, from, parse_special, &at, &bytes);
-        TRY(encode_plain(e, str_of(text.data + from, at - from), d));
+        str plain = str_of(text.data + from, at - from);
+        TRY(e->t->words.fallback ? encode_stretch(e, plain, from == 0, d)
+                                 : encode_plain(e, plain, d));
         if (id >= 0) {
             put_ids(e, &id, 1);
         }
@@ -157,7 +180,9 @@ status tokenizer_encode(const tokenizer *t, str text, bool add_special, bool par
                            text.bytes, TOKENIZER_LIMIT_TEXT_BYTES);
     }
     encoder e = {.t = t, .ids = ids, .ids_max = ids_max};
-    TRY(pretok_start(t->pre, &e.run, d));
+    if (t->pre != NULL) {
+        TRY(pretok_start(t->pre, &e.run, d));
+    }
     status s = encode_all(&e, text, add_special, parse_special, d);
     pretok_stop(&e.run);
     bpe_scratch_close(&e.scratch);

@@ -8,6 +8,7 @@
 #define MODELS_TEXT_TOKENIZER_PARTS_H
 
 #include "models/text/bpe.h"
+#include "models/text/fallback.h"
 #include "models/text/pretok.h"
 #include "models/text/special.h"
 #include "models/text/tokenizer.h"
@@ -17,8 +18,12 @@ struct tokenizer {
     vocab words;
     special specials;
     bpe *merges;
-    pretok *pre;
-    bool *eog; /* [vocab count] */
+    pretok *pre;            /* NULL where words.fallback */
+    fallback_prefix prefix; /* words.fallback: before which stretches a blank is put */
+    bool splits;            /* words.fallback: blanks begin words */
+    bool whole_words;       /* a word that is a token is never merged from parts */
+    int32_t unknown;        /* -1: none */
+    bool *eog;              /* [vocab count] */
     int32_t bos;
     int32_t eos;
     int32_t pad;

@@ -2,10 +2,12 @@
 #include "models/text/vocab.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "models/text/bytelevel.h"
+#include "models/text/fallback.h"
 #include "models/text/tokenizer.h"
 
 #define KEY_TOKENS "tokenizer.ggml.tokens"
@@ -109,6 +111,39 @@ static status read_types(const gguf *g, vocab *v, diag *d) {
     return STATUS_OK;
 }
 
+/* <0xAB> */
+static int32_t byte_value(str text) {
+    static const char digits[] = "0123456789ABCDEF";
+    const char *high = text.bytes == 6 ? memchr(digits, text.data[3], 16) : NULL;
+    const char *low = high != NULL ? memchr(digits, text.data[4], 16) : NULL;
+    if (low == NULL || memcmp(text.data, "<0x", 3) != 0 || text.data[5] != '>') {
+        return -1;
+    }
+    return (int32_t)((high - digits) * 16 + (low - digits));
+}
+
+/* The bytes of a token that is text: one, or the text with U+2581 as blanks. */
+static bool fallback_decode(str text, uint8_t type, char *out, size_t *bytes) {
+    *bytes = 0;
+    if (type == VOCAB_BYTE) {
+        int32_t value = byte_value(text);
+        if (value >= 0) {
+            out[(*bytes)++] = (char)value;
+        }
+        return value >= 0;
+    }
+    if (type != VOCAB_NORMAL && type != VOCAB_USER) {
+        return false;
+    }
+    const str blank = str_of(FALLBACK_BLANK, FALLBACK_BLANK_BYTES);
+    for (size_t i = 0; i < text.bytes;) {
+        bool is_blank = str_starts_with(str_of(text.data + i, text.bytes - i), blank);
+        out[(*bytes)++] = is_blank ? ' ' : text.data[i];
+        i += is_blank ? FALLBACK_BLANK_BYTES : 1;
+    }
+    return true;
+}
+
 /* Copies one token's text to *at, then the bytes it stands for; moves *at behind them. */
 static void copy_token(vocab *v, int32_t id, str text, char **at) {
     memcpy(*at, text.data, text.bytes);
@@ -116,12 +151,22 @@ static void copy_token(vocab *v, int32_t id, str text, char **at) {
     v->pieces[id] = v->texts[id]; /* control tokens and the like stand for their own text */
     *at += text.bytes;
     size_t bytes;
-    if (v->types[id] == VOCAB_NORMAL && bytelevel_decode(text, *at, &bytes)) {
+    if (v->fallback ? fallback_decode(text, v->types[id], *at, &bytes)
+                    : v->types[id] == VOCAB_NORMAL && bytelevel_decode(text, *at, &bytes)) {
         v->pieces[id] = str_of(*at, bytes);
         *at += bytes;
     }
     if (v->pieces[id].bytes > v->piece_bytes_max) {
         v->piece_bytes_max = v->pieces[id].bytes;
+    }
+}
+
+static void find_bytes(vocab *v) {
+    for (int byte = 0; byte < 256; byte++) {
+        char text[8];
+        size_t bytes = v->fallback ? (size_t)snprintf(text, sizeof text, "<0x%02X>", (unsigned)byte)
+                                   : bytelevel_put((uint8_t)byte, text);
+        v->byte_ids[byte] = vocab_find(v, str_of(text, bytes));
     }
 }
 
@@ -141,16 +186,12 @@ static status read_tokens(const gguf_array *tokens, vocab *v, diag *d) {
         }
         v->slots[slot] = id;
     }
-    for (int byte = 0; byte < 256; byte++) {
-        char text[2];
-        size_t bytes = bytelevel_put((uint8_t)byte, text);
-        v->byte_ids[byte] = vocab_find(v, str_of(text, bytes));
-    }
+    find_bytes(v);
     return STATUS_OK;
 }
 
-status vocab_open(const gguf *g, vocab *out, diag *d) {
-    vocab v = {0};
+status vocab_open(const gguf *g, bool fallback, vocab *out, diag *d) {
+    vocab v = {.fallback = fallback};
     gguf_array tokens;
     size_t text_bytes = 0;
     TRY(gguf_get_array(g, KEY_TOKENS, &tokens, d));

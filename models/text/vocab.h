@@ -35,11 +35,13 @@ typedef struct {
     char *bytes;    /* what texts and pieces point into */
     int32_t *slots; /* [slots_mask + 1] ids by text, -1 empty, open addressing */
     uint32_t slots_mask;
+    bool fallback;         /* texts are text, with blanks as U+2581; else the byte alphabet */
     int32_t byte_ids[256]; /* the token of a single byte, -1 where the vocabulary has none */
     size_t piece_bytes_max;
 } vocab;
 
-MUST_USE status vocab_open(const gguf *g, vocab *out, diag *d);
+/* `fallback`: as vocab.fallback. */
+MUST_USE status vocab_open(const gguf *g, bool fallback, vocab *out, diag *d);
 void vocab_close(vocab *v);
 
 /* The id of the token with that text, or -1. */

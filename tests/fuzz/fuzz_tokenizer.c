@@ -167,7 +167,7 @@ static void mend(str s, strbuf *out) {
 
 /* The ids of a text are its pieces: together they are the text. */
 static void check_round_trip(const tokenizer *t, str text, bool parse_special) {
-    size_t ids_max = 3 * text.bytes + 2;
+    size_t ids_max = 6 * text.bytes + 2;
     int32_t *ids = mem_alloc(ids_max, sizeof *ids);
     CHECK(ids != NULL);
     size_t count = 0;

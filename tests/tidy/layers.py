@@ -11,7 +11,7 @@ import tree
 LAYERS = {
     "engine/base": ((), ()),
     "kernels": (("engine/base",), ()),
-    "models/file": (("engine/base",), ()),
+    "models/file": (("engine/base",), ("cjson/",)),
     "models/text": (("engine/base", "models/file"), ("pcre2.h", "cjson/")),
     "models/arch": (("engine/base", "models/file", "kernels"), ()),
     "engine/core": (("engine/base",), ()),

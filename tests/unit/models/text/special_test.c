@@ -15,7 +15,7 @@ static vocab open_vocab(gguf **g) {
     vocab v;
     diag d = {0};
     cr_assert_eq(gguf_build_open(&b, g, &d), STATUS_OK, "%s", d.text);
-    cr_assert_eq(vocab_open(*g, &v, &d), STATUS_OK, "%s", d.text);
+    cr_assert_eq(vocab_open(*g, false, &v, &d), STATUS_OK, "%s", d.text);
     gguf_build_close(&b);
     return v;
 }

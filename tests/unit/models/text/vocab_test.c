@@ -7,7 +7,7 @@
 static status open_file(gguf_build *b, vocab *v, diag *d) {
     gguf *g;
     cr_assert_eq(gguf_build_open(b, &g, d), STATUS_OK, "%s", d->text);
-    status s = vocab_open(g, v, d);
+    status s = vocab_open(g, false, v, d);
     gguf_close(g); /* a vocabulary does not need its file any more */
     gguf_build_close(b);
     return s;

@@ -1,0 +1,64 @@
+#!/usr/bin/env python3
+"""check_hf.py -- Hugging Face folders of every family against `transformers` in float32.
+
+    check_hf.py WEIR_LOGITS
+
+Writes the folders of hf_folders.py, runs each with float32 activations and cache, and holds every log
+probability to hf_logits.txt (made by make_hf_logits.py).
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+import hf_folders
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+# The greatest difference of one log probability, the numbers being as large as 25.
+BOUND = 0.0002
+
+
+def golden():
+    want = {}
+    with open(os.path.join(HERE, "hf_logits.txt"), encoding="ascii") as f:
+        for line in f:
+            case, _, rest = line.strip().partition(" ")
+            if case != "#" and not rest.startswith("greedy"):
+                want.setdefault(case, []).append([float(x) for x in rest.split()])
+    return want
+
+
+def check(tool, case, want):
+    with tempfile.TemporaryDirectory() as folder:
+        hf_folders.write(folder, case)
+        windows = os.path.join(folder, "windows")
+        with open(windows, "w", encoding="ascii") as f:
+            for ids in hf_folders.tokens(case):
+                f.write(" ".join(map(str, ids)) + "\n")
+        done = subprocess.run([tool, folder, windows, "--activations", "f32", "--kv", "f32",
+                               "--chunk", "17", "--threads", "2"], capture_output=True, text=True,
+                              check=False, timeout=300)
+    if done.returncode != 0:
+        return done.stderr.strip()
+    got = [[float(x) for x in line.split()] for line in done.stdout.splitlines()]
+    if [len(row) for row in got] != [len(row) for row in want]:
+        return "other numbers of tokens"
+    worst = max(abs(a - b) for x, y in zip(got, want) for a, b in zip(x, y))
+    print("# %s: at most %.6f apart" % (case, worst))
+    return None if worst <= BOUND else "%.6f apart, allowed are %g" % (worst, BOUND)
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    want, failed = golden(), False
+    for case in hf_folders.CASES:
+        why = check(sys.argv[1], case, want[case])
+        print("ok hf/%s" % case if why is None else "not ok hf/%s - %s" % (case, why))
+        failed = failed or why is not None
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
