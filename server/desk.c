@@ -397,6 +397,9 @@ void desk_drop_worker(gateway_state *g, uint32_t worker) {
     bool joined = g->pool.workers[worker].joined;
     pool_drop(&g->pool, worker);
     router_forget_worker(g->router, worker);
+    if (joined && !g->stop_by_us) {
+        router_failed(g->router, worker, clock_now_us());
+    }
     if (joined) {
         gate_link_down(g->gate, worker, clock_now_us());
         take_actions(g);

@@ -32,7 +32,9 @@ enum {
     STOP_US = 5000000, /* workers get this long to go after the drain */
     METRICS_PAGE_BYTES = 8 << 20,
     QUANTUM = 512, /* tokens of a key before the next key's turn */
-    FAILED_STARTS_MAX = 3
+    FAILED_STARTS_MAX = 3,
+    ROUTE_PAGES = 1 << 20, /* of KV that the router knows of: address space until used */
+    ROUTE_EXPECTED = 1 << 16
 };
 
 /* ---- plain requests ------------------------------------------------------------------------- */
@@ -107,6 +109,21 @@ static void on_hello(gateway_state *g, uint32_t worker, const message *m) {
     gate_link_up(g->gate, worker, m->hello.epoch, clock_now_us());
 }
 
+/* Part of what a worker told of its cache was lost. */
+static void ask_again(gateway_state *g, uint32_t worker) {
+    message again = {.type = MESSAGE_RESYNC};
+    if (!pool_send(&g->pool, worker, &again)) {
+        g->broken[worker] = true;
+    }
+}
+
+static void on_heartbeat(gateway_state *g, uint32_t worker, const message_heartbeat *h) {
+    pool_heartbeat(&g->pool, worker, h, clock_now_us());
+    if (!router_cached_all(g->router, worker, h->cached_sequence)) {
+        ask_again(g, worker);
+    }
+}
+
 static void on_message(gateway_state *g, uint32_t worker, const message *m) {
     pool_worker *w = &g->pool.workers[worker];
     w->heard_us = clock_now_us();
@@ -117,9 +134,13 @@ static void on_message(gateway_state *g, uint32_t worker, const message *m) {
     } else if (!w->joined) {
         g->broken[worker] = true;
     } else if (m->type == MESSAGE_HEARTBEAT) {
-        pool_heartbeat(&g->pool, worker, &m->heartbeat);
+        on_heartbeat(g, worker, &m->heartbeat);
     } else if (m->type == MESSAGE_METRICS) {
         pool_metrics(&g->pool, worker, m->metrics);
+    } else if (m->type == MESSAGE_CACHED) {
+        if (!router_cached(g->router, worker, &m->cached)) {
+            ask_again(g, worker);
+        }
     } else {
         if (m->reason == MESSAGE_REASON_DRAINING) {
             g->pool.views[worker].draining = true;
@@ -127,6 +148,7 @@ static void on_message(gateway_state *g, uint32_t worker, const message *m) {
         if (m->type == MESSAGE_LINK_LOST) {
             pool_rejoin(&g->pool, worker, m->worker, w->heard_us);
         }
+        router_heard(g->router, worker, m, w->heard_us);
         gate_message(g->gate, worker, m, clock_now_us());
     }
 }
@@ -247,7 +269,8 @@ static void dispatch(gateway_state *g) {
                                   .salt = p.salt,
                                   .prefill_only = p.prefill_only,
                                   .prefill_last = p.prefill_last,
-                                  .decode_avoid = p.decode_avoid};
+                                  .decode_avoid = p.decode_avoid,
+                                  .now_us = now};
         router_choice choice;
         router_result r = router_choose(g->router, g->pool.views, g->pool.count, &request, &choice);
         if (r == ROUTER_CHOSEN) {
@@ -256,7 +279,7 @@ static void dispatch(gateway_state *g) {
                 choice.prefill = MESSAGE_NO_WORKER;
             }
             router_remember(g->router, &request, &choice);
-            pool_charge(&g->pool, &choice, &request);
+            router_charge(g->pool.views, &choice, &request, LIMIT_PAGE_TOKENS);
             gate_dispatch(g->gate, p.run, (gate_choice){choice.prefill, choice.decode}, now);
             desk_act(g);
         } else if (r == ROUTER_NEVER) {
@@ -404,11 +427,14 @@ static status open_tables(gateway_state *g) {
     TRY(hash_key_random(&ids, g->d));
     g->seed_state = key.k0;
     status s = arena_open(&g->arena, (uint64_t)1 << 30);
-    router_options ro = {.prefixes_max = 1 << 16,
+    router_options ro = {.workers_max = LIMIT_WORKERS,
+                         .pages_max = ROUTE_PAGES,
+                         .expected_max = ROUTE_EXPECTED,
                          .page_tokens = LIMIT_PAGE_TOKENS,
                          .local_prefill_max = o->local_prefill_max,
                          .transfer_page_us = 20,
-                         .key = key};
+                         .policy = o->route,
+                         .seed = key.k1};
     gate_options go = {.requests_max = runs_max,
                        .id_first = 1 + (ids.k0 >> 5),
                        .lease_us = LEASE_US,

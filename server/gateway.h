@@ -15,6 +15,7 @@
 #include "server/cluster.h"
 #include "server/http.h"
 #include "server/intake.h"
+#include "server/router.h"
 #include "server/supervisor.h"
 
 typedef struct {
@@ -29,9 +30,10 @@ typedef struct {
     cores *cores;          /* the board of its workers; NULL: none */
     uint32_t roles_wanted; /* ready when each of these has joined */
     uint32_t requests_max;
-    uint32_t key_requests_max;    /* of those, one API key's */
-    int64_t ttft_slo_us;          /* what would begin later is refused; 0: nothing is */
-    int32_t local_prefill_max;    /* router_options */
+    uint32_t key_requests_max; /* of those, one API key's */
+    int64_t ttft_slo_us;       /* what would begin later is refused; 0: nothing is */
+    int32_t local_prefill_max; /* router_options */
+    router_policy route;
     int64_t silence_us;           /* a worker this quiet is fenced and killed */
     int64_t join_us;              /* a worker must say HELLO within this */
     int64_t pending_us;           /* a request waits this long for workers, then 503 */

@@ -246,37 +246,15 @@ status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) 
     return STATUS_OK;
 }
 
-void pool_heartbeat(pool *p, uint32_t worker, const message_heartbeat *h) {
+void pool_heartbeat(pool *p, uint32_t worker, const message_heartbeat *h, int64_t now_us) {
     p->workers[worker].heartbeat = *h;
-    router_view *v = &p->views[worker];
-    v->pages_free = h->pages_free;
-    v->pages_total = h->pages_total;
-    v->running = h->running;
-    v->waiting = h->waiting;
-    v->queued_tokens = h->queued_tokens;
-    v->tokens_per_second = h->tokens_per_second;
-    v->step_us = h->step_us;
+    routecost_told(&p->views[worker], h, now_us);
 }
 
 void pool_metrics(pool *p, uint32_t worker, str snapshot) {
     strbuf *kept = &p->workers[worker].metrics;
     strbuf_clear(kept);
     strbuf_append_str(kept, snapshot);
-}
-
-void pool_charge(pool *p, const router_choice *choice, const router_request *request) {
-    uint64_t tokens = (uint64_t)(request->prompt_count + request->delivered);
-    if (choice->prefill != MESSAGE_NO_WORKER) {
-        p->views[choice->prefill].queued_tokens += tokens;
-        p->views[choice->prefill].waiting++;
-    }
-    if (choice->decode != MESSAGE_NO_WORKER) {
-        router_view *v = &p->views[choice->decode];
-        uint64_t pages = (tokens + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS + 1;
-        v->pages_free -= pages < v->pages_free ? (uint32_t)pages : v->pages_free;
-        v->running++;
-        v->queued_tokens += choice->prefill == MESSAGE_NO_WORKER ? tokens : 0;
-    }
 }
 
 uint32_t pool_silent(const pool *p, int64_t now_us, int64_t silence_us, int64_t join_us) {

@@ -73,11 +73,8 @@ MUST_USE status pool_join(pool *p, uint32_t worker, const message_hello *hello, 
  * second. Whoever still has the old link drops it when it takes the new. */
 void pool_rejoin(pool *p, uint32_t worker, uint32_t peer, int64_t now_us);
 
-void pool_heartbeat(pool *p, uint32_t worker, const message_heartbeat *h);
+void pool_heartbeat(pool *p, uint32_t worker, const message_heartbeat *h, int64_t now_us);
 void pool_metrics(pool *p, uint32_t worker, str snapshot);
-
-/* What is sent to a worker counts for the router until its next heartbeat says so itself. */
-void pool_charge(pool *p, const router_choice *choice, const router_request *request);
 
 /* The first worker not heard of for `silence_us` (or, of this machine, not joined after `join_us`:
  * it has a model to load), or LIMIT_WORKERS. */

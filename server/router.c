@@ -1,128 +1,231 @@
-/* router.c -- least predicted time to the first token for P, room for D.
+/* router.c -- least predicted time to the first token for P, least time of the answer for D.
  *
- * The prefix table remembers, for the hash of every page-aligned prefix seen lately, up to four
- * workers that computed or received it.
+ * (Predicted cost with exact prefix hits is how Dynamo and Mooncake route: Qin et al., "Mooncake",
+ * FAST 2025, algorithm 1. That near-equals take turns is what keeps a cold worker from starving.)
  */
 #include "server/router.h"
 
 #include "engine/base/check.h"
+#include "engine/base/rng.h"
+#include "engine/core/pagename.h"
+#include "server/breaker.h"
+#include "server/routememo.h"
 
 enum {
-    WAYS = 4,               /* workers remembered a prefix */
-    SPEED_UNKNOWN = 1000,   /* tokens a second, until a worker has told */
-    STEP_UNKNOWN_US = 20000 /* likewise */
+    EXPECTED_TOKENS = 128,      /* of an answer: what a D's time per token is weighed with */
+    NO_ROOM_TOKENS = 1000,      /* waiting for others to end is like so many tokens */
+    EXPECTED_MORE_US = 2000000, /* after its predicted time a worker has told, or has not got it */
+    EXPECTED_PAGES = 512,       /* of one prompt that are remembered at a dispatch */
+    AHEAD = 8,                  /* names made, and asked of memory, before they are looked up */
+    SESSION_SHARE = 16,         /* a session's worker may cost this part more */
+    SESSION_US_MAX = 20000,
+    SAME_SHARE = 64, /* costs this near are the same */
+    SAME_US = 200
 };
 
+enum { AS_PREFILL, AS_DECODE, SIDES };
+
+/* What is known of a worker beside its view. */
 typedef struct {
-    uint64_t hash;         /* 0: empty */
-    uint8_t workers[WAYS]; /* newest first; NOBODY: none */
-} prefix;
-
-#define NOBODY 255
-
-static_assert(LIMIT_WORKERS < NOBODY, "a worker's number fits a byte");
+    breaker breaker;
+    uint64_t sequence; /* of its last CACHED */
+    bool synced;       /* the index has what it told, all of it */
+    uint64_t turn[SIDES];
+} known;
 
 struct router {
     router_options options;
-    prefix *prefixes; /* [slots] direct mapped: the newer of two prefixes stays */
-    uint32_t slots;   /* a power of two */
+    pageindex *index;
+    routememo memo;
+    known *known;                        /* [workers_max] */
+    uint32_t *held;                      /* [workers_max] pages of the prompt at hand */
+    router_candidate *candidates[SIDES]; /* [workers_max] */
+    router_explanation last;
+    uint64_t turn; /* requests remembered */
+    uint64_t random;
 };
 
+uint64_t router_bytes(const router_options *o) {
+    return sizeof(router) + pageindex_bytes(o->workers_max, o->pages_max) +
+           routememo_bytes(o->expected_max) +
+           (uint64_t)o->workers_max *
+               (sizeof(known) + sizeof(uint32_t) + SIDES * sizeof(router_candidate)) +
+           4096;
+}
+
 status router_create(arena *a, const router_options *options, router **out) {
-    CHECK(options->page_tokens >= 1 && options->page_tokens <= LIMIT_PAGE_TOKENS);
-    CHECK(options->prefixes_max >= 1 && options->prefixes_max <= 1u << 24);
+    CHECK_EQ(options->page_tokens, LIMIT_PAGE_TOKENS);
+    CHECK(options->workers_max >= 1 && options->workers_max <= PAGEINDEX_WORKERS_MAX);
     router *r = ARENA_TAKE(a, 1, router);
     if (r == NULL) {
         return STATUS_NOMEM;
     }
-    r->options = *options;
-    r->slots = 1;
-    while (r->slots < options->prefixes_max) {
-        r->slots *= 2;
+    *r = (router){.options = *options, .random = options->seed};
+    TRY(pageindex_create(a, options->workers_max, options->pages_max, &r->index));
+    TRY(routememo_open(&r->memo, a, options->expected_max));
+    r->known = ARENA_TAKE(a, options->workers_max, known);
+    r->held = ARENA_TAKE(a, options->workers_max, uint32_t);
+    for (int side = 0; side < SIDES; side++) {
+        r->candidates[side] = ARENA_TAKE(a, options->workers_max, router_candidate);
     }
-    r->prefixes = ARENA_TAKE(a, r->slots, prefix);
-    if (r->prefixes == NULL) {
+    if (!r->known || !r->held || !r->candidates[AS_PREFILL] || !r->candidates[AS_DECODE]) {
         return STATUS_NOMEM;
     }
     *out = r;
     return STATUS_OK;
 }
 
-/* The hash of a prefix one page longer than the one hashed before. Never 0. */
-static uint64_t chain(const router *r, uint64_t before, uint64_t salt, const int32_t *page) {
-    struct {
-        uint64_t before, salt;
-        int32_t tokens[LIMIT_PAGE_TOKENS];
-    } data = {.before = before, .salt = salt};
-    for (uint32_t i = 0; i < r->options.page_tokens; i++) {
-        data.tokens[i] = page[i];
-    }
-    uint64_t hash = hash_bytes(r->options.key, &data, sizeof(data));
-    return hash ? hash : 1;
-}
+/* ---- who has what --------------------------------------------------------------------------- */
 
-/* Tokens of the prompt that each worker is believed to hold, [LIMIT_WORKERS]. The last token is
- * always computed: its logits are wanted. */
-static void cached_tokens(const router *r, const router_request *q, int32_t *cached) {
-    for (uint32_t w = 0; w < LIMIT_WORKERS; w++) {
-        cached[w] = 0;
-    }
-    int32_t page_tokens = (int32_t)r->options.page_tokens;
-    uint64_t hash = 0;
-    for (int32_t at = 0; at + page_tokens < q->prompt_count; at += page_tokens) {
-        hash = chain(r, hash, q->salt, q->prompt + at);
-        const prefix *p = &r->prefixes[hash & (r->slots - 1)];
-        if (p->hash != hash) {
-            return;
-        }
-        for (uint32_t k = 0; k < WAYS; k++) {
-            /* A gap means that the worker has forgotten the start: what follows is no use. */
-            if (p->workers[k] != NOBODY && cached[p->workers[k]] == at) {
-                cached[p->workers[k]] = at + page_tokens;
+/* Those of `set` that are not in `still` had `pages` pages. */
+static void note_held(router *r, const pageindex_set *set, const pageindex_set *still,
+                      uint32_t pages) {
+    for (uint32_t i = 0; i < PAGEINDEX_WORDS; i++) {
+        uint64_t gone = set->workers[i] & (still ? ~still->workers[i] : UINT64_MAX);
+        for (; gone; gone &= gone - 1) {
+            uint32_t worker = i * 64 + (uint32_t)__builtin_ctzll(gone);
+            if (worker < r->options.workers_max) {
+                r->held[worker] = pages;
             }
         }
     }
 }
 
-static void remember(router *r, uint64_t hash, uint32_t worker) {
-    prefix *p = &r->prefixes[hash & (r->slots - 1)];
-    if (p->hash != hash) {
-        *p = (prefix){.hash = hash, .workers = {NOBODY, NOBODY, NOBODY, NOBODY}};
+/* One page on: false when nobody has all up to here. */
+static bool walk_page(router *r, uint64_t name, int64_t now_us, uint32_t page, pageindex_set *set) {
+    pageindex_set holders = {{0}};
+    pageindex_holders(r->index, name, &holders);
+    routememo_holders(&r->memo, name, now_us, &holders);
+    uint64_t any = 0;
+    for (uint32_t i = 0; i < PAGEINDEX_WORDS; i++) {
+        holders.workers[i] &= page == 0 ? UINT64_MAX : set->workers[i];
+        any |= holders.workers[i];
     }
-    uint32_t k = 0;
-    while (k < WAYS - 1 && p->workers[k] != worker) {
-        k++;
+    if (page > 0) {
+        note_held(r, set, &holders, page);
     }
-    for (; k > 0; k--) {
-        p->workers[k] = p->workers[k - 1];
+    *set = holders;
+    return any != 0;
+}
+
+/* held[w]: leading pages of the prompt that w has, or is expected to. The last token is always
+ * computed: its logits are wanted. */
+static void find_held(router *r, const router_request *q) {
+    for (uint32_t w = 0; w < r->options.workers_max; w++) {
+        r->held[w] = 0;
     }
-    p->workers[0] = (uint8_t)worker;
+    uint32_t pages = (uint32_t)(q->prompt_count - 1) / LIMIT_PAGE_TOKENS;
+    uint64_t names[AHEAD], name = 0;
+    pageindex_set set;
+    for (uint32_t page = 0; page < pages; page++) {
+        for (uint32_t k = 0; page % AHEAD == 0 && k < AHEAD && page + k < pages; k++) {
+            name = pagename_next(name, q->salt, q->prompt + (size_t)(page + k) * LIMIT_PAGE_TOKENS);
+            names[k] = name;
+            pageindex_prefetch(r->index, name);
+            routememo_prefetch(&r->memo, name);
+        }
+        if (!walk_page(r, names[page % AHEAD], q->now_us, page, &set)) {
+            return;
+        }
+    }
+    if (pages > 0) {
+        note_held(r, &set, NULL, pages);
+    }
 }
 
 void router_remember(router *r, const router_request *q, const router_choice *choice) {
-    int32_t page_tokens = (int32_t)r->options.page_tokens;
-    uint64_t hash = 0;
-    for (int32_t at = 0; at + page_tokens <= q->prompt_count; at += page_tokens) {
-        hash = chain(r, hash, q->salt, q->prompt + at);
-        if (choice->prefill != MESSAGE_NO_WORKER) {
-            remember(r, hash, choice->prefill);
-        }
-        if (choice->decode != MESSAGE_NO_WORKER) {
-            remember(r, hash, choice->decode);
-        }
-    }
-}
-
-void router_forget_worker(router *r, uint32_t worker) {
-    CHECK_LT(worker, LIMIT_WORKERS);
-    for (uint32_t i = 0; i < r->slots; i++) {
-        for (uint32_t k = 0; k < WAYS; k++) {
-            if (r->prefixes[i].hash != 0 && r->prefixes[i].workers[k] == worker) {
-                r->prefixes[i].workers[k] = NOBODY;
+    const uint32_t workers[SIDES] = {choice->prefill, choice->decode};
+    int64_t until_us = q->now_us + choice->predicted_us + EXPECTED_MORE_US;
+    uint32_t pages = (uint32_t)q->prompt_count / LIMIT_PAGE_TOKENS;
+    uint64_t name = 0;
+    for (uint32_t page = 0; page < pages && page < EXPECTED_PAGES; page++) {
+        name = pagename_next(name, q->salt, q->prompt + (size_t)page * LIMIT_PAGE_TOKENS);
+        for (int side = 0; side < SIDES; side++) {
+            if (workers[side] != MESSAGE_NO_WORKER) {
+                routememo_expect(&r->memo, name, workers[side], q->now_us, until_us);
             }
         }
     }
+    r->turn++;
+    for (int side = 0; side < SIDES; side++) {
+        if (workers[side] != MESSAGE_NO_WORKER) {
+            r->known[workers[side]].turn[side] = r->turn;
+            breaker_sent(&r->known[workers[side]].breaker, q->now_us);
+        }
+    }
+    routememo_session_set(&r->memo, (routememo_session){q->session, (uint16_t)choice->prefill,
+                                                        (uint16_t)choice->decode});
 }
+
+bool router_cached(router *r, uint32_t worker, const message_cached *told) {
+    CHECK_LT(worker, r->options.workers_max);
+    known *k = &r->known[worker];
+    bool gap = told->sequence != k->sequence + 1;
+    k->sequence = told->sequence;
+    if (told->snapshot || gap) {
+        pageindex_forget(r->index, worker);
+        k->synced = told->snapshot;
+    }
+    for (uint32_t i = 0; i < told->count && k->synced; i++) {
+        uint64_t name = told->pages[i] & ~1ull;
+        if (name == 0) {
+            continue; /* no page's name */
+        }
+        if (told->pages[i] & 1) {
+            pageindex_gain(r->index, worker, name);
+        } else {
+            pageindex_lose(r->index, worker, name);
+        }
+    }
+    return k->synced;
+}
+
+bool router_cached_all(router *r, uint32_t worker, uint64_t sequence) {
+    CHECK_LT(worker, r->options.workers_max);
+    known *k = &r->known[worker];
+    if (sequence == k->sequence) {
+        return true; /* or everything was asked for, and is on its way */
+    }
+    pageindex_forget(r->index, worker);
+    k->sequence = sequence;
+    k->synced = false;
+    return false;
+}
+
+void router_forget_worker(router *r, uint32_t worker) {
+    CHECK_LT(worker, r->options.workers_max);
+    pageindex_forget(r->index, worker);
+    routememo_forget(&r->memo, worker);
+    r->known[worker].sequence = 0;
+    r->known[worker].synced = false;
+}
+
+void router_failed(router *r, uint32_t worker, int64_t now_us) {
+    CHECK_LT(worker, r->options.workers_max);
+    breaker_failed(&r->known[worker].breaker, now_us);
+}
+
+void router_heard(router *r, uint32_t worker, const message *m, int64_t now_us) {
+    CHECK_LT(worker, r->options.workers_max);
+    bool draining = m->reason == MESSAGE_REASON_DRAINING || m->reason == MESSAGE_REASON_GONE;
+    if (m->type == MESSAGE_TOKENS || m->type == MESSAGE_ADOPTED) {
+        breaker_succeeded(&r->known[worker].breaker);
+    } else if (m->type == MESSAGE_LINK_LOST && m->worker < r->options.workers_max) {
+        router_failed(r, m->worker, now_us);
+    } else if (m->type == MESSAGE_REJECT && !draining) {
+        router_failed(r, worker, now_us);
+    }
+}
+
+pageindex_counts router_index_count(const router *r) {
+    return pageindex_count(r->index);
+}
+
+const pageindex *router_index(const router *r) {
+    return r->index;
+}
+
+/* ---- what a worker can do ------------------------------------------------------------------- */
 
 static uint64_t pages_of(uint64_t tokens, uint32_t page_tokens) {
     return (tokens + page_tokens - 1) / page_tokens;
@@ -140,161 +243,319 @@ uint64_t router_pages_needed(const router_request *q, uint32_t page_tokens) {
     return shared + (uint64_t)q->choices * (pages_of(most, page_tokens) - shared);
 }
 
-/* ---- what a worker can do ------------------------------------------------------------------- */
-
-typedef enum { FIT_NEVER, FIT_LATER, FIT_NOW } fit;
-
 static bool takes_work(const router_view *v, uint32_t role) {
     return v->up && !v->draining && (v->roles & role) != 0;
 }
 
 /* P needs room for what it computes: the prompt and what was delivered. */
-static fit fits_prefill(const router *r, const router_view *v, const router_request *q) {
+static bool fits_prefill(const router *r, const router_view *v, const router_request *q) {
     uint64_t tokens = (uint64_t)q->prompt_count + (uint64_t)q->delivered;
-    if (pages_of(tokens, r->options.page_tokens) > v->pages_total || tokens > v->context_tokens) {
-        return FIT_NEVER;
-    }
-    return FIT_NOW;
+    return pages_of(tokens, r->options.page_tokens) <= v->pages_total &&
+           tokens <= v->context_tokens;
 }
 
 /* A request larger than an empty pool would be preempted alone, for ever (PROTOCOL, gaps). What
  * does not fit at present queues on D. */
-static fit fits_decode(const router *r, const router_view *v, const router_request *q) {
+static router_fitness fits_decode(const router *r, const router_view *v, const router_request *q) {
     uint64_t most = (uint64_t)q->prompt_count + (uint64_t)q->max_tokens;
     uint64_t pages = router_pages_needed(q, r->options.page_tokens);
     if (pages > v->pages_total || most > v->context_tokens) {
-        return FIT_NEVER;
+        return ROUTER_TOO_SMALL;
     }
     if (r->options.running_max > 0 && v->running + v->waiting >= r->options.running_max) {
-        return FIT_LATER;
+        return ROUTER_FULL;
     }
-    return FIT_NOW;
+    return ROUTER_FITS;
 }
 
-static int64_t compute_us(const router_view *v, uint64_t tokens) {
-    uint64_t speed = v->tokens_per_second ? v->tokens_per_second : SPEED_UNKNOWN;
-    return (int64_t)(tokens * 1000000 / speed);
+static router_fitness fitness_of(const router *r, uint32_t w, const router_request *q) {
+    return breaker_allows(&r->known[w].breaker, q->now_us) ? ROUTER_FITS : ROUTER_BROKEN;
 }
 
-/* Time until `v` has computed what is queued there and then this request. */
-static int64_t prefill_us(const router_view *v, const router_request *q, int32_t cached) {
-    uint64_t own = (uint64_t)(q->prompt_count + q->delivered - cached);
-    return compute_us(v, v->queued_tokens) + compute_us(v, own);
+/* ---- candidates and their cost -------------------------------------------------------------- */
+
+/* What it has of the prompt. The last attempt's P may hold everything already. */
+static int32_t cached_on(const router *r, const router_request *q, uint32_t w) {
+    return w == q->prefill_last ? q->prompt_count - 1 : (int32_t)(r->held[w] * LIMIT_PAGE_TOKENS);
 }
+
+static void cost_prefill(const router *r, const router_view *v, const routecost_reference *ref,
+                         const router_request *q, router_candidate *c) {
+    c->cached_tokens = cached_on(r, q, c->worker);
+    int64_t own = (int64_t)q->prompt_count + q->delivered - c->cached_tokens;
+    c->queue_us = routecost_queue_us(v, ref, q->now_us);
+    c->compute_us = routecost_prefill_us(v, ref, own, c->cached_tokens);
+}
+
+static void cost_decode(const router *r, const router_view *v, const routecost_reference *ref,
+                        const router_request *q, router_candidate *c) {
+    uint32_t page_tokens = r->options.page_tokens;
+    int64_t context = (int64_t)q->prompt_count + q->delivered;
+    uint64_t held = r->held[c->worker];
+    uint64_t now = pages_of((uint64_t)context, page_tokens);
+    now = now > held ? now - held : 0;
+    c->cached_tokens = (int32_t)(held * page_tokens);
+    c->token_us = routecost_token_us(v, ref, context, page_tokens);
+    if (takes_work(v, MESSAGE_ROLE_PREFILL)) {
+        cost_prefill(r, v, ref, q, c); /* it will compute the prompt itself */
+    } else {
+        c->transfer_us = (int64_t)now * r->options.transfer_page_us;
+    }
+    c->room_us = now > v->pages_free ? c->token_us * NO_ROOM_TOKENS : 0;
+}
+
+static int64_t total_us(const router_request *q, const router_candidate *c) {
+    int64_t tokens = q->max_tokens < EXPECTED_TOKENS ? q->max_tokens : EXPECTED_TOKENS;
+    return c->queue_us + c->compute_us + c->transfer_us + c->room_us + c->token_us * tokens;
+}
+
+static void apply_session(const router *r, const router_request *q, int side, router_candidate *c) {
+    routememo_session s = routememo_session_of(&r->memo, q->session);
+    if (c->worker == (side == AS_PREFILL ? s.prefill : s.decode)) {
+        int64_t us = c->cost_us / SESSION_SHARE;
+        c->session_us = us < SESSION_US_MAX ? us : SESSION_US_MAX;
+        c->cost_us -= c->session_us;
+    }
+}
+
+/* ---- picking -------------------------------------------------------------------------------- */
 
 typedef struct {
-    uint32_t worker; /* MESSAGE_NO_WORKER: none fits now */
-    int64_t cost_us;
+    const router_candidate *best; /* NULL: none fits now */
+    router_reason reason;
     bool possible; /* some worker could hold it, if not now */
     bool exists;   /* some worker of the role takes work */
 } pick;
 
-static pick pick_prefill(const router *r, const router_view *views, uint32_t count,
-                         const router_request *q, const int32_t *cached) {
-    pick best = {.worker = MESSAGE_NO_WORKER};
-    for (uint32_t w = 0; w < count; w++) {
-        const router_view *v = &views[w];
-        if (!takes_work(v, MESSAGE_ROLE_PREFILL)) {
+/* Whoever has had nothing for longest, of those like the best. */
+static const router_candidate *take_turn(const router *r, int side, uint32_t count,
+                                         router_fitness fitness, int64_t most_us, uint32_t *like) {
+    const router_candidate *best = NULL;
+    *like = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const router_candidate *c = &r->candidates[side][i];
+        if (c->fitness != fitness || c->cost_us > most_us) {
             continue;
         }
-        best.exists = true;
-        if (fits_prefill(r, v, q) == FIT_NEVER) {
-            continue;
-        }
-        best.possible = true;
-        /* The last attempt's P may hold everything already. */
-        int32_t held = w == q->prefill_last ? q->prompt_count - 1 : cached[w];
-        int64_t cost = prefill_us(v, q, held);
-        if (best.worker == MESSAGE_NO_WORKER || cost < best.cost_us) {
-            best.worker = w;
-            best.cost_us = cost;
+        ++*like;
+        if (!best || r->known[c->worker].turn[side] < r->known[best->worker].turn[side]) {
+            best = c;
         }
     }
     return best;
 }
 
-/* The wait for room weighs as much as the tokens others will still make there, and every running
- * request makes a step a little longer. Unequal terms in one unit: time per token. */
-static int64_t decode_cost_us(const router *r, const router_view *v, const router_request *q,
-                              int32_t cached) {
-    int64_t step = v->step_us ? v->step_us : STEP_UNKNOWN_US;
-    int64_t cost = step * (1 + (int64_t)v->running + 2 * (int64_t)v->waiting);
-    uint64_t held = (uint64_t)cached / r->options.page_tokens;
-    uint64_t now =
-        pages_of((uint64_t)q->prompt_count + (uint64_t)q->delivered, r->options.page_tokens);
-    now = now > held ? now - held : 0;
-    cost += (int64_t)now * r->options.transfer_page_us;
-    if (now > v->pages_free) {
-        cost += step * 1000; /* it would queue until others end */
+static const router_candidate *at_random(router *r, int side, uint32_t count,
+                                         router_fitness fitness) {
+    uint32_t fit = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        fit += r->candidates[side][i].fitness == fitness;
     }
-    if (v->pages_total > 0) {
-        cost += step * (int64_t)(v->pages_total - v->pages_free) / (int64_t)v->pages_total;
+    uint64_t left = rng_below(&r->random, fit);
+    const router_candidate *c = r->candidates[side];
+    while (c->fitness != fitness || left-- > 0) {
+        c++;
     }
-    return cost;
+    return c;
 }
 
-static pick pick_decode(const router *r, const router_view *views, uint32_t count,
-                        const router_request *q, const int32_t *cached) {
-    pick best = {.worker = MESSAGE_NO_WORKER};
-    bool best_avoided = false;
-    for (uint32_t w = 0; w < count; w++) {
-        const router_view *v = &views[w];
-        if (!takes_work(v, MESSAGE_ROLE_DECODE)) {
-            continue;
-        }
-        best.exists = true;
-        fit f = fits_decode(r, v, q);
-        best.possible = best.possible || f != FIT_NEVER;
-        if (f != FIT_NOW) {
-            continue;
-        }
-        bool avoided = w == q->decode_avoid;
-        int64_t cost = decode_cost_us(r, v, q, cached[w]);
-        bool better = avoided == best_avoided ? cost < best.cost_us : best_avoided;
-        if (best.worker == MESSAGE_NO_WORKER || better) {
-            best.worker = w;
-            best.cost_us = cost;
-            best_avoided = avoided;
+static router_reason reason_of(const router *r, int side, uint32_t count, const router_candidate *c,
+                               uint32_t fit, uint32_t like) {
+    if (fit == 1) {
+        return ROUTER_BY_ONE;
+    }
+    if (c->session_us > 0) {
+        return ROUTER_BY_SESSION;
+    }
+    if (like > 1) {
+        return ROUTER_BY_TURN;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (r->candidates[side][i].cached_tokens > c->cached_tokens) {
+            return ROUTER_BY_LOAD;
         }
     }
-    return best;
+    return c->cached_tokens > 0 ? ROUTER_BY_CACHE : ROUTER_BY_LOAD;
+}
+
+/* Those that fit; if none, those that refused it; if none, those that are broken: a request never
+ * waits for nothing. */
+static pick pick_best(router *r, int side, uint32_t count) {
+    pick p = {.best = NULL, .exists = count > 0};
+    router_fitness fitness = ROUTER_FITNESSES;
+    int64_t least = INT64_MAX;
+    uint32_t fit = 0, like = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const router_candidate *c = &r->candidates[side][i];
+        p.possible = p.possible || c->fitness != ROUTER_TOO_SMALL;
+        if (c->fitness > ROUTER_BROKEN || c->fitness > fitness) {
+            continue;
+        }
+        if (c->fitness < fitness) {
+            fitness = c->fitness;
+            least = INT64_MAX;
+            fit = 0;
+        }
+        fit++;
+        least = c->cost_us < least ? c->cost_us : least;
+    }
+    if (fit == 0) {
+        return p;
+    }
+    if (r->options.policy == ROUTER_RANDOM) {
+        p.best = at_random(r, side, count, fitness);
+        p.reason = ROUTER_BY_POLICY;
+    } else if (r->options.policy == ROUTER_ROUND_ROBIN) {
+        p.best = take_turn(r, side, count, fitness, INT64_MAX, &like);
+        p.reason = ROUTER_BY_POLICY;
+    } else {
+        p.best = take_turn(r, side, count, fitness, least + least / SAME_SHARE + SAME_US, &like);
+        p.reason = reason_of(r, side, count, p.best, fit, like);
+    }
+    return p;
+}
+
+static pick pick_prefill(router *r, const router_view *views, uint32_t views_count,
+                         const routecost_reference *ref, const router_request *q) {
+    uint32_t count = 0;
+    for (uint32_t w = 0; w < views_count; w++) {
+        if (!takes_work(&views[w], MESSAGE_ROLE_PREFILL)) {
+            continue;
+        }
+        router_candidate *c = &r->candidates[AS_PREFILL][count++];
+        *c = (router_candidate){.worker = w, .fitness = fitness_of(r, w, q)};
+        if (!fits_prefill(r, &views[w], q)) {
+            c->fitness = ROUTER_TOO_SMALL;
+            continue;
+        }
+        cost_prefill(r, &views[w], ref, q, c);
+        c->cost_us = c->queue_us + c->compute_us;
+        apply_session(r, q, AS_PREFILL, c);
+    }
+    r->last.prefill_count = count;
+    return pick_best(r, AS_PREFILL, count);
+}
+
+static pick pick_decode(router *r, const router_view *views, uint32_t views_count,
+                        const routecost_reference *ref, const router_request *q) {
+    uint32_t count = 0;
+    for (uint32_t w = 0; w < views_count; w++) {
+        if (!takes_work(&views[w], MESSAGE_ROLE_DECODE)) {
+            continue;
+        }
+        router_candidate *c = &r->candidates[AS_DECODE][count++];
+        *c = (router_candidate){.worker = w, .fitness = fits_decode(r, &views[w], q)};
+        if (c->fitness != ROUTER_FITS) {
+            continue;
+        }
+        c->fitness = fitness_of(r, w, q);
+        if (c->fitness == ROUTER_FITS && w == q->decode_avoid) {
+            c->fitness = ROUTER_AVOIDED;
+        }
+        cost_decode(r, &views[w], ref, q, c);
+        c->cost_us = total_us(q, c);
+        apply_session(r, q, AS_DECODE, c);
+    }
+    r->last.decode_count = count;
+    return pick_best(r, AS_DECODE, count);
 }
 
 /* ---- choosing ------------------------------------------------------------------------------- */
 
-static void choose_local(const router_view *views, const router_request *q, uint32_t decode,
-                         const int32_t *cached, router_choice *out) {
-    *out = (router_choice){
-        .prefill = MESSAGE_NO_WORKER,
-        .decode = decode,
-        .cached_tokens = cached[decode],
-        .predicted_us = prefill_us(&views[decode], q, cached[decode]),
-    };
+static router_choice local_choice(const router_view *views, const routecost_reference *ref,
+                                  const router_request *q, const pick *d, router_path path) {
+    router_candidate c = *d->best;
+    int64_t own = (int64_t)q->prompt_count + q->delivered - c.cached_tokens;
+    c.queue_us = routecost_queue_us(&views[c.worker], ref, q->now_us);
+    c.compute_us = routecost_prefill_us(&views[c.worker], ref, own, c.cached_tokens);
+    return (router_choice){MESSAGE_NO_WORKER, c.worker, c.cached_tokens, c.queue_us + c.compute_us,
+                           c.compute_us,      path,     d->reason};
+}
+
+static router_choice pair_choice(const pick *p, uint32_t decode, router_path path) {
+    const router_candidate *c = p->best;
+    return (router_choice){c->worker,     decode, c->cached_tokens, c->queue_us + c->compute_us,
+                           c->compute_us, path,   p->reason};
+}
+
+static router_result choose(router *r, const router_view *views, uint32_t views_count,
+                            const router_request *q, router_choice *out) {
+    routecost_reference ref = routecost_refer(views, views_count);
+    find_held(r, q);
+    pick p = pick_prefill(r, views, views_count, &ref, q);
+    if (q->prefill_only && p.best) {
+        *out = pair_choice(&p, MESSAGE_NO_WORKER, ROUTER_PATH_PREFILL_ONLY);
+        return ROUTER_CHOSEN;
+    }
+    pick d = pick_decode(r, views, views_count, &ref, q);
+    if (!d.best) {
+        return d.exists && !d.possible ? ROUTER_NEVER : ROUTER_NONE_NOW;
+    }
+    /* A worker of both roles computes straight into the pages it decodes from. Without a P that
+     * could do it, any D does. */
+    int64_t lacking = (int64_t)q->prompt_count + q->delivered -
+                      (int64_t)r->held[d.best->worker] * LIMIT_PAGE_TOKENS;
+    if (views[d.best->worker].roles & MESSAGE_ROLE_PREFILL) {
+        *out = local_choice(views, &ref, q, &d, ROUTER_PATH_LOCAL_ROLES);
+    } else if (!p.best) {
+        *out = local_choice(views, &ref, q, &d, ROUTER_PATH_LOCAL_NO_PREFILL);
+    } else if (lacking <= r->options.local_prefill_max) {
+        *out = local_choice(views, &ref, q, &d, ROUTER_PATH_LOCAL_SHORT);
+    } else {
+        *out = pair_choice(&p, d.best->worker, ROUTER_PATH_PAIR);
+    }
+    return ROUTER_CHOSEN;
 }
 
 router_result router_choose(router *r, const router_view *views, uint32_t views_count,
                             const router_request *q, router_choice *out) {
-    CHECK_LE(views_count, LIMIT_WORKERS);
-    CHECK(q->prompt_count >= 1 && q->choices >= 1 && q->max_tokens >= 0);
-    int32_t cached[LIMIT_WORKERS];
-    cached_tokens(r, q, cached);
-    pick p = pick_prefill(r, views, views_count, q, cached);
-    if (q->prefill_only && p.worker != MESSAGE_NO_WORKER) {
-        *out = (router_choice){p.worker, MESSAGE_NO_WORKER, cached[p.worker], p.cost_us};
-        return ROUTER_CHOSEN;
+    CHECK_LE(views_count, r->options.workers_max);
+    CHECK(q->prompt_count >= 1 && q->choices >= 1 && q->max_tokens >= 0 && q->now_us >= 0);
+    r->last = (router_explanation){.prefill = r->candidates[AS_PREFILL],
+                                   .decode = r->candidates[AS_DECODE]};
+    r->last.result = choose(r, views, views_count, q, out);
+    if (r->last.result == ROUTER_CHOSEN) {
+        r->last.choice = *out;
     }
-    pick d = pick_decode(r, views, views_count, q, cached);
-    if (d.worker == MESSAGE_NO_WORKER) {
-        return d.exists && !d.possible ? ROUTER_NEVER : ROUTER_NONE_NOW;
+    return r->last.result;
+}
+
+const router_explanation *router_last(const router *r) {
+    return &r->last;
+}
+
+void router_charge(router_view *views, const router_choice *choice, const router_request *q,
+                   uint32_t page_tokens) {
+    uint64_t tokens = (uint64_t)q->prompt_count + (uint64_t)q->delivered;
+    if (choice->prefill != MESSAGE_NO_WORKER) {
+        routecost_sent_prompt(&views[choice->prefill], tokens, choice->compute_us, q->now_us);
     }
-    int32_t uncached = q->prompt_count + q->delivered - cached[d.worker];
-    /* A worker of both roles computes straight into the pages it decodes from. Without a P that
-     * could do it, any D does. */
-    if ((views[d.worker].roles & MESSAGE_ROLE_PREFILL) != 0 || p.worker == MESSAGE_NO_WORKER ||
-        uncached <= r->options.local_prefill_max) {
-        choose_local(views, q, d.worker, cached, out);
-        return ROUTER_CHOSEN;
+    if (choice->decode != MESSAGE_NO_WORKER) {
+        router_view *v = &views[choice->decode];
+        routecost_sent_decode(v, pages_of(tokens, page_tokens) + 1);
+        if (choice->prefill == MESSAGE_NO_WORKER) {
+            routecost_sent_prompt(v, tokens, choice->compute_us, q->now_us);
+            v->waiting--; /* it counts as running already */
+        }
     }
-    *out = (router_choice){p.worker, d.worker, cached[p.worker], p.cost_us};
-    return ROUTER_CHOSEN;
+}
+
+/* ---- names ---------------------------------------------------------------------------------- */
+
+const char *router_path_name(router_path p) {
+    static const char *const names[ROUTER_PATHS] = {"pair", "prefill-only", "local-roles",
+                                                    "local-short", "local-no-prefill"};
+    return p < ROUTER_PATHS ? names[p] : "?";
+}
+
+const char *router_reason_name(router_reason r) {
+    static const char *const names[ROUTER_REASONS] = {"only-one", "cache",   "load",
+                                                      "turn",     "session", "policy"};
+    return r < ROUTER_REASONS ? names[r] : "?";
+}
+
+const char *router_fitness_name(router_fitness f) {
+    static const char *const names[ROUTER_FITNESSES] = {"fits", "avoided", "broken", "full",
+                                                        "too-small"};
+    return f < ROUTER_FITNESSES ? names[f] : "?";
 }

@@ -15,7 +15,10 @@
 #include "engine/core/push.h"
 #include "engine/core/sched.h"
 
-enum { CORE_ROLES = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE };
+enum {
+    CORE_ROLES = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE,
+    CACHED_MESSAGES = 2 /* to a gateway at once: the ring's end cuts one in two */
+};
 
 /* ---- creation ------------------------------------------------------------------------------- */
 
@@ -303,6 +306,7 @@ void core_link_up(core *c, uint32_t peer, core_peer_kind kind, uint32_t worker, 
     k->epoch = epoch;
     k->heard_us = now_us;
     k->send_next = k->receive_next = 0;
+    k->reader = (cachelog_reader){0};
     core_settle(c);
 }
 
@@ -350,6 +354,11 @@ static void core_on_drain(core *c, uint32_t peer, const message *m) {
     c->draining = true;
 }
 
+static void core_on_resync(core *c, uint32_t peer, const message *m) {
+    CHECK_EQ(m->type, MESSAGE_RESYNC);
+    cachelog_restart(&c->links.list[peer].reader);
+}
+
 static void core_ignore(core *c, uint32_t peer, const message *m) {
     CHECK(m->type == MESSAGE_HEARTBEAT);
     CHECK(links_get(&c->links, peer) != NULL); /* heard_us says all of it */
@@ -366,6 +375,7 @@ static void core_dispatch(core *c, uint32_t peer, core_peer_kind kind, const mes
     } table[] = {
         [MESSAGE_LEASES] = {core_renew, CORE_GATEWAY, CORE_ROLES},
         [MESSAGE_DRAIN] = {core_on_drain, CORE_GATEWAY, CORE_ROLES},
+        [MESSAGE_RESYNC] = {core_on_resync, CORE_GATEWAY, CORE_ROLES},
         [MESSAGE_CANCEL] = {core_on_cancel, CORE_GATEWAY, CORE_ROLES},
         [MESSAGE_SUBMIT] = {prefill_submit, CORE_GATEWAY, MESSAGE_ROLE_PREFILL},
         [MESSAGE_RESERVE] = {decode_reserve, CORE_GATEWAY, MESSAGE_ROLE_DECODE},
@@ -464,7 +474,20 @@ static void core_heartbeat(core *c, uint32_t peer) {
         .queued_us = stats.queued_us,
         .prefill_fit = stats.prefill_fit,
         .decode_fit = stats.decode_fit,
+        .cached_sequence = c->links.list[peer].reader.sequence,
     };
+}
+
+/* What the gateway does not know of the prefix cache yet, as far as a message or two hold it. */
+static void core_tell_cache(core *c, uint32_t peer, bool *snapshot_room) {
+    cachelog_reader *r = &c->links.list[peer].reader;
+    for (int i = 0; i < CACHED_MESSAGES; i++) {
+        message_cached told;
+        if (!cachelog_read(prefix_log(c->prefix), r, snapshot_room, &told)) {
+            return;
+        }
+        core_send(c, peer, MESSAGE_CACHED, 0, 0)->cached = told;
+    }
 }
 
 static int64_t core_min_us(int64_t a, int64_t b) {
@@ -479,6 +502,7 @@ void core_tick(core *c, int64_t now_us) {
         decode_tick(c);
     }
     bool beat = c->beat_us <= now_us;
+    bool snapshot_room = true;
     for (uint32_t i = 0; i < c->links.count_max; i++) {
         links_link *k = links_get(&c->links, i);
         if (!k) {
@@ -495,6 +519,9 @@ void core_tick(core *c, int64_t now_us) {
             core_close_link(c, i);
         } else if (beat) {
             core_heartbeat(c, i);
+            if (k->kind == CORE_GATEWAY) {
+                core_tell_cache(c, i, &snapshot_room);
+            }
         }
     }
     if (beat) {

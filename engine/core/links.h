@@ -13,6 +13,7 @@
 
 #include "engine/base/slab.h"
 #include "engine/core/blocks.h"
+#include "engine/core/cachelog.h"
 #include "engine/core/core.h"
 
 enum {
@@ -50,6 +51,7 @@ typedef struct {
     uint64_t epoch;
     int64_t heard_us;
     uint32_t send_next, receive_next; /* sequence numbers */
+    cachelog_reader reader;           /* a gateway's: of the prefix cache */
     links_transfer *sends;            /* [LINKS_SENDS_MAX] by sequence */
     links_transfer *receives;         /* [LINKS_RECEIVES_MAX] by sequence */
 } links_link;

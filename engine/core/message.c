@@ -267,6 +267,7 @@ static void walk_heartbeat(codec *c, message_heartbeat *h) {
     h->queued_us = number(c, "queued_us", 8, h->queued_us, 0, INT64_MAX);
     walk_fit(c, &h->prefill_fit);
     walk_fit(c, &h->decode_fit);
+    h->cached_sequence = u64(c, "cached_sequence", h->cached_sequence);
 }
 
 static void walk_cached(codec *c, message_cached *k) {

@@ -136,6 +136,7 @@ typedef struct {
     uint64_t queued_us;         /* predicted time of queued_tokens; 0 when not known */
     stepmodel_fit prefill_fit;  /* measured here, without cold starts */
     stepmodel_fit decode_fit;
+    uint64_t cached_sequence; /* of this link's last CACHED: a loss shows though none follows */
 } message_heartbeat;
 
 /* Changes of a worker's prefix cache, or (with `snapshot`) a part of all it has; pages are named as

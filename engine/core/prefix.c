@@ -5,6 +5,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/limits.h"
+#include "engine/core/pagename.h"
 #include "engine/core/planted.h"
 
 /* What is hashed, without padding. */
@@ -26,6 +27,7 @@ struct prefix {
     blocks *blocks;
     prefix_entry *entries; /* [pages] by page id */
     hash_table by_hash;    /* hash > page */
+    cachelog log;
     hash_key key;
     uint64_t identity_next;
     uint32_t pages;
@@ -34,7 +36,8 @@ struct prefix {
 uint64_t prefix_bytes(uint32_t pages) {
     CHECK(pages > 0);
     /* A hash table is at most 3/4 full and a power of two: below 3 slots an entry. */
-    return sizeof(prefix) + (uint64_t)pages * (sizeof(prefix_entry) + 3 * 17) + 4096;
+    return sizeof(prefix) + (uint64_t)pages * (sizeof(prefix_entry) + 3 * 17) + 4096 +
+           cachelog_bytes(pages);
 }
 
 status prefix_create(arena *a, blocks *b, uint32_t pages, hash_key key, prefix **out) {
@@ -48,6 +51,7 @@ status prefix_create(arena *a, blocks *b, uint32_t pages, hash_key key, prefix *
         return STATUS_NOMEM;
     }
     TRY(hash_open(&p->by_hash, a, pages, key.k0 ^ key.k1));
+    TRY(cachelog_open(&p->log, a, pages, key.k0));
     p->blocks = b;
     p->key = key;
     p->pages = pages;
@@ -82,6 +86,7 @@ static void prefix_forget(prefix *p, uint32_t page) {
     CHECK(hash_delete(&p->by_hash, e->hash, &found));
     CHECK_EQ(found, page);
     e->identity = 0;
+    cachelog_lose(&p->log, page);
     blocks_set_cached(p->blocks, page, false);
 }
 
@@ -102,6 +107,7 @@ uint32_t prefix_find(prefix *p, uint64_t salt, const int32_t *tokens, uint32_t p
         }
         ids_out[chain->pages] = page;
         chain->identity = e->identity;
+        chain->name = p->log.names[page];
         chain->pages++;
     }
     CHECK_LE(chain->pages, pages_max);
@@ -116,6 +122,7 @@ void prefix_add(prefix *p, uint64_t salt, prefix_chain *chain, const int32_t *to
     uint64_t hash = hash_bytes(p->key, &name, sizeof name);
     const prefix_entry *found = prefix_lookup(p, hash);
     chain->pages++;
+    chain->name = pagename_next(chain->name, salt, tokens);
     if (found) {
         /* The same tokens, computed twice: the first page stays the findable one. (Or a collision:
          * then what follows hangs below an identity that no walk reaches, which is only a miss.) */
@@ -129,6 +136,7 @@ void prefix_add(prefix *p, uint64_t salt, prefix_chain *chain, const int32_t *to
     }
     *e = (prefix_entry){.identity = p->identity_next++, .hash = hash, .name = name};
     CHECK(hash_put(&p->by_hash, hash, page));
+    cachelog_gain(&p->log, page, chain->name);
     blocks_set_cached(p->blocks, page, true);
     chain->identity = e->identity;
 }
@@ -148,11 +156,16 @@ uint32_t prefix_count(const prefix *p) {
     return p->by_hash.count;
 }
 
+cachelog *prefix_log(prefix *p) {
+    return &p->log;
+}
+
 void prefix_validate(const prefix *p) {
     uint32_t known = 0;
     for (uint32_t i = 0; i < p->pages; i++) {
         const prefix_entry *e = &p->entries[i];
         CHECK_EQ(e->identity != 0, blocks_is_cached(p->blocks, i));
+        CHECK_EQ(e->identity != 0, p->log.names[i] != 0);
         if (e->identity != 0) {
             CHECK(prefix_lookup(p, e->hash) == e);
             CHECK_LT(e->identity, p->identity_next);

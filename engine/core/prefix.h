@@ -16,12 +16,14 @@
 
 #include "engine/base/hash.h"
 #include "engine/core/blocks.h"
+#include "engine/core/cachelog.h"
 
 typedef struct prefix prefix;
 
 /* Where a sequence stands in the cache: after its first `pages` full pages. Zero: at the start. */
 typedef struct {
     uint64_t identity; /* of the entry of the last page; 0 at the start */
+    uint64_t name;     /* of the last page, as gateways know it (pagename.h) */
     uint32_t pages;
 } prefix_chain;
 
@@ -43,6 +45,9 @@ MUST_USE bool prefix_take(prefix *p, uint32_t count, uint32_t *ids_out);
 
 /* The pages that can be found. */
 uint32_t prefix_count(const prefix *p);
+
+/* What has changed, for gateways. */
+cachelog *prefix_log(prefix *p);
 
 /* Aborts when an invariant is broken. Slow. */
 void prefix_validate(const prefix *p);

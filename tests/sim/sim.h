@@ -42,6 +42,7 @@ typedef enum {
     SIM_DATA_ARRIVE, /* the bytes are written to D's pages */
     SIM_DATA_DONE,   /* D hears that they are all there */
     SIM_LAYER,       /* a step has finished a layer */
+    SIM_DEADLINE,    /* of a worker's drain; then of its leaving */
     SIM_TICK,
     SIM_START, /* a process starts */
     SIM_DIAL,  /* a worker looks for a gateway */
@@ -127,6 +128,7 @@ typedef struct {
     uint32_t roles;
     uint32_t pages;
     bool draining;
+    bool handed_back; /* the drain took too long */
     bool stone; /* frozen for longer than the run: nobody waits for it */
     bool ended; /* its gateway link is gone: the process ends when the event is over */
     arena memory;
@@ -155,6 +157,7 @@ typedef struct {
         uint64_t epoch;
         int64_t heard_us;
     } peers[SIM_WORKERS_MAX];
+    uint64_t chargeable; /* messages that may cost a retry: all but those of workers that drain */
     int64_t paired_us[SIM_WORKERS_MAX][SIM_WORKERS_MAX]; /* last introduction; 0: never */
     bool walking;
 } sim_gateway;
@@ -188,7 +191,8 @@ typedef struct {
 typedef struct {
     uint64_t events, messages, transfers, faults, attempts;
     uint64_t done, failed, left, orphaned;
-    uint64_t preemptions, evictions, replays, adoptions, splits, retries, junk, cached;
+    uint64_t handed_back, preemptions, evictions, replays, adoptions, splits, retries, junk, cached;
+    uint64_t resyncs; /* asked for after a CACHED was lost */
 } sim_counts;
 
 typedef struct {
@@ -233,6 +237,7 @@ struct sim {
     bool dial;                /* workers outlive their link to a gateway, and dial again */
     bool shuffled, repeating; /* the data path keeps no order; delivers some bytes twice */
     int32_t local_prefill_max;
+    int64_t drain_us; /* of a worker; what is left then is handed back */
     int64_t queue_us;
     int64_t delay_us, layer_us, lease_us, worker_lease_us;
     uint32_t damage_next; /* this many transfers arrive damaged */
@@ -314,6 +319,7 @@ void simcheck_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count, 
 /* A second after the death of that life of a gateway. */
 void simcheck_gone(sim *s, uint32_t g, uint32_t life, int64_t died_us);
 void simcheck_gate(sim *s, uint32_t g);
+void simcheck_index(sim *s, uint32_t g);
 
 /* ---- simclient.c ---------------------------------------------------------------------------- */
 

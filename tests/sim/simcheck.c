@@ -48,7 +48,17 @@ static void check_leases(sim *s, uint32_t w) {
     }
 }
 
+/* At the end of a drain everything went back [I6]. */
+static void check_drained(sim *s, uint32_t w) {
+    const core *c = s->workers[w].core;
+    if (s->workers[w].handed_back &&
+        c->records.lives[RECORD_PREFILL] + c->records.lives[RECORD_DECODE] > 0) {
+        sim_fail(s, "worker %u holds a request past the end of its drain [I6]", w);
+    }
+}
+
 void simcheck_worker(sim *s, uint32_t w) {
+    check_drained(s, w);
     check_leases(s, w);
     core_validate(s->workers[w].core); /* recounts every page [I3] */
     check_owners(s, w);
@@ -95,7 +105,41 @@ void simcheck_gate(sim *s, uint32_t g) {
         sim_fail(s, "%llu retries of %llu requests [I8]", (unsigned long long)c->retries_spent,
                  (unsigned long long)c->opened);
     }
+    for (uint32_t i = 0; i < s->requests_count; i++) {
+        if (s->requests[i].params.prompt_logprobs) {
+            most = UINT64_MAX; /* scores that do not come cost a retry, too */
+        }
+    }
+    if (most != UINT64_MAX && c->retries_spent > s->gateways[g].chargeable) {
+        sim_fail(s, "a retry was charged for a death, a lost link or a drain [I8]");
+    }
     if (c->mismatches > 0) {
         sim_fail(s, "a token was told twice, and differently [I5]");
+    }
+}
+
+/* When nothing changes any more, a gateway knows exactly which pages each of its workers has. */
+void simcheck_index(sim *s, uint32_t g) {
+    const sim_gateway *k = &s->gateways[g];
+    uint64_t entries = 0;
+    for (uint32_t w = 0; w < s->workers_count; w++) {
+        if (!k->peers[w].used || !k->peers[w].joined || !s->workers[w].process.running) {
+            continue;
+        }
+        const cachelog *log = prefix_log(s->workers[w].core->prefix);
+        entries += log->counts.count;
+        for (uint32_t i = 0; i < log->pages; i++) {
+            pageindex_set holders = {{0}};
+            pageindex_holders(router_index(k->router), log->names[i], &holders);
+            if (log->names[i] && !pageindex_set_has(&holders, w)) {
+                sim_fail(s, "gateway %u does not know of a page that worker %u has", g, w);
+                return;
+            }
+        }
+    }
+    uint64_t known = router_index_count(k->router).entries;
+    if (known != entries) {
+        sim_fail(s, "gateway %u knows of %llu pages, and there are %llu", g,
+                 (unsigned long long)known, (unsigned long long)entries);
     }
 }

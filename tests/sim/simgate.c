@@ -21,12 +21,13 @@ static void start(sim *s, uint32_t g) {
     gate_options go = s->gate_options;
     go.id_first = 1 + sim_below(s, (1ull << 59) - 1); /* as the real one: no clock can repeat it */
     CHECK_EQ(gate_create(&go, &k->gate), STATUS_OK);
-    CHECK_EQ(arena_open(&k->memory, 1 << 20), STATUS_OK);
-    router_options o = {.prefixes_max = 256,
+    router_options o = {.workers_max = SIM_WORKERS_MAX,
+                        .pages_max = 1024,
+                        .expected_max = 256,
                         .page_tokens = LIMIT_PAGE_TOKENS,
                         .local_prefill_max = s->local_prefill_max,
-                        .transfer_page_us = 100,
-                        .key = {s->options.seed, 1}};
+                        .transfer_page_us = 100};
+    CHECK_EQ(arena_open(&k->memory, router_bytes(&o)), STATUS_OK);
     CHECK_EQ(router_create(&k->memory, &o, &k->router), STATUS_OK);
     CHECK_EQ(message_scratch_open(&k->scratch), STATUS_OK);
     sim_trace(s, "gateway %u starts, life %u", g, life);
@@ -120,15 +121,25 @@ static void on_hello(sim *s, uint32_t g, uint32_t w, const message_hello *h) {
     gate_link_up(k->gate, w, h->epoch, sim_clock(s, sim_gateway_node(g)));
 }
 
+static void ask_again(sim *s, uint32_t g, uint32_t w) {
+    message again = {.type = MESSAGE_RESYNC};
+    s->counts.resyncs++;
+    send(s, g, w, &again, UINT32_MAX);
+}
+
+/* One in twenty gets lost: no link loses any, but the answer to it must be right. */
+static void on_cached(sim *s, uint32_t g, uint32_t w, const message_cached *told) {
+    bool lost = sim_chance(s, 5) && s->ended_count < s->requests_count;
+    if (!lost && !router_cached(s->gateways[g].router, w, told)) {
+        ask_again(s, g, w);
+    }
+}
+
 static void on_heartbeat(sim *s, uint32_t g, uint32_t w, const message_heartbeat *h) {
-    router_view *v = &s->gateways[g].views[w];
-    v->pages_free = h->pages_free;
-    v->pages_total = h->pages_total;
-    v->running = h->running;
-    v->waiting = h->waiting;
-    v->queued_tokens = h->queued_tokens;
-    v->tokens_per_second = h->tokens_per_second;
-    v->step_us = h->step_us;
+    routecost_told(&s->gateways[g].views[w], h, sim_clock(s, sim_gateway_node(g)));
+    if (!router_cached_all(s->gateways[g].router, w, h->cached_sequence)) {
+        ask_again(s, g, w);
+    }
 }
 
 /* ---- actions -------------------------------------------------------------------------------- */
@@ -183,6 +194,7 @@ static void drop_worker(sim *s, uint32_t g, uint32_t w) {
     }
     router_forget_worker(k->router, w);
     if (was_joined) {
+        router_failed(k->router, w, sim_clock(s, sim_gateway_node(g)));
         gate_link_down(k->gate, w, sim_clock(s, sim_gateway_node(g)));
         take_actions(s, g);
     }
@@ -209,21 +221,6 @@ static void act(sim *s, uint32_t g) {
     }
 }
 
-static void charge(sim *s, uint32_t g, const router_choice *c, const router_request *q) {
-    router_view *views = s->gateways[g].views;
-    uint64_t tokens = (uint64_t)(q->prompt_count + q->delivered);
-    if (c->prefill != MESSAGE_NO_WORKER) {
-        views[c->prefill].queued_tokens += tokens;
-        views[c->prefill].waiting++;
-    }
-    if (c->decode != MESSAGE_NO_WORKER) {
-        uint64_t pages = tokens / LIMIT_PAGE_TOKENS + 1;
-        router_view *v = &views[c->decode];
-        v->pages_free -= pages < v->pages_free ? (uint32_t)pages : v->pages_free;
-        v->running++;
-    }
-}
-
 static void dispatch(sim *s, uint32_t g) {
     sim_gateway *k = &s->gateways[g];
     int64_t now = sim_clock(s, sim_gateway_node(g));
@@ -238,7 +235,8 @@ static void dispatch(sim *s, uint32_t g) {
                             .salt = p.salt,
                             .prefill_only = p.prefill_only,
                             .prefill_last = p.prefill_last,
-                            .decode_avoid = p.decode_avoid};
+                            .decode_avoid = p.decode_avoid,
+                            .now_us = now};
         router_choice c;
         router_result r = router_choose(k->router, k->views, s->workers_count, &q, &c);
         if (r == ROUTER_NEVER) {
@@ -250,7 +248,7 @@ static void dispatch(sim *s, uint32_t g) {
                 c.prefill = MESSAGE_NO_WORKER; /* a hand-over carries no scores */
             }
             router_remember(k->router, &q, &c);
-            charge(s, g, &c, &q);
+            router_charge(k->views, &c, &q, LIMIT_PAGE_TOKENS);
             gate_dispatch(k->gate, p.run, (gate_choice){c.prefill, c.decode}, now);
             take_actions(s, g);
         }
@@ -311,6 +309,13 @@ static void on_link_lost(sim *s, uint32_t g, uint32_t w, uint32_t peer) {
     }
 }
 
+static void note_refusal(sim_gateway *k, uint32_t w, const message *m) {
+    bool refusal = m->type == MESSAGE_REFUSED || m->type == MESSAGE_REJECT;
+    k->views[w].draining |= m->reason == MESSAGE_REASON_DRAINING;
+    k->chargeable += (refusal || m->type == MESSAGE_PREEMPTED) &&
+                     m->reason != MESSAGE_REASON_DRAINING;
+}
+
 static void on_message(sim *s, uint32_t g, sim_event *e) {
     sim_gateway *k = &s->gateways[g];
     uint32_t w = s->links[e->link].ends[e->end].slot;
@@ -327,6 +332,7 @@ static void on_message(sim *s, uint32_t g, sim_event *e) {
         sim_fail(s, "gateway %u cannot read a message: %s", g, d.text);
         return;
     }
+    note_refusal(k, w, &m);
     k->peers[w].heard_us = sim_clock(s, sim_gateway_node(g));
     sim_trace(s, "gateway %u hears %s of %llu.%u from %u", g, message_type_name(m.type),
               (unsigned long long)m.request, m.attempt, w);
@@ -334,10 +340,14 @@ static void on_message(sim *s, uint32_t g, sim_event *e) {
         on_hello(s, g, w, &m.hello);
     } else if (m.type == MESSAGE_HEARTBEAT) {
         on_heartbeat(s, g, w, &m.heartbeat);
+    } else if (m.type == MESSAGE_CACHED) {
+        on_cached(s, g, w, &m.cached);
     } else {
+        int64_t now = sim_clock(s, sim_gateway_node(g));
         if (m.type == MESSAGE_LINK_LOST) {
             on_link_lost(s, g, w, m.worker);
         }
+        router_heard(k->router, w, &m, now);
         gate_message(k->gate, w, &m, sim_clock(s, sim_gateway_node(g)));
     }
 }

@@ -215,19 +215,19 @@ Test(pool, what_is_sent_counts_until_the_next_heartbeat) {
     join(&b, 1, D);
     router_request r = {.prompt_count = 40, .delivered = 3};
     router_choice c = {.prefill = 0, .decode = 1};
-    pool_charge(&b.p, &c, &r);
+    router_charge(b.p.views, &c, &r, LIMIT_PAGE_TOKENS);
     cr_assert(b.p.views[0].queued_tokens == 43 && b.p.views[0].waiting == 1);
     cr_assert(b.p.views[1].running == 1 && b.p.views[1].queued_tokens == 0);
     cr_assert_lt(b.p.views[1].pages_free, 50);
     c.prefill = MESSAGE_NO_WORKER; /* D computes the prompt itself */
-    pool_charge(&b.p, &c, &r);
+    router_charge(b.p.views, &c, &r, LIMIT_PAGE_TOKENS);
     cr_assert_eq(b.p.views[1].queued_tokens, 43);
     for (int i = 0; i < 100; i++) {
-        pool_charge(&b.p, &c, &r);
+        router_charge(b.p.views, &c, &r, LIMIT_PAGE_TOKENS);
     }
     cr_assert_eq(b.p.views[1].pages_free, 0);
     message_heartbeat h = {.pages_free = 40, .pages_total = 50, .running = 2, .step_us = 9};
-    pool_heartbeat(&b.p, 1, &h);
+    pool_heartbeat(&b.p, 1, &h, 5);
     cr_assert(b.p.views[1].pages_free == 40 && b.p.views[1].running == 2 &&
               b.p.views[1].queued_tokens == 0 && b.p.views[1].step_us == 9);
     stop(&b);

@@ -14,16 +14,17 @@ typedef struct {
 } bench;
 
 static router_options options_default(void) {
-    return (router_options){.prefixes_max = 1024,
+    return (router_options){.workers_max = 64,
+                            .pages_max = 4096,
+                            .expected_max = 1024,
                             .page_tokens = PAGE,
                             .local_prefill_max = 0,
-                            .transfer_page_us = 100,
-                            .key = {1, 2}};
+                            .transfer_page_us = 100};
 }
 
 static bench start(router_options o) {
     bench b;
-    cr_assert_eq(arena_open(&b.memory, 1 << 20), STATUS_OK);
+    cr_assert_eq(arena_open(&b.memory, router_bytes(&o)), STATUS_OK);
     cr_assert_eq(router_create(&b.memory, &o, &b.r), STATUS_OK);
     return b;
 }
@@ -237,7 +238,7 @@ Test(router, sends_a_known_prefix_where_it_was_computed) {
     router_view views[3] = {view_of((line){.roles = P, .queued = 100}), view_of((line){.roles = P}),
                             view_of((line){.roles = D})};
     router_request q = request_of(1, 320, 50);
-    router_choice first = {0, 2, 0, 0};
+    router_choice first = {.prefill = 0, .decode = 2};
     router_remember(b.r, &q, &first);
     router_choice got;
     cr_assert_eq(router_choose(b.r, views, 3, &q, &got), ROUTER_CHOSEN);
@@ -254,7 +255,7 @@ Test(router, credits_only_the_part_that_is_shared) {
     bench b = start(options_default());
     router_view views[2] = {view_of((line){.roles = P}), view_of((line){.roles = D})};
     router_request q = request_of(1, 100, 50); /* 6 whole pages */
-    router_remember(b.r, &q, &(router_choice){0, 1, 0, 0});
+    router_remember(b.r, &q, &(router_choice){.prefill = 0, .decode = 1});
     q = request_of(1, 320, 50);
     router_choice got;
     cr_assert_eq(router_choose(b.r, views, 2, &q, &got), ROUTER_CHOSEN);
@@ -266,7 +267,7 @@ Test(router, does_not_share_prefixes_between_tenants) {
     bench b = start(options_default());
     router_view views[2] = {view_of((line){.roles = P}), view_of((line){.roles = D})};
     router_request q = request_of(1, 320, 50);
-    router_remember(b.r, &q, &(router_choice){0, 1, 0, 0});
+    router_remember(b.r, &q, &(router_choice){.prefill = 0, .decode = 1});
     q.salt = 9;
     router_choice got;
     cr_assert_eq(router_choose(b.r, views, 2, &q, &got), ROUTER_CHOSEN);
@@ -297,7 +298,7 @@ Test(router, forgets_a_worker_that_restarted) {
     bench b = start(options_default());
     router_view views[2] = {view_of((line){.roles = P}), view_of((line){.roles = D})};
     router_request q = request_of(1, 320, 50);
-    router_remember(b.r, &q, &(router_choice){0, 1, 0, 0});
+    router_remember(b.r, &q, &(router_choice){.prefill = 0, .decode = 1});
     router_forget_worker(b.r, 0);
     router_choice got;
     cr_assert_eq(router_choose(b.r, views, 2, &q, &got), ROUTER_CHOSEN);
@@ -313,7 +314,7 @@ Test(router, remembers_the_four_latest_workers_of_a_prefix) {
         views[w] = view_of((line){.roles = w == 7 ? D : P});
     }
     for (uint32_t w = 0; w < 6; w++) {
-        router_remember(b.r, &q, &(router_choice){w, MESSAGE_NO_WORKER, 0, 0});
+        router_remember(b.r, &q, &(router_choice){.prefill = w, .decode = MESSAGE_NO_WORKER});
     }
     for (uint32_t w = 0; w < 6; w++) {
         for (uint32_t k = 0; k < 7; k++) {

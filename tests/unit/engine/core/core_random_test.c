@@ -110,7 +110,7 @@ static void hear(world *w) {
     for (; w->heard < corenet_notes(w->n); w->heard++) {
         const corenet_note *note = corenet_at(w->n, w->heard);
         const message *m = &note->m;
-        if (m->type == MESSAGE_HEARTBEAT) {
+        if (message_of_link(m->type)) {
             continue;
         }
         cr_assert(m->request >= 1 && m->request <= REQUESTS);

@@ -135,7 +135,8 @@ static void random_link_body(sample *s) {
                                                .chunk_tokens = below(4096),
                                                .queued_us = rng_next(&state) / 2,
                                                .prefill_fit = {1.5f, 0, 0.25f, below(99)},
-                                               .decode_fit = {0, 3e9f, 1e-9f, below(99)}};
+                                               .decode_fit = {0, 3e9f, 1e-9f, below(99)},
+                                               .cached_sequence = rng_next(&state)};
             break;
         case MESSAGE_CACHED:
             m->cached = (message_cached){1 + rng_next(&state) / 2, below(2), below(TOKENS_MOST + 1),
@@ -362,7 +363,8 @@ static void same_link_body(const message *a, const message *b) {
                       x->pages_total == y->pages_total && x->running == y->running &&
                       x->waiting == y->waiting && x->queued_tokens == y->queued_tokens &&
                       x->step_us == y->step_us && x->tokens_per_second == y->tokens_per_second &&
-                      x->chunk_tokens == y->chunk_tokens && x->queued_us == y->queued_us);
+                      x->chunk_tokens == y->chunk_tokens && x->queued_us == y->queued_us &&
+                      x->cached_sequence == y->cached_sequence);
             same_fit(&x->prefill_fit, &y->prefill_fit);
             same_fit(&x->decode_fit, &y->decode_fit);
             break;
