@@ -20,8 +20,8 @@
 
 typedef struct {
     const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
-    int64_t worker, epoch, queue_ms, link_fd, cores_fd, threads, threads_own, kv_bytes, context,
-        seqs, chunk;
+    int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
+        context, seqs, chunk;
     int32_t role, kv_dtype, activations, log_level;
     bool log_json;
 } worker_settings;
@@ -70,6 +70,8 @@ static const config_option worker_flags[] = {
      "leave the newest spans here as Chrome trace JSON at the end"},
     {"queue-timeout-ms", CONFIG_INT, FIELD(queue_ms), 1, 3600000, "300000", NULL, NULL,
      "how long a request waits for KV pages before it is refused"},
+    {"drain-timeout-ms", CONFIG_INT, FIELD(drain_ms), 0, 3600000, "30000", NULL, NULL,
+     "how long requests may go on after SIGTERM; then others finish them"},
     {"log-level", CONFIG_ENUM, FIELD(log_level), 0, 0, "info", log_level_names, NULL,
      "least level logged"},
     {"log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"},
@@ -140,6 +142,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .seqs_max = (int32_t)o->seqs,
                         .prefill_chunk_tokens = (int32_t)o->chunk,
                         .queue_us = o->queue_ms * 1000,
+                        .drain_us = o->drain_ms * 1000,
                         .ring_bytes = strcmp(o->backend, "timed") ? 32 << 20 : 1 << 20,
                         .group_bytes = 4 << 20,
                         .trace_directory = o->trace,

@@ -377,7 +377,7 @@ static status open_http(server *s) {
 
 static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
     char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16],
-        queue[16];
+        queue[16], drain[16];
     const settings *o = &s->set;
     uint32_t child = 0;
     static uint32_t next;
@@ -389,6 +389,7 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
     (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
     (void)snprintf(queue, sizeof queue, "%d", (int)o->pending_ms);
+    (void)snprintf(drain, sizeof drain, "%d", (int)o->drain_ms);
     const char *args[] = {
         "worker", "--role", role, "--worker", number, "--epoch", "{epoch}", "--link-fd", "3",
         "--model", o->model, "--backend", backends[o->backend], "--threads", thread_text,
@@ -397,7 +398,8 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         workerflags_activations[o->activations], "--context", context, "--max-seqs", seqs,
         "--prefill-chunk", chunk, "--log-level", log_level_names[o->log_level],
         o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
-        "--queue-timeout-ms", queue, "--profile", o->profile ? o->profile : "",
+        "--queue-timeout-ms", queue, "--drain-timeout-ms", drain, "--profile",
+        o->profile ? o->profile : "",
         /* From here on for links between hosts; cut off below without them. */
         "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
     uint32_t count = sizeof args / sizeof args[0];

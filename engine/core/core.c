@@ -543,6 +543,14 @@ void core_drain(core *c) {
     c->draining = true;
 }
 
+void core_hand_back(core *c, int64_t now_us) {
+    core_begin(c, now_us);
+    c->draining = true;
+    prefill_hand_back(c);
+    decode_hand_back(c);
+    core_settle(c);
+}
+
 bool core_idle(const core *c) {
     blocks_counts n = blocks_count(c->blocks);
     CHECK_LE(n.owned + n.quarantined, n.total);

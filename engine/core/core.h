@@ -92,6 +92,10 @@ int64_t core_deadline_us(const core *c);
 /* No new requests from now on (the same as a DRAIN message). */
 void core_drain(core *c);
 
+/* The drain has lasted long enough: every request goes back to its gateway, which gives it to
+ * others at no cost. What is left are the step in flight and transfers, until core_idle. */
+void core_hand_back(core *c, int64_t now_us);
+
 /* No requests, no step, no transfer that touches a page. */
 bool core_idle(const core *c);
 
@@ -201,7 +205,8 @@ typedef struct {
     uint64_t handoffs, adoptions;
     uint64_t refusals;    /* REFUSED sent */
     uint64_t rejects;     /* REJECT sent */
-    uint64_t preemptions; /* PREEMPTED sent */
+    uint64_t preemptions; /* PREEMPTED sent for want of pages */
+    uint64_t handed_back; /* requests given back at the end of a drain */
     uint64_t evictions;   /* ungranted prefills that lost their pages */
     uint64_t replays;     /* ALREADY_ADOPTED sent */
     uint64_t leases_expired;

@@ -101,12 +101,28 @@ void decode_tick(core *c) {
     }
 }
 
-void decode_preempt(core *c, record *r) {
+void decode_preempt(core *c, record *r, message_reason reason) {
     CHECK_EQ(r->state, RECORD_DECODING);
-    core_send(c, r->gateway, MESSAGE_PREEMPTED, r->request, r->attempt)->reason =
-        MESSAGE_REASON_PAGES;
-    c->stats.preemptions++;
+    core_send(c, r->gateway, MESSAGE_PREEMPTED, r->request, r->attempt)->reason = reason;
+    c->stats.preemptions += reason == MESSAGE_REASON_PAGES;
     core_leave(c, r);
+}
+
+void decode_hand_back(core *c) {
+    CHECK(c->draining);
+    for (record *r = c->records.first[RECORD_DECODE], *next; r; r = next) {
+        next = r->next;
+        if (r->state == RECORD_QUEUED && PLANTED(HAND_BACK_KEEPS_WAITING)) {
+            continue;
+        }
+        c->stats.handed_back++;
+        if (r->state == RECORD_DECODING) {
+            decode_preempt(c, r, MESSAGE_REASON_DRAINING);
+        } else {
+            decode_refuse(c, r->gateway, r->peer, r->request, r->attempt, MESSAGE_REASON_DRAINING);
+            core_leave(c, r);
+        }
+    }
 }
 
 /* ---- room ----------------------------------------------------------------------------------- */

@@ -30,8 +30,11 @@ void decode_tick(core *c);
 /* Grants queued requests, oldest first, while there is room. */
 void decode_admit(core *c);
 
-/* Out of pages: the request goes back to the gateway. */
-void decode_preempt(core *c, record *r);
+/* Out of pages, or out of time: the request goes back to the gateway. */
+void decode_preempt(core *c, record *r, message_reason reason);
+
+/* Everything goes back to the gateways: this worker ends. */
+void decode_hand_back(core *c);
 
 /* `rows` more tokens of a prompt that D computes itself; `samples` as in prefill_computed. */
 void decode_computed(core *c, record *r, int32_t rows, const request_token *samples);

@@ -466,7 +466,8 @@ static void on_preempted(gate *g, ledger_run *r, uint32_t worker, const message 
     if (worker != r->decode) {
         broken(g, worker, m, "preempted a request that it was not to decode");
     } else {
-        attempt_new(g, r, CAUSE_PREEMPTED, now_us);
+        bool free = m->reason == MESSAGE_REASON_DRAINING && !PLANTED(HAND_BACK_COSTS);
+        attempt_new(g, r, free ? CAUSE_FREE : CAUSE_PREEMPTED, now_us);
     }
 }
 

@@ -286,6 +286,16 @@ void prefill_cancel(core *c, uint32_t peer, const message *m) {
                              .expires_us = c->now_us + c->options.lease_us});
 }
 
+/* What was accepted is not finished here after all. */
+static void prefill_give_up(core *c, record *r, uint32_t gateway, message_reason reason) {
+    CHECK_EQ(r->state, RECORD_WORK);
+    message *m = core_send(c, gateway, MESSAGE_REJECT, r->request, r->attempt);
+    m->about = MESSAGE_SUBMIT;
+    m->reason = reason;
+    c->stats.rejects++;
+    core_leave(c, r);
+}
+
 void prefill_worker_down(core *c, uint32_t peer) {
     marks_drop_peer(&c->parked, peer);
     CHECK(!links_get(&c->links, peer));
@@ -308,6 +318,16 @@ void prefill_gateway_down(core *c, uint32_t peer) {
     }
 }
 
+/* A request whose first token is out may be decoding already: then the gateway does not listen. */
+void prefill_hand_back(core *c) {
+    CHECK(c->draining);
+    for (record *r = c->records.first[RECORD_PREFILL], *next; r; r = next) {
+        next = r->next;
+        prefill_give_up(c, r, r->gateway, MESSAGE_REASON_DRAINING);
+        c->stats.handed_back++;
+    }
+}
+
 void prefill_tick(core *c) {
     marks_expire(&c->parked, c->now_us);
     marks_expire(&c->tombstones[RECORD_PREFILL], c->now_us);
@@ -317,12 +337,8 @@ void prefill_tick(core *c) {
         if (r->lease_us <= c->now_us) {
             /* Silently it would be a deadlock: the gateway may still count on it [R9]. */
             uint32_t to = PLANTED(R9_LEASE_ENDS_SILENTLY) ? RECORD_NONE : r->gateway;
-            message *m = core_send(c, to, MESSAGE_REJECT, r->request, r->attempt);
-            m->about = MESSAGE_SUBMIT;
-            m->reason = MESSAGE_REASON_LEASE;
-            c->stats.rejects++;
+            prefill_give_up(c, r, to, MESSAGE_REASON_LEASE);
             c->stats.leases_expired++;
-            core_leave(c, r);
         }
     }
 }

@@ -27,6 +27,9 @@ void prefill_gateway_down(core *c, uint32_t peer);
 /* Leases and parked grants that have ended. */
 void prefill_tick(core *c);
 
+/* Everything goes back to the gateways: this worker ends. */
+void prefill_hand_back(core *c);
+
 /* Takes pages for the whole prompt, those found in the prefix cache first, evicting ungranted work
  * that comes after it where it must. All or none: work that has started never waits for pages, so
  * granted work always finishes. */

@@ -65,7 +65,7 @@ static bool sched_make_room(core *c, record *r) {
             CHECK(victim != NULL);
         }
         CHECK(victim->order >= r->order);
-        decode_preempt(c, victim);
+        decode_preempt(c, victim, MESSAGE_REASON_PAGES);
         if (victim == r) {
             return false;
         }

@@ -22,7 +22,13 @@
 #include "engine/worker/workio.h"
 #include "kvtransfer/layout.h"
 
-enum { EVENTS_MAX = 64, TAG_STEPPER = 0, TAG_SIGNAL = 1, TAG_HOSTS = 2 };
+enum {
+    EVENTS_MAX = 64,
+    LEAVE_US = 1000000, /* after everything was handed back */
+    TAG_STEPPER = 0,
+    TAG_SIGNAL = 1,
+    TAG_HOSTS = 2
+};
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
@@ -105,6 +111,7 @@ static void handle_event(worker_state *w, const struct epoll_event *e) {
                 struct signalfd_siginfo info;
                 ssize_t n = read(w->signal_fd, &info, sizeof info);
                 (void)n;
+                w->hand_back_us = w->draining ? clock_now_us() : 0; /* asked twice: at once */
                 w->draining = true;
                 hosts_leave(w);
                 core_drain(w->core);
@@ -121,6 +128,10 @@ static int wait_ms(const worker_state *w, int64_t now_us) {
     }
     if (w->held.used && w->held.due_us < due) {
         due = w->held.due_us;
+    }
+    if (w->draining) {
+        int64_t end = w->hand_back_us + (w->handed_back ? LEAVE_US : 0);
+        due = end < due ? end : due;
     }
     int64_t us = due - now_us;
     if (us <= 0) {
@@ -139,6 +150,30 @@ static void timers(worker_state *w) {
         workio_send_metrics(w, now);
         workio_act(w);
     }
+}
+
+/* A drain ends when nothing is left. At its deadline everything goes back to the gateways, which
+ * give it to others; then only transfers under way are waited for, and not for long, as their other
+ * side may never answer: the end of the links lets it go as well. */
+static bool drained(worker_state *w) {
+    int64_t now = clock_now_us();
+    if (!w->draining || core_idle(w->core)) {
+        return w->draining;
+    }
+    if (w->hand_back_us == 0) {
+        w->hand_back_us = now + w->options->drain_us;
+    }
+    if (!w->handed_back && now >= w->hand_back_us) {
+        core_hand_back(w->core, now);
+        workio_act(w);
+        peers_flush(&w->peers);
+        core_stats stats;
+        core_get_stats(w->core, &stats);
+        LOG(INFO, "worker", "handed back", "requests=%llu", (unsigned long long)stats.handed_back);
+        w->handed_back = true;
+        w->hand_back_us = now;
+    }
+    return w->handed_back && now >= w->hand_back_us + LEAVE_US;
 }
 
 static void loop(worker_state *w) {
@@ -160,7 +195,7 @@ static void loop(worker_state *w) {
         timers(w);
         start_step(w);
         peers_flush(&w->peers);
-        if (w->draining && core_idle(w->core)) {
+        if (drained(w)) {
             LOG(INFO, "worker", "drained", "%s", "");
             return;
         }

@@ -36,6 +36,7 @@ typedef struct {
     int32_t seqs_max;
     int32_t prefill_chunk_tokens;
     int64_t queue_us;            /* a request waits this long for KV pages, then it is refused */
+    int64_t drain_us;            /* of a drain; what is left then is handed back */
     uint64_t ring_bytes;         /* of the shm ring to each decode peer */
     uint64_t group_bytes;        /* of KV in one transfer group */
     const char *trace_directory; /* NULL or "": no trace */

@@ -60,6 +60,8 @@ typedef struct {
     int64_t metrics_due_us;
     bool was_busy, was_idle;
     bool draining;
+    int64_t hand_back_us; /* when the drain has lasted long enough; 0: not set yet */
+    bool handed_back;
     bool ended; /* the gateway is gone, or a step failed */
     status failed;
     diag *d;
@@ -80,6 +82,7 @@ void workio_drop(worker_state *w, uint32_t slot);
 /* Who this worker is, as it is now. */
 message_hello workio_hello(const worker_state *w);
 kvt_pool workio_pool(const worker_state *w);
+void workio_channel(const worker_state *w, kvt *k); /* before a new channel's first job */
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
 

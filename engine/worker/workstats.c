@@ -33,6 +33,8 @@ static const mirror mirrors[] = {
     COUNT(refusals, "weir_refusals_total", "Requests refused for want of room."),
     COUNT(rejects, "weir_rejects_total", "Messages that did not fit the state."),
     COUNT(preemptions, "weir_preemptions_total", "Requests given back for want of pages."),
+    COUNT(handed_back, "weir_requests_handed_back_total",
+          "Requests given back when a drain took too long."),
     COUNT(evictions, "weir_evictions_total", "Prefills that lost their pages and start again."),
     COUNT(replays, "weir_replays_total", "Requests resumed from tokens kept here."),
     COUNT(leases_expired, "weir_leases_expired_total", "Requests nobody renewed."),

@@ -8,6 +8,7 @@ next one works, and no KV page is held by anybody.
 import concurrent.futures
 import os
 import random
+import re
 import shutil
 import signal
 import threading
@@ -346,8 +347,9 @@ def restart_each(server, rounds):
                 until(server.healthy, "it is started again", 30)
 
 
-def roll(*flags, rounds):
+def roll(*flags, rounds, work=None):
     reference()
+    jobs, expected = work or (globals()["jobs"], globals()["expected"])
     with Server(*DISAGGREGATED, *flags) as server:
         over = threading.Event()
         answers = [0] * 12
@@ -370,9 +372,12 @@ def roll(*flags, rounds):
             for client in clients:
                 client.result()
         log = server.log()
+        handed_back = sum(int(n) for n in re.findall(r"handed back requests=(\d+)", log))
         assert log.count("worker: drained") == log.count("worker ended"), "no drain, or a crash"
-        print(f"# {sum(answers)} requests, {log.count('worker ended')} workers replaced")
+        print(f"# {sum(answers)} requests, {log.count('worker ended')} workers replaced, "
+              f"{handed_back} requests handed back")
         check_well(server)
+        return handed_back
 
 
 @case
@@ -383,6 +388,17 @@ def every_worker_restarted_in_turn_drops_nothing():
 @case
 def the_only_workers_of_their_roles_restarted_drop_nothing():
     roll(rounds=3 if FULL else 1)
+
+
+@case
+def what_a_drain_does_not_finish_in_time_is_finished_by_others():
+    """Answers that take seconds, and 300 ms to finish them in."""
+    long_jobs = [(path, {**body, "max_tokens": 600}) for path, body in jobs[:24]]
+    with Server("--threads", "1") as server:
+        answers = parallel(long_jobs, lambda job: generate(server, *job), 12)
+    for flags in ("--prefill", "2", "--decode", "2"), ():
+        assert roll("--drain-timeout-ms", "300", *flags, rounds=3 if FULL else 1,
+                    work=(long_jobs, answers)) > 0, "everything was finished in time"
 
 
 @case

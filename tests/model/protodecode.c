@@ -28,6 +28,18 @@ void d_leave(state *s, int w, int r) {
     *d = (d_record){0};
 }
 
+void d_hand_back(state *s, int w) {
+    for (int r = 0; r < now.requests; r++) {
+        d_record *d = record(s, w, r);
+        if (d->state != D_NONE) {
+            msg m = about(r, d, d->state == D_DECODING ? MSG_PREEMPTED : MSG_REFUSED);
+            m.x = 1;
+            say(s, w, gateway_of(r), m);
+            d_leave(s, w, r);
+        }
+    }
+}
+
 void d_reset(state *s, int w) {
     memset(s->d[w - FIRST_D], 0, sizeof s->d[0]);
     memset(s->pages[w - FIRST_P], 0, sizeof s->pages[0]);
@@ -148,6 +160,8 @@ static void on_reserve(state *s, int w, msg m, bool refuse) {
     if (refuse) {
         say(s, w, on(RULE_REFUSEG) ? gateway_of(r) : m.y, about(r, d, MSG_REFUSED));
         d_leave(s, w, r);
+    } else if (has(s->draining, w)) {
+        d_hand_back(s, w);
     }
 }
 

@@ -5,6 +5,14 @@ bool g_counts_on(const state *s, int g, int worker) {
     return has(s->alive, g) && has(s->up[g], worker);
 }
 
+bool g_may_ask(const state *s, int g, int worker) {
+    return g_counts_on(s, g, worker) && !has(s->drains[g], worker);
+}
+
+bool g_told_to_drain(msg m) {
+    return m.x && (m.type == MSG_REFUSED || m.type == MSG_REJECT || m.type == MSG_PREEMPTED);
+}
+
 static void tell(state *s, int r, int to, msg_type type, int attempt) {
     if (to != NOBODY) {
         say(s, gateway_of(r), to,
@@ -84,6 +92,7 @@ static void on_token(state *s, int r, msg m) {
 
 void g_worker_down(state *s, int gw, int worker) {
     s->up[gw] &= (uint8_t) ~(1 << worker);
+    s->drains[gw] &= (uint8_t) ~(1 << worker);
     for (int r = 0; r < now.requests; r++) {
         g_record *g = &s->g[r];
         if (gateway_of(r) != gw || g->state != G_RUNNING) {
@@ -101,6 +110,9 @@ void g_hear(state *s, int gw, int from, msg m) {
             g_worker_down(s, gw, from);
         }
         return;
+    }
+    if (g_told_to_drain(m) && on(RULE_DRAINED)) {
+        s->drains[gw] |= (uint8_t)(1 << from);
     }
     int r = m.request;
     g_record *g = &s->g[r];

@@ -52,7 +52,8 @@ enum {
     X(COMPLETE, "N3: only pages whose content is complete are found as a prefix")      \
     X(FORGET, "N4: a page that is taken anew is no longer found as what it was")       \
     X(ALLORNONE, "N5: D takes all pages of a prompt at once or none")                  \
-    X(PROGRESS, "N6: an attempt makes a token that the client lacks, or ends")
+    X(PROGRESS, "N6: an attempt makes a token that the client lacks, or ends")         \
+    X(DRAINED, "N7: a worker that said it drains is not asked again")
 
 #define RULE_ENUM(name, text) RULE_##name,
 typedef enum { RULES(RULE_ENUM) RULES_COUNT } rule;
@@ -69,6 +70,7 @@ typedef enum {
     FAULT_LEASE, /* of a record that the gateway still renews */
     FAULT_REFUSE,
     FAULT_GATEWAY, /* death of one */
+    FAULT_DRAIN,   /* a worker hands back what it has, and ends */
     FAULTS_COUNT
 } fault;
 
@@ -96,10 +98,10 @@ static inline bool on(rule r) {
 
 typedef enum {
     MSG_NONE,
-    MSG_SUBMIT,  /* x: delivered; y: D */
-    MSG_RESERVE, /* x: delivered; y: P, or NOBODY: local */
-    MSG_GRANT,   /* x: prefix pages held */
-    MSG_REFUSED,
+    MSG_SUBMIT,   /* x: delivered; y: D */
+    MSG_RESERVE,  /* x: delivered; y: P, or NOBODY: local */
+    MSG_GRANT,    /* x: prefix pages held */
+    MSG_REFUSED,  /* x: its sender drains; REJECT and PREEMPTED as well */
     MSG_ANNOUNCE, /* x: group */
     MSG_POSTED,   /* x: group; y: page at D */
     MSG_DATA,     /* x: group, flags; y: page at D; z: page at P, or its content */
@@ -165,8 +167,10 @@ typedef struct {
 
 typedef struct {
     g_record g[REQUESTS_MAX];
-    uint8_t up[GATEWAYS_MAX]; /* bits of workers that this gateway counts on */
-    uint8_t alive, frozen;    /* bits of nodes */
+    uint8_t up[GATEWAYS_MAX];     /* bits of workers that this gateway counts on */
+    uint8_t alive, frozen;        /* bits of nodes */
+    uint8_t draining;             /* bits of workers that have handed everything back */
+    uint8_t drains[GATEWAYS_MAX]; /* those that this gateway knows of */
     uint8_t budget[FAULTS_COUNT], faults;
     p_record p[PREFILLS_MAX][REQUESTS_MAX];
     d_record d[DECODES_MAX][REQUESTS_MAX];
@@ -232,12 +236,16 @@ void g_dispatch(state *s, int r, int p, int d);
 void g_hear(state *s, int g, int from, msg m);
 void g_worker_down(state *s, int g, int worker);
 bool g_counts_on(const state *s, int g, int worker);
+bool g_may_ask(const state *s, int g, int worker);
+/* Its sender drains. */
+bool g_told_to_drain(msg m);
 
 void p_hear(state *s, int w, int from, msg m);
 bool p_may_start(const state *s, int w, int r);
 void p_start(state *s, int w, int r);
 void p_compute(state *s, int w, int r);
 void p_leave(state *s, int w, int r);
+void p_hand_back(state *s, int w);
 void p_reset(state *s, int w);
 void p_link_end(state *s, int w, int d);
 
@@ -249,6 +257,7 @@ void d_compute(state *s, int w, int r);
 void d_decode(state *s, int w, int r);
 void d_preempt(state *s, int w, int r);
 void d_leave(state *s, int w, int r);
+void d_hand_back(state *s, int w);
 void d_reset(state *s, int w);
 void d_link_end(state *s, int w, int p);
 
@@ -282,6 +291,8 @@ typedef enum {
     MOVE_LEASE_D,
     MOVE_LEASE_PARKED,
     MOVE_GATEWAY_DIES,
+    MOVE_HAND_BACK,
+    MOVE_LEAVE,
     MOVES_COUNT
 } move_type;
 

@@ -52,15 +52,15 @@ static bool dispatch_moves(const state *s, int r) {
     for (int p = FIRST_P; p <= FIRST_D; p++) {
         bool alone = p == FIRST_D; /* D computes the prompt itself */
         int left = s->g[r].p;
-        if (alone ? !now.local : !exists(p) || !g_counts_on(s, g, p)) {
+        if (alone ? !now.local : !exists(p) || !g_may_ask(s, g, p)) {
             continue;
         }
         if (now.keep_p && s->g[r].state == G_PENDING && left != NOBODY && left != p && !alone &&
-            g_counts_on(s, g, left)) {
+            g_may_ask(s, g, left)) {
             continue;
         }
         for (int d = FIRST_D; d < FIRST_D + now.decodes; d++) {
-            if (g_counts_on(s, g, d)) {
+            if (g_may_ask(s, g, d)) {
                 state n = *s;
                 g_dispatch(&n, r, alone ? NOBODY : p, d);
                 emit(&n, MOVE_DISPATCH, r, alone ? NOBODY : p, d, KIND_STEP);
@@ -98,6 +98,9 @@ static bool start_moves(const state *s) {
  * does not matter. */
 static bool idle_message(const state *s, int to, msg m) {
     if (m.type == MSG_END) {
+        return false;
+    }
+    if (is_g(to) && g_told_to_drain(m)) {
         return false;
     }
     if (is_g(to)) {
@@ -338,6 +341,7 @@ static void detach_data(state *s, int w, int d, bool kept) {
 static void crash_worker(state *s, int w, bool kept) {
     s->alive &= (uint8_t) ~(1 << w);
     s->frozen &= (uint8_t) ~(1 << w);
+    s->draining &= (uint8_t) ~(1 << w);
     for (int x = 0; x < NODES; x++) {
         if (!exists(x) || !joined(w, x)) {
             continue;
@@ -389,6 +393,26 @@ static bool end_unread(const state *s, int w) {
         }
     }
     return false;
+}
+
+/* At the end of a drain everything goes back; then the worker ends, sooner or later. */
+static void drain_moves(const state *s, int w) {
+    state n = *s;
+    if (!runs(s, w)) {
+        return;
+    }
+    if (has(s->draining, w)) {
+        crash_worker(&n, w, true);
+        emit(&n, MOVE_LEAVE, w, 0, 0, KIND_STEP);
+    } else if (spend(&n, FAULT_DRAIN)) {
+        n.draining |= (uint8_t)(1 << w);
+        if (is_p(w)) {
+            p_hand_back(&n, w);
+        } else {
+            d_hand_back(&n, w);
+        }
+        emit(&n, MOVE_HAND_BACK, w, 0, 0, KIND_FAULT);
+    }
 }
 
 static void life_moves(const state *s, int w) {
@@ -489,6 +513,7 @@ void moves_all(const state *s, moves_visit *visit) {
             decode_moves(s, w);
         }
         life_moves(s, w);
+        drain_moves(s, w);
     }
     other_faults(s);
 }
@@ -595,7 +620,9 @@ void moves_print(const state *s, move m) {
                                                    [MOVE_LEASE_P] = "the lease ends at",
                                                    [MOVE_LEASE_D] = "the lease ends at",
                                                    [MOVE_LEASE_PARKED] = "a parked grant ends at",
-                                                   [MOVE_GATEWAY_DIES] = "DEATH of"};
+                                                   [MOVE_GATEWAY_DIES] = "DEATH of",
+                                                   [MOVE_HAND_BACK] = "all handed back by",
+                                                   [MOVE_LEAVE] = "drained: end of"};
     (void)printf("    ");
     switch ((move_type)m.type) {
         case MOVE_START:
@@ -633,6 +660,8 @@ void moves_print(const state *s, move m) {
         case MOVE_FREEZE:
         case MOVE_THAW:
         case MOVE_GATEWAY_DIES:
+        case MOVE_HAND_BACK:
+        case MOVE_LEAVE:
             (void)printf("%s %s", plain[m.type], name(m.a));
             break;
         default:

@@ -41,6 +41,23 @@ void p_leave(state *s, int w, int r) {
         .park_attempt = p->park_attempt, .park_d = p->park_d, .park_prefix = p->park_prefix};
 }
 
+static void say_draining(state *s, int w, int r) {
+    msg m = about(r, record(s, w, r), MSG_REJECT);
+    m.x = 1;
+    say(s, w, gateway_of(r), m);
+}
+
+void p_hand_back(state *s, int w) {
+    for (int r = 0; r < now.requests; r++) {
+        if (record(s, w, r)->used) {
+            say_draining(s, w, r);
+            p_leave(s, w, r);
+        }
+        p_record *p = record(s, w, r);
+        p->park_attempt = p->park_d = p->park_prefix = 0;
+    }
+}
+
 void p_reset(state *s, int w) {
     memset(s->p[w - FIRST_P], 0, sizeof s->p[0]);
     memset(s->pages[w - FIRST_P], 0, sizeof s->pages[0]);
@@ -118,6 +135,10 @@ static void on_submit(state *s, int w, msg m) {
     }
     if (p->park_attempt <= m.attempt) {
         p->park_attempt = p->park_d = p->park_prefix = 0;
+    }
+    if (has(s->draining, w)) {
+        p_hand_back(s, w);
+        return;
     }
     push_on(s, w, r);
 }

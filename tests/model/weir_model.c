@@ -50,6 +50,7 @@ static const struct {
     {"lease", NULL, NULL, &now.budget[FAULT_LEASE]},
     {"refuse", NULL, NULL, &now.budget[FAULT_REFUSE]},
     {"gateway", NULL, NULL, &now.budget[FAULT_GATEWAY]},
+    {"drain", NULL, NULL, &now.budget[FAULT_DRAIN]},
 };
 
 static bool set_off(const char *name, size_t bytes) {
@@ -145,6 +146,8 @@ static const char *const commit_set[] = {
     "requests=2 prefills=1 decodes=1 pool_p=2 pool_d=3 grow=2 tokens=4 faults=0",
     "requests=2 prefills=1 decodes=1 pages=2 pool_p=3 pool_d=3 shared=3 tokens=2 cancel=1",
     "requests=2 prefills=1 decodes=1 pages=2 pool_p=2 pool_d=2 shared=3 tokens=2 faults=0",
+    "pages=2 pool_p=2 pool_d=2 drain=1",
+    "prefills=1 local=1 tokens=2 drain=1",
 };
 
 static const char *const full_set[] = {
@@ -152,6 +155,9 @@ static const char *const full_set[] = {
     "prefills=1 faults=2 crash=2 link=1 cancel=1 tokens=2",
     "faults=2 freeze=1 link=1 keep_p=1 tokens=2",
     "faults=2 freeze=1 cancel=1 keep_p=1 tokens=2",
+    "faults=2 drain=1 crash=1 link=1 cancel=1 keep_p=1 tokens=2",
+    "faults=2 drain=1 freeze=1 keep_p=1 tokens=2",
+    "requests=2 prefills=1 decodes=1 pool_d=2 tokens=2 local=1 drain=1",
     "local=1 faults=2 crash=1 link=1 cancel=1 preempt=1 keep_p=1 tokens=2",
     "requests=2 prefills=1 pages=2 pool_p=2 pool_d=2 tokens=2 faults=0",
     "requests=2 prefills=1 tokens=2 cancel=1 preempt=1 refuse=1 lease=1 keep_p=1",
@@ -191,6 +197,7 @@ static const struct {
     {RULE_FORGET, "requests=2 prefills=1 decodes=1 pages=2 pool_p=2 pool_d=2 shared=1 preempt=1"},
     {RULE_ALLORNONE, "requests=2 prefills=1 decodes=1 pages=2 pool_p=4 pool_d=2 tokens=2 lease=1"},
     {RULE_PROGRESS, "requests=2 prefills=1 decodes=1 pool_p=2 pool_d=3 grow=2 tokens=4 faults=0"},
+    {RULE_DRAINED, "prefills=1 decodes=1 drain=1 tokens=2"},
 };
 
 static bool rule_is_missed(rule off, const char *text, bool print) {

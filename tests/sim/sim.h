@@ -129,8 +129,8 @@ typedef struct {
     uint32_t pages;
     bool draining;
     bool handed_back; /* the drain took too long */
-    bool stone; /* frozen for longer than the run: nobody waits for it */
-    bool ended; /* its gateway link is gone: the process ends when the event is over */
+    bool stone;       /* frozen for longer than the run: nobody waits for it */
+    bool ended;       /* its gateway link is gone: the process ends when the event is over */
     arena memory;
     core *core;
     core_options options;

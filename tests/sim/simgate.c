@@ -312,8 +312,8 @@ static void on_link_lost(sim *s, uint32_t g, uint32_t w, uint32_t peer) {
 static void note_refusal(sim_gateway *k, uint32_t w, const message *m) {
     bool refusal = m->type == MESSAGE_REFUSED || m->type == MESSAGE_REJECT;
     k->views[w].draining |= m->reason == MESSAGE_REASON_DRAINING;
-    k->chargeable += (refusal || m->type == MESSAGE_PREEMPTED) &&
-                     m->reason != MESSAGE_REASON_DRAINING;
+    k->chargeable +=
+        (refusal || m->type == MESSAGE_PREEMPTED) && m->reason != MESSAGE_REASON_DRAINING;
 }
 
 static void on_message(sim *s, uint32_t g, sim_event *e) {

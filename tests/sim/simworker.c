@@ -7,7 +7,10 @@
 #include "engine/core/planted.h"
 #include "tests/sim/sim.h"
 
-enum { YOUNG_US = 1000000 }; /* a link this new is not made anew because an old one was lost */
+enum {
+    YOUNG_US = 1000000, /* a link this new is not made anew because an old one was lost */
+    LEAVE_US = 1000000  /* after everything was handed back */
+};
 
 static void after(sim *s, uint32_t w);
 static void drain_actions(sim *s, uint32_t w);
@@ -66,7 +69,7 @@ static void start(sim *s, uint32_t w) {
     sim_worker *k = &s->workers[w];
     CHECK(!k->process.running);
     k->process = (sim_process){.running = true, .life = k->process.life + 1};
-    k->draining = k->ended = k->stepping = false;
+    k->draining = k->handed_back = k->ended = k->stepping = false;
     k->layer_us = s->layer_us;
     CHECK_EQ(arena_open(&k->memory, core_bytes(&k->options) + (1 << 20)), STATUS_OK);
     diag d = {0};
@@ -90,6 +93,7 @@ static void end_life(sim *s, uint32_t w, bool lossy) {
     core_stats stats;
     core_get_stats(k->core, &stats);
     s->counts.preemptions += stats.preemptions;
+    s->counts.handed_back += stats.handed_back;
     s->counts.evictions += stats.evictions;
     s->counts.replays += stats.replays;
     s->counts.adoptions += stats.adoptions;
@@ -452,12 +456,29 @@ static void on_message(sim *s, uint32_t w, sim_event *e) {
         on_peer(s, w, &m, e->carried);
         return;
     }
-    k->draining = k->draining || m.type == MESSAGE_DRAIN;
+    if (m.type == MESSAGE_DRAIN && !k->draining) {
+        k->draining = true;
+        simnet_at(s, s->now_us + s->drain_us, SIM_DEADLINE, w);
+    }
     if (m.type == MESSAGE_REJECT) {
         sim_trace(s, "worker %u is told that its %s was refused: %s", w, message_type_name(m.about),
                   message_reason_name(m.reason));
     }
     core_message(k->core, slot, &m, sim_clock(s, w));
+}
+
+static void on_deadline(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    if (k->handed_back) { /* a transfer whose other side does not answer */
+        k->ended = true;
+        return;
+    }
+    sim_trace(s, "worker %u hands back what it has", w);
+    k->handed_back = true;
+    core_hand_back(k->core, sim_clock(s, w));
+    drain_actions(s, w);
+    simcheck_worker(s, w);
+    simnet_at(s, s->now_us + LEAVE_US, SIM_DEADLINE, w);
 }
 
 static void on_tick(sim *s, uint32_t w) {
@@ -486,6 +507,9 @@ void simworker_event(sim *s, uint32_t w, sim_event *e) {
             break;
         case SIM_TICK:
             on_tick(s, w);
+            break;
+        case SIM_DEADLINE:
+            on_deadline(s, w);
             break;
         default:
             on_data(s, w, e);

@@ -242,6 +242,11 @@ void corenet_tick(corenet *n, uint32_t w) {
     drain(n, w);
 }
 
+void corenet_hand_back(corenet *n, uint32_t w) {
+    core_hand_back(n->workers[w].core, tick_time(n));
+    drain(n, w);
+}
+
 void corenet_say(corenet *n, uint32_t w, uint32_t slot, const message *m) {
     core_message(n->workers[w].core, slot, m, tick_time(n));
     drain(n, w);

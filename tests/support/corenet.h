@@ -51,6 +51,7 @@ const hashmodel_options *corenet_model(const corenet *n);
 /* Time. It also goes on by a microsecond with every call into an engine. */
 void corenet_pass(corenet *n, int64_t us);
 void corenet_tick(corenet *n, uint32_t worker);
+void corenet_hand_back(corenet *n, uint32_t worker);
 
 /* A message from a gateway (or, as if, from a worker's slot) at once. */
 void corenet_say(corenet *n, uint32_t worker, uint32_t slot, const message *m);

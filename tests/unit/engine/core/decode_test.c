@@ -481,6 +481,39 @@ Test(decode, r6_refg_every_refusal_goes_to_the_gateway) {
     corenet_close(n);
 }
 
+/* The table's row of the end of a drain. */
+Test(decode, hand_back_gives_every_request_to_the_gateway_and_takes_no_more) {
+    for (state s = NONE; s < STATES; s++) {
+        corenet *n = build(s);
+        corenet_hand_back(n, D);
+        const corenet_note *told =
+            corenet_last(n, D, s == DECODING ? MESSAGE_PREEMPTED : MESSAGE_REFUSED);
+        uint32_t others = s == QUEUED ? 1 : 0; /* the blocker */
+        cr_assert_eq(corenet_count(n, D, MESSAGE_PREEMPTED), s == DECODING, "%s", names[s]);
+        cr_assert_eq(corenet_stats(n, D).handed_back, (s >= QUEUED) + others, "%s", names[s]);
+        cr_assert_eq(told != NULL, s >= QUEUED, "%s", names[s]);
+        if (told) {
+            cr_assert(told->m.request == REQUEST && told->m.attempt == A);
+            cr_assert_eq(told->m.reason, MESSAGE_REASON_DRAINING);
+        }
+        cr_assert_null(find(n));
+        if (s >= QUEUED && s < DECODING) {
+            cr_assert_eq(corenet_queued(n, D, P, MESSAGE_REFUSED), 1 + others, "P need not wait");
+        }
+        cr_assert_eq(core_idle(corenet_core(n, D)), s != POSTED && s != NOTED,
+                     "%s: only a receive under way is waited for", names[s]);
+        corenet_forget(n);
+        reserve(n, A + 1, P);
+        cr_assert_eq(corenet_last(n, D, MESSAGE_REFUSED)->m.reason, MESSAGE_REASON_DRAINING);
+        if (s == POSTED || s == NOTED) {
+            land(n, 0, CORE_RECEIVED_OK);
+        }
+        cr_assert(core_idle(corenet_core(n, D)), "%s", names[s]);
+        core_validate(corenet_core(n, D));
+        corenet_close(n);
+    }
+}
+
 Test(decode, r8_super_new_attempt_does_not_reuse_pages_a_receive_still_writes) {
     corenet_options o = corenet_defaults();
     o.core.pages = 4; /* exactly one request */

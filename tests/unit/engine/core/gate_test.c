@@ -568,6 +568,32 @@ Test(gate, deaths_drains_and_lost_links_spend_nothing) {
     finish(b);
 }
 
+Test(gate, what_a_drained_worker_hands_back_spends_nothing) {
+    gate_options o = options_default();
+    o.retry_burst = 0;
+    o.retry_percent = 0;
+    bench *b = start_with(o);
+    request_id id = open_one(b, 4, 1);
+    dispatch(b, id, P1, D1);
+    message m = plain(MESSAGE_REJECT, id, 1); /* P, before its first token */
+    m.about = MESSAGE_SUBMIT;
+    m.reason = MESSAGE_REASON_DRAINING;
+    say(b, P1, m);
+    b->now += 2000000;
+    cr_assert_eq(pending_attempt(b), 2);
+    dispatch(b, id, P2, D1);
+    say_plain(b, D1, MESSAGE_ADOPTED, id, 2);
+    m = plain(MESSAGE_PREEMPTED, id, 2); /* D, without a token */
+    m.reason = MESSAGE_REASON_DRAINING;
+    say(b, D1, m);
+    b->now += 2000000;
+    cr_assert_eq(pending_attempt(b), 3);
+    cr_assert_eq(gate_counters(b->g)->retries_spent, 0);
+    cr_assert_eq(gate_counters(b->g)->retries_free, 2);
+    cr_assert_null(last_failure(b));
+    finish(b);
+}
+
 Test(gate, preemption_after_progress_is_no_failure) {
     gate_options o = options_default();
     o.retry_burst = 0;

@@ -609,6 +609,42 @@ Test(prefill, refuses_by_reason_what_it_cannot_do) {
     corenet_close(n);
 }
 
+/* The table's row of the end of a drain. */
+Test(prefill, hand_back_gives_every_request_to_the_gateway_and_takes_no_more) {
+    for (state s = NONE; s < STATES; s++) {
+        corenet *n = build(s);
+        corenet_hand_back(n, P);
+        cr_assert_eq(corenet_count(n, P, MESSAGE_REJECT), s >= WORK, "%s", state_names[s]);
+        cr_assert_eq(corenet_stats(n, P).handed_back, s >= WORK);
+        if (s >= WORK) {
+            const message *told = &corenet_last(n, P, MESSAGE_REJECT)->m;
+            cr_assert(told->request == REQUEST && told->attempt == A);
+            cr_assert(told->about == MESSAGE_SUBMIT && told->reason == MESSAGE_REASON_DRAINING);
+        }
+        cr_assert_null(find(n));
+        cr_assert(core_idle(corenet_core(n, P)), "%s", state_names[s]);
+        submit(n, A + 1, D);
+        cr_assert_eq(corenet_last(n, P, MESSAGE_REJECT)->m.reason, MESSAGE_REASON_DRAINING);
+        cr_assert_null(find(n));
+        core_validate(corenet_core(n, P));
+        corenet_close(n);
+    }
+}
+
+Test(prefill, hand_back_in_a_step_keeps_the_pages_until_it_ends) {
+    corenet *n = build(WORK);
+    cr_assert(corenet_begin(n, P));
+    corenet_hand_back(n, P);
+    cr_assert_eq(corenet_stats(n, P).pages_owned, 0);
+    cr_assert_gt(corenet_stats(n, P).pages_quarantined, 0);
+    cr_assert_not(core_idle(corenet_core(n, P)));
+    corenet_layers(n, P, CORENET_LAYERS);
+    corenet_finish(n, P);
+    cr_assert(core_idle(corenet_core(n, P)));
+    cr_assert_eq(corenet_count(n, P, MESSAGE_TOKENS), 0, "nobody waits for it here");
+    corenet_close(n);
+}
+
 Test(prefill, grant_that_comes_after_the_request_left_is_not_kept) {
     for (int how = 0; how < 3; how++) { /* adopted, lease ended, ended with its first token */
         corenet *n = build(how == 0 ? HANDED : WORK);

@@ -25,6 +25,8 @@ typedef struct {
     char numerics[128], kv_layout[64];
 } bench;
 
+static int64_t drain_us = 30000000;
+
 static _Noreturn void be_the_worker(int fd, const char *path) {
     static const int32_t eog[] = {TINYMODEL_EOS};
     worker_options o = {.model_path = path,
@@ -40,6 +42,7 @@ static _Noreturn void be_the_worker(int fd, const char *path) {
                         .seqs_max = 8,
                         .prefill_chunk_tokens = 64,
                         .queue_us = 30000000,
+                        .drain_us = drain_us,
                         .ring_bytes = 1 << 20,
                         .group_bytes = 64 << 10,
                         .name = "both-3",
@@ -217,6 +220,41 @@ Test(worker, drains_on_sigterm) {
     cr_assert_eq(kill(b.pid, SIGTERM), 0);
     while (next(&b, b.wire, &m, &fd)) {
     }
+    cr_assert_eq(end_of(&b), 0);
+}
+
+/* An answer that takes far longer than the drain may: it comes back, with its reason. */
+Test(worker, hands_back_what_a_drain_does_not_finish) {
+    bench b;
+    drain_us = 1000;
+    start(&b);
+    request_params params = {.temperature = 0,
+                             .max_tokens = 400,
+                             .top_logprobs = -1,
+                             .choices = 1,
+                             .ignore_eos = true,
+                             .top_p = 1,
+                             .repetition_penalty = 1};
+    int32_t prompt[] = {5, 6, 7};
+    message m = {.type = MESSAGE_RESERVE, .request = 1, .attempt = 1};
+    m.submit = (message_submit){.local = true,
+                                .peer_worker = MESSAGE_NO_WORKER,
+                                .prompt_count = 3,
+                                .tokens_count = 3,
+                                .tokens = prompt,
+                                .params = &params};
+    int fd;
+    send_message(b.wire, &m, -1);
+    while (next(&b, b.wire, &m, &fd) && m.type != MESSAGE_TOKENS) {
+    }
+    cr_assert_eq(m.type, MESSAGE_TOKENS);
+    cr_assert_eq(kill(b.pid, SIGTERM), 0);
+    bool handed_back = false;
+    while (next(&b, b.wire, &m, &fd)) {
+        handed_back = handed_back || (m.type == MESSAGE_PREEMPTED && m.request == 1 &&
+                                      m.reason == MESSAGE_REASON_DRAINING);
+    }
+    cr_assert(handed_back);
     cr_assert_eq(end_of(&b), 0);
 }
 
