@@ -41,7 +41,7 @@ TestSuite(llama, .fini = remove_model);
 static backend *open_cpu(void) {
     backend *device = NULL;
     diag d = {0};
-    backend_options options = {1, NULL};
+    backend_options options = {.threads = 1};
     cr_assert_eq(backend_open("cpu", &options, &device, &d), STATUS_OK, "%s", d.text);
     return device;
 }

@@ -61,7 +61,7 @@ TestSuite(model, .fini = remove_model);
 static bed open_bed(how h) {
     bed b = {0};
     diag d = {0};
-    backend_options options = {h.threads, NULL};
+    backend_options options = {.threads = h.threads};
     cr_assert_eq(backend_open("cpu", &options, &b.device, &d), STATUS_OK, "%s", d.text);
     model_options o = {.path = h.path,
                        .device = b.device,
@@ -451,7 +451,7 @@ Test(model, the_pool_is_sized_by_pages_or_bytes) {
         backend *device = NULL;
         model *m = NULL;
         diag d = {0};
-        backend_options options = {1, NULL};
+        backend_options options = {.threads = 1};
         cr_assert_eq(backend_open("cpu", &options, &device, &d), STATUS_OK);
         model_options o = {.path = path,
                            .device = device,
