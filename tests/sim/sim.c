@@ -187,9 +187,6 @@ static void set_up(sim *s) {
     uint64_t drain = rng_mix(s->options.seed ^ 0x647261696eull);
     static const uint64_t most_us[] = {1, 300000, 600000000};
     s->drain_us = (int64_t)(drain / 3 % most_us[drain % 3]);
-    /* Not drawn in turn, so that the seeds before there were deadlines mean what they meant. */
-    uint64_t drain = rng_mix(s->options.seed ^ 0x647261696eull);
-    s->drain_us = drain % 3 == 0 ? 600000000 : (int64_t)(drain / 3 % (drain % 3 == 1 ? 1 : 300000));
     s->queue_us = sim_chance(s, 20) ? 200000 + (int64_t)sim_below(s, 9000000) : QUEUE_US;
     s->layer_us = 50 + (int64_t)sim_below(s, sim_chance(s, 10) ? 30000 : LAYER_US_MAX);
     s->requests_count = 2 + (uint32_t)sim_below(s, sim_chance(s, 30) ? 40 : 14);
