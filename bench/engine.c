@@ -40,7 +40,8 @@ typedef struct {
 } settings;
 
 static const config_option options[] = {
-    {"model", CONFIG_STRING, offsetof(settings, model), 0, 4096, NULL, NULL, "FILE", "GGUF file"},
+    {"model", CONFIG_STRING, offsetof(settings, model), 0, 4096, NULL, NULL, "PATH",
+     "GGUF file or Hugging Face folder"},
     {"prompt", CONFIG_STRING, offsetof(settings, prompt_text), 0, 256, "512", NULL, "N,N,...",
      "tokens prefilled a sequence"},
     {"gen", CONFIG_INT, offsetof(settings, gen), 0, LIMIT_CONTEXT_TOKENS, "64", NULL, NULL,

@@ -18,7 +18,8 @@ typedef struct {
 #define FIELD(name) offsetof(settings, name)
 
 static const config_option tokenize_options[] = {
-    {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file"},
+    {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "PATH",
+     "GGUF file or Hugging Face folder"},
     {"file", CONFIG_STRING, FIELD(file), 0, 4095, NULL, NULL, "FILE",
      "text to read; default: standard input"},
     {"separator", CONFIG_STRING, FIELD(separator), 0, 255, NULL, NULL, "TEXT",

@@ -43,10 +43,11 @@ static const char *const transports[] = {"auto", "shm", "tcp", NULL};
         {"port", CONFIG_INT, FIELD(port),                                                          \
          0,      65535,      "8000",                                                               \
          NULL,   NULL,       "port to listen on; 0 takes a free one"},                             \
-        {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "FILE", "GGUF file to serve"}, \
+        {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "PATH",                       \
+         "GGUF file or Hugging Face folder to serve"},                                             \
     {                                                                                              \
         "served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME",        \
-            "name clients use; default: the file's name without .gguf"                             \
+            "name clients use; default: the name of the file (without .gguf) or folder"            \
     }
 
 #define FRONT_FLAGS                                                                                \
@@ -289,8 +290,15 @@ static status read_context(server *s, int32_t *out) {
 
 /* Clients name the model by its file, without the ending: what they see is what was served. */
 static void name_model(server *s) {
-    const char *slash = strrchr(s->set.model, '/');
-    str name = str_from(slash ? slash + 1 : s->set.model);
+    str name = str_from(s->set.model);
+    while (name.bytes > 1 && name.data[name.bytes - 1] == '/') {
+        name.bytes--;
+    }
+    const char *slash = memrchr(name.data, '/', name.bytes);
+    if (slash) {
+        size_t before = (size_t)(slash + 1 - name.data);
+        name = str_of(name.data + before, name.bytes - before);
+    }
     str ending = str_from(".gguf");
     if (s->set.served_name) {
         name = str_from(s->set.served_name);

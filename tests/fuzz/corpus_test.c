@@ -59,10 +59,12 @@ TARGET(gate)
 TARGET(gguf)
 TARGET(guard)
 TARGET(handshake)
+TARGET(hf)
 TARGET(jinja)
 TARGET(json)
 TARGET(message)
 TARGET(metrics)
+TARGET(safetensors)
 TARGET(sealed)
 TARGET(settings)
 TARGET(tokenizer)
@@ -92,6 +94,9 @@ Test(corpus, guard) {
 Test(corpus, handshake) {
     replay_handshake();
 }
+Test(corpus, hf) {
+    replay_hf();
+}
 Test(corpus, jinja) {
     replay_jinja();
 }
@@ -103,6 +108,9 @@ Test(corpus, message) {
 }
 Test(corpus, metrics) {
     replay_metrics();
+}
+Test(corpus, safetensors) {
+    replay_safetensors();
 }
 Test(corpus, sealed) {
     replay_sealed();

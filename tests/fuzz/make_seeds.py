@@ -254,6 +254,60 @@ def sealed():
             "repeated": b"\1" + post + go + b"\3\3\1\0" + on * 2}
 
 
+def safetensors_file(header, data=bytes(24)):
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def safetensors():
+    entry = b'"%s":{"dtype":"%s","shape":[%s],"data_offsets":[%d,%d]}'
+    a, b = entry % (b"a", b"F32", b"2", 0, 8), entry % (b"b", b"BF16", b"2,4", 8, 24)
+    return {
+        "two": safetensors_file(b'{"__metadata__":{"format":"pt"},%s,%s}   ' % (a, b)),
+        "scalar": safetensors_file(b"{%s}" % (entry % (b"s", b"I64", b"", 0, 8)), bytes(8)),
+        "overlap": safetensors_file(b"{%s,%s}" % (a, entry % (b"b", b"F16", b"4", 4, 12))),
+        "twice": safetensors_file(b"{%s,%s}" % (a, entry % (b"a", b"F64", b"2", 8, 24))),
+        "past": safetensors_file(b"{%s}" % (entry % (b"a", b"F32", b"1,9,1,1", 0, 36))),
+        "empty": safetensors_file(b"{}", b""), "short": b"\2\0\0\0\0\0\0\0{",
+    }
+
+
+def hf():
+    """config, generation_config, tokenizer, tokenizer_config, template."""
+    sizes = (b'"hidden_size":32,"intermediate_size":48,"num_hidden_layers":1,"num_attention_heads":2,'
+             b'"vocab_size":300,"max_position_embeddings":128,"eos_token_id":[6]')
+    llama = b'{"architectures":["LlamaForCausalLM"],%s,"rope_scaling":{"rope_type":"llama3",' \
+            b'"factor":8,"low_freq_factor":1,"high_freq_factor":4,' \
+            b'"original_max_position_embeddings":64}}' % sizes
+    qwen = b'{"architectures":["Qwen3ForCausalLM"],%s,"head_dim":16,"sliding_window":64,' \
+           b'"rope_parameters":{"rope_type":"yarn","factor":4,"rope_theta":1e6}}' % sizes
+    added = (b'"added_tokens":[{"id":6,"content":"<end>","special":true},{"id":7,"content":"<call>",'
+             b'"special":false}]')
+    space = "\u2581".encode()
+    level = b'{"type":"ByteLevel","add_prefix_space":false}'
+    words = b'"vocab":{"a":0,"b":1,"c":2,"ab":3,"abc":4},"merges":["a b",["ab","c"]]'
+    plain = (b'{%s,"normalizer":{"type":"NFC"},"pre_tokenizer":%s,"post_processor":{"type":"Sequence",'
+             b'"processors":[{"type":"ByteLevel"},{"type":"TemplateProcessing","single":[{"SpecialToken"'
+             b':{"id":"<end>"}},{"Sequence":{"id":"A"}}]}]},"model":{"type":"BPE",%s}}') % (
+                 added, level, words)
+    smollm = b'{%s,"pre_tokenizer":{"type":"Sequence","pretokenizers":[{"type":"Digits",' \
+             b'"individual_digits":true},%s]},"model":{"type":"BPE",%s}}' % (added, level, words)
+    texts = b'"vocab":{"<unk>":0,"<0x61>":1,"%s":2,"b":3,"%sb":4,"c":5},"merges":["%s b"]' % (
+        space, space, space)
+    model = b'"model":{"type":"BPE","byte_fallback":true,"unk_token":"<unk>",%s}' % texts
+    older = b'{%s,"normalizer":{"type":"Sequence","normalizers":[{"type":"Prepend","prepend":"%s"},' \
+            b'{"type":"Replace","pattern":{"String":" "},"content":"%s"}]},%s}' % (
+                added, space, space, model)
+    newer = b'{%s,"pre_tokenizer":{"type":"Metaspace","replacement":"%s","prepend_scheme":"first",' \
+            b'"split":true},%s}' % (added, space, model)
+    settings = b'{"bos_token":"<end>","eos_token":{"content":"<end>"},"chat_template":[{"name":' \
+               b'"default","template":"x"}]}'
+    ends = b'{"eos_token_id":7}'
+    return {"plain": b"\0".join([llama, ends, plain, settings, b"{{ x }}"]),
+            "digits": b"\0".join([qwen, b"", smollm, settings]),
+            "older": b"\0".join([llama, ends, older, b""]),
+            "newer": b"\0".join([qwen, b"{}", newer, settings])}
+
+
 def noise(seed, count, size):
     """For targets that read choices."""
     state = random.Random(seed)
@@ -264,7 +318,8 @@ def noise(seed, count, size):
 def main():
     made = {"guard": guard(), "json": json(), "gguf": gguf(), "jinja": jinja(), "client": client(),
             "settings": settings(), "message": message(), "metrics": metrics(), "wire": wire(),
-            "address": address(), "sealed": {**sealed(), **noise(6, 6, 300)},
+            "address": address(), "safetensors": safetensors(), "hf": hf(),
+            "sealed": {**sealed(), **noise(6, 6, 300)},
             "core": noise(1, 8, 600), "gate": noise(2, 8, 600), "frame": noise(3, 4, 200),
             "tokenizer": noise(4, 6, 300), "handshake": noise(5, 6, 60)}
     made["handshake"]["clean"] = bytes(40)
