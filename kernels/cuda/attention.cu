@@ -357,22 +357,22 @@ template <class S>
 __device__ void values_add_int8(state<S> &s, const typename S::stage &stage) {
     const int lane = (int)threadIdx.x % 32, t = lane % 4;
 #pragma unroll
-    for (int half = 0; half < S::TILE / 32; half++) {
+    for (int part = 0; part < S::TILE / 32; part++) {
         uint32_t a[2][4];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-            weights_at(a[i], s, half * 2 + i);
+            weights_at(a[i], s, part * 2 + i);
             ptx_mma_bf16(s.weights, a[i], 0x3f803f80u, 0x3f803f80u);
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int n = half * 4 + i * 2 + e / 2;
+                const int n = part * 4 + i * 2 + e / 2;
                 const float *w = s.score[n] + e % 2 * 2;
                 const __nv_bfloat16 *scale = &stage.scales[1][n * 8 + 2 * t];
                 a[i][e] = pair_bf16(w[0] > 0 ? w[0] * __bfloat162float(scale[0]) : 0.0f,
                                     w[1] > 0 ? w[1] * __bfloat162float(scale[1]) : 0.0f);
             }
         }
-        const unsigned char *row = stage.v + (half * 32 + lane) * S::STRIDE;
+        const unsigned char *row = stage.v + (part * 32 + lane) * S::STRIDE;
 #pragma unroll
         for (int c = 0; c < S::COLUMNS; c += 2) {
             uint32_t b[4];

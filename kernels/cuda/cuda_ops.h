@@ -227,7 +227,10 @@ bool attention_tensor_can(const cuda_attention *op, int shared_max);
 cudaError_t attention_tensor(const cuda_attention *op, cudaStream_t stream);
 
 cudaError_t stream_rows(const cuda_rows *op, cudaStream_t stream);
+/* Any number of rows: few go to the kernels of stream.cu, many to gemm_product. */
 cudaError_t stream_product(const cuda_product *op, int multiprocessors, cudaStream_t stream);
+/* Bit for bit what the kernels of stream.cu give, for many rows; not of CUDA_STORE_F32. */
+cudaError_t gemm_product(const cuda_product *op, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

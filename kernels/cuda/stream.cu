@@ -8,9 +8,11 @@
  * Order of arithmetic, for each (row, output), whatever the number of rows: warp w of a block sums
  * chunks w, w + 8, w + 16, ... in order; a quantised group's products are summed by mma, then one
  * fma with its scale and one with its minimum; the eight warps' sums are added in order; then the
- * bias; then what was there. Rows are bf16, quants exact: a product loses only what x lost.
+ * bias; then what was there. Rows are bf16, quants exact: a product loses only what x lost. Many
+ * rows (a prompt) are gemm.cu's, in the same order.
  */
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/fragment.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 namespace {
@@ -78,64 +80,6 @@ __global__ void rows_kernel(cuda_rows op) {
     }
 }
 
-/* ---- fragments ---- */
-
-/* Two bf16 of small integers from bytes 0-127: 128 + q is 0x4300 | q, exactly; then the difference.
- */
-__device__ uint32_t pair_of(uint32_t bytes, int first, __nv_bfloat162 zero) {
-    const uint32_t biased = __byte_perm(bytes, 0x43434343u, first == 0 ? 0x4140 : 0x4342);
-    __nv_bfloat162 value;
-    *(uint32_t *)&value = biased;
-    value = __hsub2(value, zero);
-    return *(uint32_t *)&value;
-}
-
-__device__ uint32_t pair_of_floats(float low, float high) {
-    const __nv_bfloat162 value = __floats2bfloat162_rn(low, high);
-    return *(const uint32_t *)&value;
-}
-
-/* The A operand of one step: this lane's four inputs of outputs g (first) and g + 8 (second), as
- * pairs {g: 0 1, g + 8: 0 1, g: 2 3, g + 8: 2 3}. Which inputs those are is the matter of B alone.
- */
-template <cuda_store STORE>
-__device__ void fragment(uint32_t (&a)[4], const uint4 &first, const uint4 &second, int step,
-                         __nv_bfloat162 zero) {
-    const uint32_t *rows[2] = {(const uint32_t *)&first, (const uint32_t *)&second};
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const uint32_t *words = rows[half];
-        if (STORE == CUDA_STORE_NIBBLES) {
-            const uint32_t bytes = words[step / 2] >> (step % 2 * 4) & 0x0f0f0f0fu;
-            a[half] = pair_of(bytes, 0, zero);
-            a[half + 2] = pair_of(bytes, 2, zero);
-        } else if (STORE == CUDA_STORE_BYTES) {
-            const int32_t word = (int32_t)words[step];
-            a[half] = pair_of_floats((float)(int8_t)word, (float)(int8_t)(word >> 8));
-            a[half + 2] = pair_of_floats((float)(int8_t)(word >> 16), (float)(word >> 24));
-        } else if (STORE == CUDA_STORE_BF16) {
-            a[half] = words[step * 2];
-            a[half + 2] = words[step * 2 + 1];
-        } else if (STORE == CUDA_STORE_F16) {
-            const __half2 *pairs = (const __half2 *)words + step * 2;
-            const float2 p0 = __half22float2(pairs[0]), p1 = __half22float2(pairs[1]);
-            a[half] = pair_of_floats(p0.x, p0.y);
-            a[half + 2] = pair_of_floats(p1.x, p1.y);
-        } else {
-            const float *values = (const float *)words;
-            a[half] = pair_of_floats(values[0], values[1]);
-            a[half + 2] = pair_of_floats(values[2], values[3]);
-        }
-    }
-}
-
-/* Scales or minimums of four groups of 32 (or eight of 16) of one output. */
-__device__ float span_value(const cuda_matrix &m, const void *plane, int64_t row, int per_span,
-                            int index) {
-    const int64_t i = row * per_span + index;
-    return m.scales_f32 ? ((const float *)plane)[i] : __half2float(((const __half *)plane)[i]);
-}
-
 /* ---- the product ---- */
 
 template <int BLOCKS>
@@ -149,7 +93,7 @@ template <cuda_store STORE, int BLOCKS>
 __device__ void step_add(float (&d)[BLOCKS][4], const uint4 &first, const uint4 &second, int step,
                          __nv_bfloat162 zero, const __nv_bfloat16 *x, int32_t stride, int32_t k) {
     uint32_t a[4];
-    fragment<STORE>(a, first, second, step, zero);
+    fragment_of<STORE>(a, first, second, step, zero);
 #pragma unroll
     for (int b = 0; b < BLOCKS; b++) {
         const uint2 pair = *(const uint2 *)(x + (int64_t)b * ROWS * stride + k);
@@ -184,8 +128,8 @@ __device__ void chunk_quantised(product_state<BLOCKS> &s, const cuda_product &op
         }
         const int64_t row = (tile * m.spans + k / CUDA_SPAN) * CUDA_TILE + g;
         const int per_span = CUDA_SPAN / m.scale_group, at = k % CUDA_SPAN / m.scale_group;
-        const float low = span_value(m, m.scales, row, per_span, at);
-        const float high = span_value(m, m.scales, row + 8, per_span, at);
+        const float low = fragment_span(m, m.scales, row, per_span, at);
+        const float high = fragment_span(m, m.scales, row + 8, per_span, at);
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
             s.sum[b][0] = __fmaf_rn(s.group[b][0], low, s.sum[b][0]);
@@ -196,8 +140,8 @@ __device__ void chunk_quantised(product_state<BLOCKS> &s, const cuda_product &op
         if (m.minimums == nullptr) {
             continue;
         }
-        const float low_min = span_value(m, m.minimums, row, 4, k % CUDA_SPAN / 32);
-        const float high_min = span_value(m, m.minimums, row + 8, 4, k % CUDA_SPAN / 32);
+        const float low_min = fragment_span(m, m.minimums, row, 4, k % CUDA_SPAN / 32);
+        const float high_min = fragment_span(m, m.minimums, row + 8, 4, k % CUDA_SPAN / 32);
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
             const int64_t of = (int64_t)(row_first + b * ROWS + 2 * t) * (op.stride / 32) + k / 32;
@@ -333,6 +277,9 @@ cudaError_t launch_rows(const cuda_product &op, int multiprocessors, cudaStream_
     }
     if (op.rows <= 4 * ROWS) {
         return launch<STORE, 4>(op, multiprocessors, stream);
+    }
+    if (op.rows > BLOCKS_MAX * ROWS && STORE != CUDA_STORE_F32) {
+        return gemm_product(&op, stream);
     }
     return launch<STORE, BLOCKS_MAX>(op, multiprocessors, stream);
 }

@@ -43,7 +43,9 @@ struct device {
         }
     }
     explicit device(const std::vector<T> &values) : device(values.size()) {
-        memcpy(at, values.data(), values.size() * sizeof(T));
+        for (size_t i = 0; i < count; i++) {
+            at[i] = values[i];
+        }
     }
     device(const device &) = delete;
     device &operator=(const device &) = delete;
@@ -118,5 +120,6 @@ void each_seed(int seeds, F body) {
 }  // namespace kernelcase
 
 void attentioncase_run(void);
+void productcase_run(void);
 
 #endif

@@ -9,5 +9,6 @@ int main(int argc, char **argv) {
         kernelcase::full = kernelcase::full || strcmp(argv[i], "full") == 0;
     }
     attentioncase_run();
+    productcase_run();
     return kernelcase::failed ? 1 : 0;
 }
