@@ -27,7 +27,7 @@ void decode_gateway_down(core *c, uint32_t peer);
 /* Leases and queue deadlines that have ended. */
 void decode_tick(core *c);
 
-/* Grants queued requests, oldest first, while there is room. */
+/* Grants queued requests, those that go on first, oldest first, while there is room. */
 void decode_admit(core *c);
 
 /* Out of pages, or out of time: the request goes back to the gateway. */

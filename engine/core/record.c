@@ -41,6 +41,27 @@ status record_open(record_table *t, arena *a, const record_options *o) {
     return STATUS_OK;
 }
 
+/* Orders of requests whose clients have nothing yet are above this, so that those that go on come
+ * first: a stream that has begun is not silent behind a backlog. They were running a moment ago,
+ * here or elsewhere, so there are never more of them than can run, and nobody starves behind them.
+ */
+#define RECORD_FRESH (UINT64_C(1) << 63)
+
+/* Its order, and which record it is to come before (NULL: none). */
+static record *record_place(record_table *t, record *r, record *before) {
+    bool resumed = r->tokens_count > r->prompt_count;
+    if (before && (!resumed || before->order < RECORD_FRESH)) {
+        r->order = before->order;
+        return before;
+    }
+    r->order = (resumed ? 0 : RECORD_FRESH) | t->order_next++;
+    record *at = resumed ? t->first[r->role] : NULL;
+    while (at && at->order < RECORD_FRESH) {
+        at = at->next;
+    }
+    return at;
+}
+
 static void record_link(record_table *t, record *r, record *before) {
     record *previous = before ? before->previous : t->last[r->role];
     r->next = before;
@@ -66,7 +87,6 @@ record *record_add(record_table *t, record_role role, const message *m, record *
     r->request = m->request;
     r->attempt = m->attempt;
     r->gateway = r->peer = RECORD_NONE;
-    r->order = before ? before->order : t->order_next++;
     r->salt = s->salt;
     r->prompt_count = s->prompt_count;
     r->tokens_count = s->tokens_count;
@@ -79,7 +99,7 @@ record *record_add(record_table *t, record_role role, const message *m, record *
     r->seqs[0].pages = t->pages + (size_t)h.index * t->seq_pages_max;
     r->seqs[0].generated = r->tokens + r->prompt_count;
     r->seqs[0].generated_count = r->seqs[0].replay_next = r->tokens_count - r->prompt_count;
-    record_link(t, r, before);
+    record_link(t, r, record_place(t, r, before));
     t->lives[role]++;
     /* With `before` still there, the name goes over to the new record. */
     CHECK(hash_put(&t->by_request[role], r->request, h.index));

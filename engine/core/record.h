@@ -1,11 +1,12 @@
 /* record.h -- the requests of a worker: what it knows of each, and which pages each holds.
  *
  * Purpose    One record a (role, request): its prompt and parameters, its place in the protocol,
- * its block tables. Prefill and decode records live in one table and two lists, each in the order
- * of arrival. Ownership  Memory is the arena's. A record holds one reference to each page of each
- * block table. Threads    The owner thread of the core. What a batch points to (tokens, params,
- * block tables) is not changed while a step is in flight; a record that leaves then stays in its
- * place until the step ends (RECORD_GONE), its pages quarantined. Limits     record_options.
+ * its block tables. Prefill and decode records live in one table and two lists: first requests that
+ * go on (their clients have tokens already), then new ones, each in the order of arrival. Ownership
+ * Memory is the arena's. A record holds one reference to each page of each block table. Threads The
+ * owner thread of the core. What a batch points to (tokens, params, block tables) is not changed
+ * while a step is in flight; a record that leaves then stays in its place until the step ends
+ * (RECORD_GONE), its pages quarantined. Limits     record_options.
  */
 #ifndef ENGINE_CORE_RECORD_H
 #define ENGINE_CORE_RECORD_H
@@ -47,7 +48,7 @@ struct record {
     uint32_t attempt;
     uint32_t gateway; /* link */
     uint32_t peer;    /* link to the other worker; RECORD_NONE: none, or not any more */
-    uint64_t order;   /* of arrival; smaller is older */
+    uint64_t order;   /* smaller is older: of arrival, after those that go on from elsewhere */
     record *next, *previous;
     int64_t lease_us;    /* when it ends */
     int64_t deadline_us; /* decode, queued: when it ends */
@@ -108,9 +109,9 @@ typedef struct {
 uint64_t record_bytes(const record_options *options);
 MUST_USE status record_open(record_table *t, arena *a, const record_options *options);
 
-/* A new record for the message at the end of its role's list, or in `before`'s place and with its
- * order; tokens and params are copied. NULL when the role has all it may. The request has no live
- * record of this role, except `before`. */
+/* A new record for the message at the end of its kind (see above), or in `before`'s place and with
+ * its order if that is of its kind; tokens and params are copied. NULL when the role has all it
+ * may. The request has no live record of this role, except `before`. */
 record *record_add(record_table *t, record_role role, const message *m, record *before);
 
 /* The live record, or NULL. */

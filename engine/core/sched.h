@@ -1,7 +1,8 @@
 /* sched.h -- continuous batching: what the next step computes, and what its results mean.
  *
  * Purpose    Fills a batch: first one row for every sequence that decodes, then chunks of prompts
- * in the order granted, local, ungranted, each oldest first (chunked prefill: Agrawal et al.,
+ * in the order granted, local, ungranted, each oldest first and before those the ones that go on
+ *            from another worker (record.h; chunked prefill: Agrawal et al.,
  *            "Sarathi-Serve", OSDI 2024; continuous batching: Yu et al., "Orca", OSDI 2022).
  * Ownership  The batch is the core's; records in it stay in place until the step ends.
  * Threads    The owner thread of the core; another thread reads the batch meanwhile.

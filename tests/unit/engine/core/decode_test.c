@@ -635,6 +635,51 @@ Test(decode, waiting_requests_are_granted_oldest_first_when_pages_come_free) {
     corenet_close(n);
 }
 
+/* A model of the queue: one decodes, and whenever it ends the next is the oldest of those that go
+ * on, or, when there are none, the oldest of the others. */
+Test(decode, waiting_requests_that_go_on_are_granted_before_new_ones) {
+    corenet_options o = corenet_defaults();
+    o.core.seqs_max = 1;
+    o.core.queue_max = 64;
+    corenet *n = open_net(o);
+    request_params params = corenet_params(8);
+    request_id waiting[64];
+    bool resumed[64];
+    uint64_t rng = 3;
+    int count = 0;
+    corenet_reserve(n, D, 1, 1, P, prompt, 20, 20, &params);
+    request_id running = 1;
+    for (request_id id = 2; running != 0;) {
+        if (id < 200 && count < 60 && (count == 0 || rng_below(&rng, 3) > 0)) {
+            resumed[count] = rng_below(&rng, 3) == 0;
+            waiting[count] = id;
+            int32_t tokens = resumed[count] ? 23 : 20;
+            corenet_reserve(n, D, id++, resumed[count] ? 2 : 1, P, prompt, 20, tokens, &params);
+            count++;
+            continue;
+        }
+        corenet_cancel(n, D, running, 9);
+        int next = 0;
+        while (next < count && !resumed[next]) {
+            next++;
+        }
+        next = next == count ? 0 : next;
+        running = count > 0 ? waiting[next] : 0;
+        for (int i = 0; i < count; i++) {
+            const record *r = record_find(&corenet_core(n, D)->records, RECORD_DECODE, waiting[i]);
+            cr_assert_eq(r->state, i == next ? RECORD_RESERVED : RECORD_QUEUED, "request %d",
+                         (int)waiting[i]);
+        }
+        for (int i = next; i + 1 < count; i++) {
+            waiting[i] = waiting[i + 1];
+            resumed[i] = resumed[i + 1];
+        }
+        count -= count > 0;
+    }
+    cr_assert(core_idle(corenet_core(n, D)));
+    corenet_close(n);
+}
+
 Test(decode, out_of_pages_the_youngest_goes_back_and_the_oldest_goes_on) {
     corenet_options o = corenet_defaults();
     o.core.pages = 10;

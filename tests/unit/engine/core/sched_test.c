@@ -79,6 +79,20 @@ Test(sched, granted_prompts_go_before_older_ungranted_ones) {
     corenet_close(n);
 }
 
+Test(sched, prompts_of_streams_that_have_begun_go_first) {
+    corenet_options o = corenet_defaults();
+    o.core.step_tokens_max = 32;
+    corenet *n = open_net(&o);
+    request_params params = corenet_params(30);
+    submit(n, 1, 0, 40);
+    submit(n, 2, 40, 24);
+    corenet_submit(n, P, 3, 2, D, prompt + 100, 10, 13, &params); /* three tokens are told */
+    expect_rows(n, P, (int32_t[]){13, 16, 3, -1});
+    cr_assert_eq(corenet_at(n, 0)->m.request, 3);
+    cr_assert_eq(corenet_at(n, 0)->m.tokens.tokens[0].index, 3);
+    corenet_close(n);
+}
+
 Test(sched, decode_rows_come_first_and_prompts_beside_them_are_short) {
     corenet_options o = corenet_defaults();
     corenet *n = open_net(&o);
