@@ -9,6 +9,9 @@
 #include "engine/base/log.h"
 #include "engine/base/rng.h"
 
+/* What one step of priority is worth, in time that a request has waited: more than any waits. */
+static const int64_t PRIORITY_US = 1000000000000;
+
 enum {
     DESK_EXIT_US = 2000000, /* a worker without a link has this long to end */
     PASSED_BY = 2,          /* a request lets pass what comes within so many times its own work */
@@ -85,6 +88,16 @@ static void fail_session(gateway_state *g, uint32_t index, int http_code, const 
     end_session(g, index, GATESTATS_FAILED);
 }
 
+/* Each API key has its own, the same at every gateway that shares the salt's key. */
+static hash_key tenant_key(const gateway_state *g, const exchange *x) {
+    hash_key key = g->options->salt_key;
+    uint64_t tenant[2] = {0, 0};
+    if (exchange_key(x) >= 0) {
+        apikeys_identity(g->options->keys, exchange_key(x), tenant);
+    }
+    return (hash_key){key.k0 ^ tenant[0], key.k1 ^ tenant[1]};
+}
+
 static uint32_t free_slot(const gateway_state *g) {
     uint32_t i = 0;
     while (i < g->options->requests_max && g->slots[i].session) {
@@ -93,10 +106,20 @@ static uint32_t free_slot(const gateway_state *g) {
     return i;
 }
 
-/* Prefix pages are shared inside one key and one cache_salt, and nowhere else. */
-static uint64_t salt_of(const gateway_state *g, const exchange *x, const openai_request *r) {
-    uint64_t key = hash_bytes(g->salt_key, r->cache_salt.data, r->cache_salt.bytes);
-    return rng_mix(key ^ (uint64_t)(exchange_key(x) + 1));
+/* Inside one key and one cache_salt, and nowhere else. */
+uint64_t desk_salt(const gateway_state *g, const exchange *x, const openai_request *r) {
+    return hash_bytes(tenant_key(g, x), r->cache_salt.data, r->cache_salt.bytes);
+}
+
+/* `prompt_cache_key`, or else the user, of one API key. */
+static uint64_t affinity_of(const gateway_state *g, const exchange *x, const openai_request *r) {
+    str name = r->cache_key.bytes ? r->cache_key : r->user;
+    if (name.bytes == 0) {
+        return 0;
+    }
+    uint64_t hash =
+        rng_mix(hash_bytes(tenant_key(g, x), name.data, name.bytes));
+    return hash ? hash : 1;
 }
 
 void desk_refuse(exchange *x, int http_code, const char *text) {
@@ -148,11 +171,12 @@ static fair_item place_of(const gateway_state *g, uint32_t index, const admit_fl
         answers += (uint64_t)q.params->max_tokens * (uint64_t)q.params->choices;
     }
     uint64_t rate = admit_rate(&g->admit, f, fair_count(g->line) > 0);
-    return (fair_item){
-        .key = (uint32_t)(s->key + 1),
-        .cost = capped(prompts + answers),
-        .work = capped(prompts),
-        .rank = s->since_us + (rate ? (int64_t)(PASSED_BY * prompts * 1000000 / rate) : 0)};
+    return (fair_item){.key = (uint32_t)(s->key + 1),
+                       .cost = capped(prompts + answers),
+                       .work = capped(prompts),
+                       .rank = s->since_us +
+                               (rate ? (int64_t)(PASSED_BY * prompts * 1000000 / rate) : 0) +
+                               s->priority * PRIORITY_US};
 }
 
 static uint32_t open_of_key(const gateway_state *g, int32_t key) {
@@ -221,7 +245,9 @@ void desk_start(gateway_state *g, intake_item *item) {
         intake_discard(item);
         return;
     }
-    uint64_t salt = salt_of(g, item->exchange, item->request);
+    uint64_t salt = desk_salt(g, item->exchange, item->request);
+    uint64_t affinity = affinity_of(g, item->exchange, item->request);
+    int32_t priority = item->request->priority;
     desk_slot *s = &g->slots[index];
     exchange *x = item->exchange;
     int32_t key = exchange_key(x);
@@ -235,6 +261,8 @@ void desk_start(gateway_state *g, intake_item *item) {
     exchange_release(x);
     s->key = key;
     s->salt = salt;
+    s->affinity = affinity;
+    s->priority = priority;
     s->since_us = clock_now_us();
     admit_fleet f = fleet_of(g);
     fair_item place = place_of(g, index, &f);
@@ -295,6 +323,12 @@ static bool find_run(const gateway_state *g, request_id request, uint32_t *index
     *index = (uint32_t)(packed >> 8);
     *run = (int32_t)(packed & 0xFF);
     return !g->slots[*index].closing;
+}
+
+uint64_t desk_affinity(const gateway_state *g, request_id request) {
+    uint32_t index;
+    int32_t run;
+    return find_run(g, request, &index, &run) ? g->slots[index].affinity : 0;
 }
 
 static void on_token(gateway_state *g, const gate_action *a) {

@@ -17,6 +17,7 @@
 #include "server/gatestats.h"
 #include "server/gateway.h"
 #include "server/pool.h"
+#include "server/routelog.h"
 #include "server/session.h"
 
 typedef struct {
@@ -26,6 +27,8 @@ typedef struct {
     bool closing;                        /* in `gone`: to be ended when no action is under way */
     int32_t key;                         /* of the API, or -1 */
     uint64_t salt;
+    uint64_t affinity;                  /* its workers go on serving it; 0: no session */
+    int32_t priority;                   /* lower first */
     int64_t since_us;                   /* it came */
     uint32_t sent[LIMIT_BATCH_PROMPTS]; /* prompt tokens of a run without a first token */
     gatestats_end end;
@@ -42,6 +45,7 @@ typedef struct {
     pool pool;
     gate *gate;
     router *router;
+    routelog *routelog;
     gatestats *stats;
     fair *line; /* slots whose runs are not opened yet */
     admit admit;
@@ -54,7 +58,6 @@ typedef struct {
     uint32_t ended_count, ended_max;
     bool broken[LIMIT_WORKERS]; /* links to drop */
     message_scratch *scratch;
-    hash_key salt_key;
     uint64_t seed_state;
     int signal_fd;
     int64_t tick_due_us;
@@ -69,6 +72,12 @@ typedef struct {
 /* Opens a session for a request with its prompts and puts it in line, or refuses it. Takes over
  * what the item has. */
 void desk_start(gateway_state *g, intake_item *item);
+
+/* The prefix pages that a caller may share with others of it. */
+uint64_t desk_salt(const gateway_state *g, const exchange *x, const openai_request *r);
+
+/* What the session of a request is called; 0: it has none, or has ended. */
+uint64_t desk_affinity(const gateway_state *g, request_id request);
 
 /* Opens the runs of those whose turn it is, as far as the workers should get more. */
 void desk_let_through(gateway_state *g);

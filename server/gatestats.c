@@ -1,10 +1,14 @@
 /* gatestats.c -- series of the gateway. Seconds are counted in microseconds. */
 #include "server/gatestats.h"
 
+#include <stdio.h>
+
 struct gatestats {
     metrics *metrics;
     metrics_counter *ends[GATESTATS_ENDS];
     metrics_counter *refusals[GATESTATS_REFUSALS];
+    metrics_counter *paths[ROUTER_PATHS], *reasons[ROUTER_REASONS], *index_dropped;
+    metrics_gauge *index_pages, *index_entries;
     metrics_counter *prompt_tokens, *completion_tokens, *cached_tokens;
     metrics_histogram *ttft_us, *tpot_us, *e2e_us;
     metrics_gauge *running, *pending, *connections;
@@ -77,6 +81,37 @@ static void register_faults(gatestats *g) {
     g->http_gone = count(g, "weir_http_gone_total", "", "Clients that left before their answer.");
 }
 
+static void register_routing(gatestats *g) {
+    char labels[64];
+    for (int i = 0; i < ROUTER_PATHS; i++) {
+        (void)snprintf(labels, sizeof labels, "path=\"%s\"", router_path_name((router_path)i));
+        g->paths[i] = count(g, "weir_routes_total", labels, "Attempts sent to workers, by which.");
+    }
+    for (int i = 0; i < ROUTER_REASONS; i++) {
+        (void)snprintf(labels, sizeof labels, "reason=\"%s\"",
+                       router_reason_name((router_reason)i));
+        g->reasons[i] = count(g, "weir_route_choices_total", labels,
+                              "Why the worker that computes the prompt was chosen.");
+    }
+    g->index_pages = metrics_new_gauge(g->metrics, "weir_route_index_pages", "",
+                                       "Different KV pages that some worker has.");
+    g->index_entries = metrics_new_gauge(g->metrics, "weir_route_index_entries", "",
+                                         "KV pages of all workers that the router knows of.");
+    g->index_dropped = count(g, "weir_route_index_dropped_total", "",
+                             "KV pages that the router's index had no room for.");
+}
+
+void gatestats_routed(gatestats *g, router_path path, router_reason reason) {
+    metrics_add(g->paths[path], 1);
+    metrics_add(g->reasons[reason], 1);
+}
+
+void gatestats_index(gatestats *g, pageindex_counts c) {
+    metrics_set(g->index_pages, c.pages);
+    metrics_set(g->index_entries, (double)c.entries);
+    metrics_follow(g->index_dropped, c.dropped);
+}
+
 status gatestats_open(arena *a, gatestats **out) {
     gatestats *g = ARENA_TAKE(a, 1, gatestats);
     if (!g) {
@@ -85,6 +120,7 @@ status gatestats_open(arena *a, gatestats **out) {
     TRY(metrics_open(&g->metrics, a));
     register_requests(g);
     register_faults(g);
+    register_routing(g);
     *out = g;
     return STATUS_OK;
 }

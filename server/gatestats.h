@@ -12,6 +12,7 @@
 #include "engine/base/metrics.h"
 #include "engine/core/gate.h"
 #include "server/http.h"
+#include "server/router.h"
 #include "server/session.h"
 
 typedef struct gatestats gatestats;
@@ -32,6 +33,12 @@ void gatestats_session(gatestats *g, gatestats_end end, const session_times *t);
 
 /* A request was turned away when it came. */
 void gatestats_refused(gatestats *g, gatestats_refusal why);
+
+/* A request was sent to workers. */
+void gatestats_routed(gatestats *g, router_path path, router_reason reason);
+
+/* What the router knows of caches. */
+void gatestats_index(gatestats *g, pageindex_counts c);
 
 /* The page: own series and those of the workers. `waiting`: requests in the gateway's line. */
 void gatestats_render(gatestats *g, const gate *core, uint32_t waiting,

@@ -31,7 +31,9 @@ enum {
     LEASE_US = 30000000,
     STOP_US = 5000000, /* workers get this long to go after the drain */
     METRICS_PAGE_BYTES = 8 << 20,
-    QUANTUM = 512, /* tokens of a key before the next key's turn */
+    DEBUG_PAGE_BYTES = 8 << 20,
+    EXPLAIN_TOKENS = 128, /* of the answer that an explained request would want */
+    QUANTUM = 512,        /* tokens of a key before the next key's turn */
     FAILED_STARTS_MAX = 3,
     ROUTE_PAGES = 1 << 20, /* of KV that the router knows of: address space until used */
     ROUTE_EXPECTED = 1 << 16
@@ -51,6 +53,7 @@ static void answer_metrics(gateway_state *g, exchange *x) {
     http_counts counts;
     http_count(g->options->http, &counts);
     strbuf page = strbuf_make(METRICS_PAGE_BYTES);
+    gatestats_index(g->stats, router_index_count(g->router));
     gatestats_render(g->stats, g->gate, fair_count(g->line), &counts,
                      supervisor_restarts(g->options->supervisor), remotes, count, &page);
     (void)exchange_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", strbuf_str(&page),
@@ -58,9 +61,46 @@ static void answer_metrics(gateway_state *g, exchange *x) {
     strbuf_close(&page);
 }
 
+static const char *const policies[] = {
+    [ROUTER_COST] = "cost", [ROUTER_RANDOM] = "random", [ROUTER_ROUND_ROBIN] = "round-robin"};
+
+static void answer_decisions(const gateway_state *g, exchange *x) {
+    strbuf json = strbuf_make(DEBUG_PAGE_BYTES);
+    routelog_write(g->routelog, &json, policies[g->options->route], router_index_count(g->router),
+                   clock_now_us());
+    (void)routes_answer(x, &json);
+    strbuf_close(&json);
+}
+
+/* Where a request with this prompt would go now, and why. */
+static void answer_explain(gateway_state *g, const intake_item *item) {
+    const prepare_prompt *p = &item->prompts.prompts[0];
+    if (p->count < 1) {
+        desk_refuse(item->exchange, 400, "The prompt has no tokens.");
+        return;
+    }
+    router_request request = {.prompt = p->tokens,
+                              .prompt_count = p->count,
+                              .max_tokens = EXPLAIN_TOKENS,
+                              .choices = 1,
+                              .salt = desk_salt(g, item->exchange, item->request),
+                              .prefill_last = MESSAGE_NO_WORKER,
+                              .decode_avoid = MESSAGE_NO_WORKER,
+                              .now_us = clock_now_us()};
+    router_choice choice;
+    (void)router_choose(g->router, g->pool.views, g->pool.count, &request, &choice);
+    routelog_about about = {.prompt_tokens = p->count, .max_tokens = EXPLAIN_TOKENS};
+    strbuf json = strbuf_make(DEBUG_PAGE_BYTES);
+    routelog_write_one(&json, &about, router_last(g->router), request.now_us);
+    (void)routes_answer(item->exchange, &json);
+    strbuf_close(&json);
+}
+
 static void answer_plain(gateway_state *g, routes_route route, exchange *x) {
     if (route == ROUTES_METRICS) {
         answer_metrics(g, x);
+    } else if (route == ROUTES_DECISIONS) {
+        answer_decisions(g, x);
     } else if (pool_ready(&g->pool) && !g->stop_by_us) {
         static const char ok[] = "{\"status\":\"ok\"}";
         (void)exchange_respond(x, 200, "application/json", str_from(ok), NULL, 0);
@@ -76,7 +116,12 @@ static void take_intake(gateway_state *g) {
     while (intake_next(g->options->intake, &item)) {
         switch (item.kind) {
             case INTAKE_START:
-                desk_start(g, &item);
+                if (item.route == ROUTES_EXPLAIN) {
+                    answer_explain(g, &item);
+                    intake_discard(&item);
+                } else {
+                    desk_start(g, &item);
+                }
                 break;
             case INTAKE_PLAIN:
                 answer_plain(g, item.route, item.exchange);
@@ -105,7 +150,7 @@ static void on_hello(gateway_state *g, uint32_t worker, const message *m) {
         g->pool.workers[worker].kept.address[0] ? g->pool.workers[worker].kept.address : "local");
     supervisor_useful(g->options->supervisor, worker, clock_now_us());
     gate_numerics(g->gate,
-                  hash_bytes(g->salt_key, m->hello.numerics.data, m->hello.numerics.bytes));
+                  hash_bytes(g->options->salt_key, m->hello.numerics.data, m->hello.numerics.bytes));
     gate_link_up(g->gate, worker, m->hello.epoch, clock_now_us());
 }
 
@@ -267,6 +312,7 @@ static void dispatch(gateway_state *g) {
                                   .max_tokens = p.params->max_tokens,
                                   .choices = p.params->choices,
                                   .salt = p.salt,
+                                  .session = desk_affinity(g, p.request),
                                   .prefill_only = p.prefill_only,
                                   .prefill_last = p.prefill_last,
                                   .decode_avoid = p.decode_avoid,
@@ -274,6 +320,14 @@ static void dispatch(gateway_state *g) {
         router_choice choice;
         router_result r = router_choose(g->router, g->pool.views, g->pool.count, &request, &choice);
         if (r == ROUTER_CHOSEN) {
+            routelog_about about = {.request = p.request,
+                                    .attempt = p.attempt,
+                                    .prompt_tokens = p.prompt_count,
+                                    .max_tokens = p.params->max_tokens,
+                                    .session = request.session != 0,
+                                    .now_us = now};
+            routelog_add(g->routelog, &about, router_last(g->router));
+            gatestats_routed(g->stats, choice.path, choice.reason);
             if (p.params->prompt_logprobs && choice.decode != MESSAGE_NO_WORKER) {
                 /* A hand-over carries no scores: the worker that decodes makes them. */
                 choice.prefill = MESSAGE_NO_WORKER;
@@ -423,7 +477,6 @@ static status open_tables(gateway_state *g) {
     hash_key key;
     TRY(hash_key_random(&key, g->d));
     hash_key ids; /* not from a clock: one that is set back would give the ids of others again */
-    TRY(hash_key_random(&g->salt_key, g->d));
     TRY(hash_key_random(&ids, g->d));
     g->seed_state = key.k0;
     status s = arena_open(&g->arena, (uint64_t)1 << 30);
@@ -447,6 +500,9 @@ static status open_tables(gateway_state *g) {
     }
     if (s == STATUS_OK) {
         s = router_create(&g->arena, &ro, &g->router);
+    }
+    if (s == STATUS_OK) {
+        s = routelog_create(&g->arena, &g->routelog);
     }
     if (s == STATUS_OK) {
         s = hash_open(&g->runs, &g->arena, runs_max, key.k1);

@@ -98,12 +98,12 @@ static void prepare_item(intake *i, intake_item *item) {
         intake_discard(item);
         return;
     }
-    if (item->request->kind == OPENAI_TOKENIZE) {
+    if (item->route == ROUTES_TOKENIZE) {
         answer_tokenize(i, item);
         intake_discard(item);
         return;
     }
-    if (item->request->kind == OPENAI_DETOKENIZE) {
+    if (item->route == ROUTES_DETOKENIZE) {
         answer_detokenize(i, item);
         intake_discard(item);
         return;

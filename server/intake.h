@@ -24,8 +24,8 @@ typedef struct {
 } intake_options;
 
 typedef enum {
-    INTAKE_START, /* exchange, request, prompts */
-    INTAKE_PLAIN, /* exchange, route: health, ready, metrics */
+    INTAKE_START, /* exchange, route, request, prompts */
+    INTAKE_PLAIN, /* exchange, route: health, ready, metrics, decisions */
     INTAKE_GONE   /* exchange: its client left; a reference that the reader releases */
 } intake_kind;
 

@@ -20,6 +20,8 @@
 #include "engine/base/str.h"
 #include "engine/core/request.h"
 
+enum { OPENAI_PRIORITY_MAX = 1000000 };
+
 typedef enum { OPENAI_CHAT, OPENAI_COMPLETIONS, OPENAI_TOKENIZE, OPENAI_DETOKENIZE } openai_kind;
 
 /* What a request may ask of the model served. */
@@ -73,6 +75,8 @@ typedef struct {
     bool token_strs;      /* TOKENIZE: return_token_strs */
     str cache_salt;       /* empty when not given */
     str user;             /* empty when not given */
+    str cache_key;        /* prompt_cache_key: what a session is called; empty when not given */
+    int32_t priority;     /* of its caller's requests the lower go first; 0 when not given */
 
     void *owned; /* what the strs and prompts point into */
 } openai_request;

@@ -336,6 +336,11 @@ static status openai_fields_streaming(const cJSON *root, openai_request *r, diag
     return jsonin_bool(options, "continuous_usage_stats", &r->usage_continuous, d);
 }
 
+/* vLLM's field: lower goes first. */
+static status openai_fields_priority(const cJSON *root, openai_request *r, diag *d) {
+    return jsonin_int(root, "priority", -OPENAI_PRIORITY_MAX, OPENAI_PRIORITY_MAX, &r->priority, d);
+}
+
 status openai_fields_generation(const jsonin *j, const openai_limits *limits, openai_request *r,
                                 diag *d) {
     const cJSON *root = j->root;
@@ -361,5 +366,7 @@ status openai_fields_generation(const jsonin *j, const openai_limits *limits, op
     if (r->cache_salt.data != NULL && r->cache_salt.bytes == 0) {
         return status_fail_param(d, STATUS_INVALID, "cache_salt", "`cache_salt` may not be empty");
     }
+    TRY(openai_fields_priority(root, r, d));
+    TRY(jsonin_string(root, "prompt_cache_key", OPENAI_FIELDS_TEXT_BYTES, &r->cache_key, d));
     return jsonin_string(root, "user", OPENAI_FIELDS_TEXT_BYTES, &r->user, d);
 }

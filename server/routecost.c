@@ -54,14 +54,14 @@ int64_t routecost_prefill_us(const routecost_view *v, const routecost_reference 
 }
 
 int64_t routecost_queue_us(const routecost_view *v, const routecost_reference *r, int64_t now_us) {
+    int64_t us = v->queued_us;
     if (!stepmodel_known(&v->prefill_fit)) {
-        int64_t tokens =
-            v->queued_tokens < LIMIT_CONTEXT_TOKENS * 64ull ? (int64_t)v->queued_tokens : 0;
-        return tokens || v->queued_tokens == 0 ? routecost_prefill_us(v, r, tokens, 0)
-                                               : ROUTECOST_US_MAX;
+        uint64_t most = LIMIT_CONTEXT_TOKENS * 64ull;
+        us = routecost_prefill_us(v, r,
+                                  (int64_t)(v->queued_tokens < most ? v->queued_tokens : most), 0);
     }
     int64_t done = now_us > v->told_us ? now_us - v->told_us : 0;
-    return v->queued_us > done ? v->queued_us - done : 0;
+    return us > done ? us - done : 0;
 }
 
 int64_t routecost_token_us(const routecost_view *v, const routecost_reference *r, int64_t context,

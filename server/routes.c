@@ -21,11 +21,13 @@ typedef struct {
 static const routes_entry routes_table[] = {
     {"/v1/chat/completions", "POST", ROUTES_CHAT, false},
     {"/v1/completions", "POST", ROUTES_COMPLETIONS, false},
+    {"/debug/route/explain", "POST", ROUTES_EXPLAIN, false},
     {"/tokenize", "POST", ROUTES_TOKENIZE, false},
     {"/detokenize", "POST", ROUTES_DETOKENIZE, false},
     {"/health", "GET", ROUTES_HEALTH, true},
     {"/ready", "GET", ROUTES_READY, true},
     {"/metrics", "GET", ROUTES_METRICS, false},
+    {"/debug/route", "GET", ROUTES_DECISIONS, false},
     {"/v1/models", "GET", ROUTES_MODELS, false},
     {"/version", "GET", ROUTES_VERSION, false},
 };
@@ -194,6 +196,7 @@ static void routes_request(void *self, exchange *x, int32_t number) {
         case ROUTES_COMPLETIONS:
             routes_parse(r, x, route, OPENAI_COMPLETIONS);
             break;
+        case ROUTES_EXPLAIN: /* the same body: text that becomes tokens */
         case ROUTES_TOKENIZE:
             routes_parse(r, x, route, OPENAI_TOKENIZE);
             break;
@@ -203,6 +206,7 @@ static void routes_request(void *self, exchange *x, int32_t number) {
         case ROUTES_HEALTH:
         case ROUTES_READY:
         case ROUTES_METRICS:
+        case ROUTES_DECISIONS:
             r->options.request(r->options.self, route, x, NULL);
             break;
         case ROUTES_MODELS:

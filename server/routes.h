@@ -21,11 +21,13 @@
 typedef enum {
     ROUTES_CHAT,        /* POST /v1/chat/completions */
     ROUTES_COMPLETIONS, /* POST /v1/completions */
+    ROUTES_EXPLAIN,     /* POST /debug/route/explain: {prompt | messages} */
     ROUTES_TOKENIZE,    /* POST /tokenize */
     ROUTES_DETOKENIZE,  /* POST /detokenize */
     ROUTES_HEALTH,      /* GET /health: open to all, also when there are keys */
     ROUTES_READY,       /* GET /ready: the same */
     ROUTES_METRICS,     /* GET /metrics: keyed unless metrics_open */
+    ROUTES_DECISIONS,   /* GET /debug/route */
     ROUTES_MODELS,      /* GET /v1/models: answered here */
     ROUTES_MODEL,       /* GET /v1/models/{id}: answered here */
     ROUTES_VERSION      /* GET /version: answered here */
@@ -40,8 +42,8 @@ typedef struct {
 
     void *self;
     /* The gateway's part. Both references (exchange_release, openai_free) are the callee's. `r` is
-     * NULL for ROUTES_HEALTH, ROUTES_READY and ROUTES_METRICS. Called on an HTTP thread: hand it
-     * over and return. */
+     * NULL for ROUTES_HEALTH, ROUTES_READY, ROUTES_METRICS and ROUTES_DECISIONS. Called on an HTTP
+     * thread: hand it over and return. */
     void (*request)(void *self, routes_route route, exchange *x, openai_request *r);
     void (*gone)(void *self, exchange *x);
 } routes_options;

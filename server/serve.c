@@ -26,12 +26,13 @@ typedef struct {
     int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
     int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
         silence_ms, pending_ms;
-    int32_t backend, kv_dtype, activations, kv_transport, log_level;
+    int32_t backend, kv_dtype, activations, kv_transport, route, log_level;
     bool aggregated, metrics_open, log_json;
 } settings;
 
 static const char *const backends[] = {"cpu", "cuda", "timed", NULL};
 enum { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
+static const char *const routings[] = {"cost", "random", "round-robin", NULL};
 static const char *const transports[] = {"auto", "shm", "tcp", NULL};
 
 #define FIELD(name) offsetof(settings, name)
@@ -69,6 +70,15 @@ static const char *const transports[] = {"auto", "shm", "tcp", NULL};
          NULL,                                                                                     \
          NULL,                                                                                     \
          "a prompt whose uncached part is not longer is computed where it is decoded"},            \
+        {"route",                                                                                  \
+         CONFIG_ENUM,                                                                              \
+         FIELD(route),                                                                             \
+         0,                                                                                        \
+         0,                                                                                        \
+         "cost",                                                                                   \
+         routings,                                                                                 \
+         NULL,                                                                                     \
+         "how workers are chosen; the others are for finding out whether routing is to blame"},    \
         {"max-requests",                                                                           \
          CONFIG_INT,                                                                               \
          FIELD(requests),                                                                          \
@@ -578,6 +588,7 @@ static status run(server *s) {
                           .key_requests_max = key_requests(s),
                           .ttft_slo_us = s->set.ttft_slo_ms * 1000,
                           .local_prefill_max = (int32_t)s->set.local_prefill_max,
+                          .route = (router_policy)s->set.route,
                           .silence_us = s->set.silence_ms * 1000,
                           .join_us = 120000000,
                           .pending_us = s->set.pending_ms * 1000,
