@@ -64,7 +64,7 @@ if(WEIR_CUDA_INCLUDE AND CMAKE_CXX_COMPILER AND CMAKE_SYSTEM_PROCESSOR MATCHES "
   # kernels' callers, not as kernels.
   file(GLOB emu_kernels_tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/kernels/*.cpp)
   add_executable(emu_kernels_test ${emu_kernels_tests} ${cuda_kernels} ${emu_sources}
-    ${CMAKE_SOURCE_DIR}/kernels/cuda/cudaplan.c)
+    ${CMAKE_SOURCE_DIR}/kernels/cuda/cudaplan.c ${CMAKE_SOURCE_DIR}/engine/worker/sampler.c)
   target_link_libraries(emu_kernels_test PRIVATE weir_base)
   target_include_directories(emu_kernels_test SYSTEM PRIVATE ${WEIR_CUDA_INCLUDE})
   set_target_properties(weir_cuda_emu emu_test emu_kernels_test PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)

@@ -212,6 +212,55 @@ typedef struct {
     cuda_attention_work work;
 } cuda_attention;
 
+/* ---- choosing tokens ---- */
+
+enum { CUDA_TOP_MAX = 20 };
+
+typedef struct {
+    int32_t token;
+    float bias; /* -infinity forbids */
+} cuda_sample_bias;
+
+/* What a row's token depends on besides its logits: engine/worker/sampler.h has the meaning and the
+ * order. Biases come first, then the allowed tokens, then penalties. */
+typedef struct {
+    float temperature; /* below 1e-5: the most likely token */
+    float top_p, min_p;
+    int32_t top_k;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    int32_t history_first; /* in `history`: the prompt's tokens, then the generated ones */
+    int32_t prompt_count, generated_count;
+    int32_t biases_first, biases_count; /* in `biases`; may name a token twice */
+    int32_t allowed;                    /* which mask of `allowed`; -1: all tokens */
+    int32_t top_logprobs;               /* -1: no logprobs; else how many beside the token's */
+    uint64_t seed, stream;              /* the random number is rng_at(seed, stream, */
+    uint64_t position;                  /* position) of engine/base/rng.h */
+} cuda_sample_row;
+
+typedef struct {
+    int32_t token;
+    float logprob; /* of the logits as they came; 0 without logprobs */
+    int32_t top_count;
+    int32_t top_token[CUDA_TOP_MAX]; /* most likely first, the lower id first of equals */
+    float top_logprob[CUDA_TOP_MAX];
+} cuda_sampled;
+
+typedef struct {
+    const float *logits;            /* device [rows, vocab] */
+    const cuda_sample_row *row;     /* device [rows] */
+    const int32_t *history;         /* device; ids outside the vocabulary are ignored */
+    const cuda_sample_bias *biases; /* device; the same */
+    const uint32_t *allowed; /* device [masks, (vocab + 31) / 32]: bit i % 32 of word i / 32 */
+    float *scratch;          /* device [rows, vocab] */
+    uint32_t *counts;        /* device [rows, vocab]: zero, and zero again afterwards */
+    cuda_sampled *out;       /* device [rows] */
+    int32_t rows;
+    int32_t vocab; /* <= 2^19 */
+} cuda_sample;
+
+/* The token that sampler_pick would choose, for each row. */
+cudaError_t sample_rows(const cuda_sample *op, cudaStream_t stream);
+
 cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream);
 cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream);
 cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream);

@@ -113,6 +113,19 @@ static inline uint32_t __byte_perm(uint32_t low, uint32_t high, uint32_t selecto
     }
     return out;
 }
+/* Atomics give the value from before; blocks of other OS threads may do them too. */
+template <class T>
+static inline T atomicAdd(T *p, T value) {
+    return __atomic_fetch_add(p, value, __ATOMIC_RELAXED);
+}
+template <class T>
+static inline T atomicOr(T *p, T value) {
+    return __atomic_fetch_or(p, value, __ATOMIC_RELAXED);
+}
+template <class T>
+static inline T atomicExch(T *p, T value) {
+    return __atomic_exchange_n(p, value, __ATOMIC_RELAXED);
+}
 static inline int __popc(unsigned x) {
     return __builtin_popcount(x);
 }
