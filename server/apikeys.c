@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "engine/base/check.h"
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
 #include "engine/base/sha256.h"
@@ -30,6 +31,11 @@ void apikeys_close(apikeys *k) {
 
 int32_t apikeys_count(const apikeys *k) {
     return k->count;
+}
+
+void apikeys_identity(const apikeys *k, int32_t number, uint64_t out[2]) {
+    CHECK(number >= 0 && number < k->count);
+    memcpy(out, k->digests[number], 2 * sizeof *out);
 }
 
 static status apikeys_add_digest(apikeys *k, const uint8_t digest[SHA256_BYTES], diag *d) {

@@ -29,6 +29,10 @@ MUST_USE status apikeys_add_file(apikeys *k, const char *path, diag *d);
 
 int32_t apikeys_count(const apikeys *k);
 
+/* A name of that key which does not depend on who reads which file in which order: of its digest,
+ * so as secret as the key. */
+void apikeys_identity(const apikeys *k, int32_t number, uint64_t out[2]);
+
 /* The number of the key in "Bearer KEY" (the value of an Authorization header), or -1. */
 int32_t apikeys_find(const apikeys *k, str authorization);
 

@@ -117,8 +117,7 @@ static uint64_t affinity_of(const gateway_state *g, const exchange *x, const ope
     if (name.bytes == 0) {
         return 0;
     }
-    uint64_t hash =
-        rng_mix(hash_bytes(tenant_key(g, x), name.data, name.bytes));
+    uint64_t hash = rng_mix(hash_bytes(tenant_key(g, x), name.data, name.bytes));
     return hash ? hash : 1;
 }
 

@@ -149,8 +149,8 @@ static void on_hello(gateway_state *g, uint32_t worker, const message *m) {
         pool_role_name(m->hello.roles), m->hello.pid, m->hello.pages,
         g->pool.workers[worker].kept.address[0] ? g->pool.workers[worker].kept.address : "local");
     supervisor_useful(g->options->supervisor, worker, clock_now_us());
-    gate_numerics(g->gate,
-                  hash_bytes(g->options->salt_key, m->hello.numerics.data, m->hello.numerics.bytes));
+    gate_numerics(
+        g->gate, hash_bytes(g->options->salt_key, m->hello.numerics.data, m->hello.numerics.bytes));
     gate_link_up(g->gate, worker, m->hello.epoch, clock_now_us());
 }
 

@@ -11,7 +11,9 @@
 #define SERVER_GATEWAY_H
 
 #include "engine/base/cores.h"
+#include "engine/base/hash.h"
 #include "engine/base/trace.h"
+#include "server/apikeys.h"
 #include "server/cluster.h"
 #include "server/http.h"
 #include "server/intake.h"
@@ -29,6 +31,8 @@ typedef struct {
     const tokenizer *tokenizer;
     cores *cores;          /* the board of its workers; NULL: none */
     uint32_t roles_wanted; /* ready when each of these has joined */
+    const apikeys *keys;   /* of the HTTP side; NULL: none */
+    hash_key salt_key;     /* secret of prefix cache salts; gateways that have the same share */
     uint32_t requests_max;
     uint32_t key_requests_max; /* of those, one API key's */
     int64_t ttft_slo_us;       /* what would begin later is refused; 0: nothing is */

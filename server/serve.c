@@ -38,17 +38,18 @@ static const char *const transports[] = {"auto", "shm", "tcp", NULL};
 #define FIELD(name) offsetof(settings, name)
 
 /* What both commands have: a model to know by, an address, limits. */
-#define NAME_FLAGS                                                                                 \
-    {"host", CONFIG_STRING, FIELD(host),           0, 255, "127.0.0.1",                            \
-     NULL,   "ADDRESS",     "address to listen on"},                                               \
-        {"port", CONFIG_INT, FIELD(port),                                                          \
-         0,      65535,      "8000",                                                               \
-         NULL,   NULL,       "port to listen on; 0 takes a free one"},                             \
-        {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "PATH",                       \
-         "GGUF file or Hugging Face folder to serve"},                                             \
-    {                                                                                              \
-        "served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME",        \
-            "name clients use; default: the name of the file (without .gguf) or folder"            \
+#define NAME_FLAGS                                                                          \
+    {"host", CONFIG_STRING, FIELD(host),           0, 255, "127.0.0.1",                     \
+     NULL,   "ADDRESS",     "address to listen on"},                                        \
+        {"port", CONFIG_INT, FIELD(port),                                                   \
+         0,      65535,      "8000",                                                        \
+         NULL,   NULL,       "port to listen on; 0 takes a free one"},                      \
+        {"model", CONFIG_STRING, FIELD(model),                                              \
+         0,       4095,          NULL,                                                      \
+         NULL,    "PATH",        "GGUF file or Hugging Face folder to serve"},              \
+    {                                                                                       \
+        "served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME", \
+            "name clients use; default: the name of the file (without .gguf) or folder"     \
     }
 
 #define FRONT_FLAGS                                                                                \
@@ -260,6 +261,7 @@ typedef struct {
     cluster *cluster;
     uint64_t model_hash;
     char hub_text[HOSTPORT_TEXT_BYTES], worker_listen[HOSTPORT_TEXT_BYTES];
+    hash_key salt_key;
     gguf *file;
     tokenizer *tokenizer;
     chat *chat;
@@ -521,6 +523,18 @@ static uint32_t key_requests(const server *s) {
     return (uint32_t)most;
 }
 
+/* The gateways of a cluster find each other's prefixes in the workers' caches; those of a key that
+ * is nobody else's, nobody else can. */
+static status make_salt(server *s) {
+    uint8_t secret[HANDSHAKE_KEY_BYTES];
+    if (!s->hub_text[0]) {
+        return hash_key_random(&s->salt_key, &s->d);
+    }
+    clusterkey_derive(&s->key, "weir prefix cache salt 1", secret);
+    memcpy(&s->salt_key, secret, sizeof s->salt_key);
+    return STATUS_OK;
+}
+
 static status open_cluster(server *s) {
     cluster_options co = {.hub = s->hub_address,
                           .key = s->key,
@@ -570,6 +584,7 @@ static status run(server *s) {
         TRY(open_hub(s));
         TRY(open_workers(s));
     }
+    TRY(make_salt(s));
     TRY(open_cluster(s));
     TRY(open_http(s));
     bool prefills = !s->set.join && (s->set.aggregated || s->set.prefill > 0);
@@ -584,6 +599,8 @@ static status run(server *s) {
                           .cores = &s->cores,
                           .tokenizer = s->tokenizer,
                           .roles_wanted = roles,
+                          .keys = s->keys,
+                          .salt_key = s->salt_key,
                           .requests_max = (uint32_t)s->set.requests,
                           .key_requests_max = key_requests(s),
                           .ttft_slo_us = s->set.ttft_slo_ms * 1000,

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -67,6 +68,10 @@ status clusterkey_read(const char *path, clusterkey *out, diag *d) {
     }
     const char *text = getenv("WEIR_CLUSTER_KEY");
     return text ? derive(str_from(text), "WEIR_CLUSTER_KEY", out, d) : STATUS_OK;
+}
+
+void clusterkey_derive(const clusterkey *k, const char *purpose, uint8_t out[HANDSHAKE_KEY_BYTES]) {
+    sha256_hmac(k->key, sizeof k->key, purpose, strlen(purpose), out);
 }
 
 status clusterkey_check(const clusterkey *k, const hostport *address, const char *what, diag *d) {

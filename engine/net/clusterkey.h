@@ -22,6 +22,9 @@ typedef struct {
 /* From `path`, or else from WEIR_CLUSTER_KEY, or none. */
 MUST_USE status clusterkey_read(const char *path, clusterkey *out, diag *d);
 
+/* A secret for one more use of the key, the same wherever the key is; `purpose` names it. */
+void clusterkey_derive(const clusterkey *k, const char *purpose, uint8_t out[HANDSHAKE_KEY_BYTES]);
+
 /* Refuses an address that other hosts reach, or are reached at, when there is no key. `what` is the
  * flag at fault. */
 MUST_USE status clusterkey_check(const clusterkey *k, const hostport *address, const char *what,

@@ -170,6 +170,38 @@ def several_gateways_and_the_end_of_one():
 
 
 @case
+def a_prefix_cached_through_one_gateway_is_found_through_another():
+    alice, bob = "the-key-of-alice", "the-key-of-bob"
+    files = []
+    for order in ((alice, bob), (bob, alice)):  # each gateway numbers them its own way
+        files.append(scratch(f"keys-{order[0]}"))
+        with open(files[-1], "w", encoding="ascii") as f:
+            f.write("\n".join(order) + "\n")
+        os.chmod(files[-1], 0o600)
+    body = {"prompt": "the water of the long river " * 20, "max_tokens": 4, "temperature": 0}
+
+    def cached(gateway, key, **more):
+        answer = gateway.post("/v1/completions", {**body, **more},
+                              {"Authorization": f"Bearer {key}"})
+        assert answer.status == 200, answer.body
+        return answer.json()["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    with Cluster() as c:
+        for role in "prefill", "decode":
+            c.worker(role)
+        first, second = (c.gateway("--api-key-file", path) for path in files)
+        for gateway in first, second:
+            c.wait_joined(gateway, 2)
+        assert cached(first, alice) == 0
+        warm = cached(first, alice)
+        assert warm > 100, "nothing was cached"
+        assert cached(second, alice) == warm, "not found through the other gateway"
+        assert cached(second, bob) == 0, "another key's prefix was found"
+        assert cached(first, alice, cache_salt="mine") == 0, "another salt's prefix was found"
+        assert cached(second, alice, cache_salt="mine") == warm
+
+
+@case
 def workers_come_and_go_under_load():
     reference()
     with Cluster() as c:

@@ -117,6 +117,26 @@ Test(apikeys, reads_files) {
     apikeys_close(k);
 }
 
+Test(apikeys, a_keys_identity_does_not_depend_on_the_others) {
+    apikeys *a = NULL, *b = NULL;
+    diag d;
+    uint64_t names[4][2];
+    cr_assert_eq(apikeys_open(&a), STATUS_OK);
+    cr_assert_eq(apikeys_open(&b), STATUS_OK);
+    cr_assert_eq(load(a, "the-key-of-alice\nthe-key-of-bob\n", 0600, &d), STATUS_OK);
+    cr_assert_eq(load(b, "the-key-of-bob\nthe-key-of-alice\n", 0600, &d), STATUS_OK);
+    apikeys_identity(a, 0, names[0]);
+    apikeys_identity(a, 1, names[1]);
+    apikeys_identity(b, 1, names[2]);
+    apikeys_identity(b, 0, names[3]);
+    cr_assert_arr_eq(names[0], names[2], sizeof names[0]);
+    cr_assert_arr_eq(names[1], names[3], sizeof names[0]);
+    cr_assert_neq(names[0][0], names[1][0]);
+    cr_assert_neq(names[0][1], names[1][1]);
+    apikeys_close(a);
+    apikeys_close(b);
+}
+
 /* The digest is of the key's bytes, as sha256sum prints it. */
 Test(apikeys, accepts_a_key_by_its_digest) {
     apikeys *k = NULL;

@@ -36,6 +36,19 @@ Test(clusterkey, a_file_and_the_environment_give_the_same_key) {
     cr_assert_arr_neq(a.key, c.key, sizeof a.key);
 }
 
+Test(clusterkey, each_purpose_has_a_secret_of_its_own) {
+    clusterkey a = {.given = true, .key = {1}}, b = {.given = true, .key = {2}};
+    uint8_t out[4][HANDSHAKE_KEY_BYTES];
+    clusterkey_derive(&a, "one", out[0]);
+    clusterkey_derive(&a, "one", out[1]);
+    clusterkey_derive(&a, "two", out[2]);
+    clusterkey_derive(&b, "one", out[3]);
+    cr_assert_arr_eq(out[0], out[1], sizeof out[0]);
+    cr_assert_arr_neq(out[0], out[2], sizeof out[0]);
+    cr_assert_arr_neq(out[0], out[3], sizeof out[0]);
+    cr_assert_arr_neq(out[0], a.key, sizeof out[0], "it tells nothing of the key");
+}
+
 Test(clusterkey, too_short_too_long_and_missing_are_refused) {
     clusterkey k;
     diag d;
