@@ -161,7 +161,7 @@ static status engine_open(const settings *s, int32_t threads, bed *b, diag *d) {
     int32_t tokens = engine_list_max(&s->prompts) + (int32_t)s->gen;
     int32_t rows = batch > s->chunk ? batch : (int32_t)s->chunk;
     b->pages_each = (tokens + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS;
-    backend_options device = {threads, s->isa};
+    backend_options device = {.threads = threads, .isa = s->isa};
     TRY(backend_open("cpu", &device, &b->device, d));
     model_options o = {
         .path = s->model,

@@ -19,7 +19,7 @@
     } while (0)
 
 status backend_open(const char *name, const backend_options *options, backend **out, diag *d) {
-    static const backend_options defaults = {0, NULL};
+    static const backend_options defaults = {.memory_fraction = BACKEND_MEMORY_FRACTION};
     const backend_options *o = options != NULL ? options : &defaults;
     REFUSE_UNLESS(name != NULL && out != NULL);
     *out = NULL;
@@ -35,6 +35,19 @@ status backend_open(const char *name, const backend_options *options, backend **
     }
     return status_fail_param(d, STATUS_NOTFOUND, "backend", "backend \"%s\" is unknown (cpu, cuda)",
                              name);
+}
+
+const char *backend_choose(const backend_options *options, diag *why) {
+    why->text[0] = 0;
+    return module_usable(options, why) ? "cuda" : "cpu";
+}
+
+uint64_t backend_room(const backend *b) {
+    return b->table->room != NULL ? b->table->room(b) : 0;
+}
+
+const char *backend_fault(const backend *b) {
+    return b->table->fault != NULL ? b->table->fault(b) : "";
 }
 
 void backend_close(backend *b) {
@@ -151,6 +164,34 @@ uint8_t *backend_kv_page(const backend_kv *kv, int32_t layer, uint32_t page) {
     CHECK(layer >= 0 && layer < kv->shape.layers);
     CHECK_LT(page, kv->shape.pages);
     return kv->base + ((uint64_t)layer * kv->shape.pages + page) * kv->layer_page_bytes;
+}
+
+bool backend_kv_on_host(const backend *b) {
+    return b->table->kv_read == NULL;
+}
+
+static bool run_fine(const backend_kv *kv, const backend_kv_run *r) {
+    if (r == NULL || r->layer_first < 0 || r->layers < 0 ||
+        r->layers > kv->shape.layers - r->layer_first) {
+        return false;
+    }
+    for (uint32_t i = 0; i < r->pages_count; i++) {
+        if (r->pages[i] >= kv->shape.pages) {
+            return false;
+        }
+    }
+    return true;
+}
+
+status backend_kv_read(backend *b, const backend_kv *kv, const backend_kv_run *run, uint8_t *out) {
+    REFUSE_UNLESS(kv != NULL && out != NULL && run_fine(kv, run) && !backend_kv_on_host(b));
+    return b->table->kv_read(b, kv, run, out);
+}
+
+status backend_kv_write(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                        const uint8_t *in) {
+    REFUSE_UNLESS(kv != NULL && in != NULL && run_fine(kv, run) && !backend_kv_on_host(b));
+    return b->table->kv_write(b, kv, run, in);
 }
 
 status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to) {

@@ -6,7 +6,8 @@
  *            backend closes. A KV pool and backend_alloc memory have their own close, and must be
  *            closed before the backend.
  * Threads    One thread at a time per backend (operators use the backend's own threads inside).
- *            backend_kv_page and the read-only fields: any thread.
+ *            backend_kv_page and the read-only fields: any thread. backend_kv_read and _write: one
+ *            other thread at a time, beside operators.
  * Limits     threads <= LIMIT_THREADS; head_dim a multiple of 16 up to OPS_HEAD_DIM_MAX; quantised
  *            weights need inputs that are a multiple of 32 (256 for the K formats).
  * Exactness  An output row depends on its own inputs alone: not on the other rows, the number of
@@ -57,9 +58,16 @@ typedef enum {
  * Weights of F32, F16 and BF16 always meet f32. */
 typedef enum { BACKEND_ACTIVATIONS_INT8 = 0, BACKEND_ACTIVATIONS_F32 = 1 } backend_activations;
 
+/* What a GPU worker may take of its device, all told, when nobody says otherwise. */
+#define BACKEND_MEMORY_FRACTION 0.9
+
 typedef struct {
     int32_t threads; /* compute threads, the caller's among them; 0: one a usable CPU */
-    const char *isa; /* cpu: "auto" (or NULL), "avx512", "avx2", "portable" */
+    const char *isa; /* cpu: "auto" (or NULL), "avx512", "avx2", "portable"; cuda: "plain" */
+    int32_t device;  /* which GPU */
+    /* Of the GPU's memory, what this backend may take in all; 0: BACKEND_MEMORY_FRACTION. */
+    double memory_fraction;
+    bool deterministic; /* no library whose order of additions depends on the number of rows */
 } backend_options;
 
 enum { BACKEND_NAME_BYTES = 32, BACKEND_NUMERICS_BYTES = 48, BACKEND_LAYOUT_BYTES = 64 };
@@ -105,10 +113,21 @@ typedef struct backend_kv {
     char layout[BACKEND_LAYOUT_BYTES];
 } backend_kv;
 
-/* Opens "cpu". NULL options are the defaults. */
+/* Opens "cpu" or "cuda". NULL options are the defaults. */
 MUST_USE status backend_open(const char *name, const backend_options *options, backend **out,
                              diag *d);
 void backend_close(backend *b);
+
+/* The backend that "auto" stands for here: "cuda" where its module is and finds a device, else
+ * "cpu", and then `why`, when there is a module, says what it found. */
+const char *backend_choose(const backend_options *options, diag *why);
+
+/* Bytes that a KV pool may still take of the device, after what was taken so far; 0 where memory is
+ * the host's and has no such bound. */
+uint64_t backend_room(const backend *b);
+
+/* What ended the device, in its own words, once a call has returned STATUS_DEVICE; else "". */
+const char *backend_fault(const backend *b);
 
 /* Compute with at most `threads` threads from the next operator on (1 .. those opened): cores can
  * be lent and taken back between two operators, for no result depends on it. Other devices than the
@@ -151,6 +170,25 @@ void backend_kv_close(backend *b, backend_kv *kv);
 /* Bytes of one (layer, page) [layer_page_bytes]; device memory (host memory on the CPU). */
 uint8_t *backend_kv_page(const backend_kv *kv, int32_t layer, uint32_t page);
 
+/* Layers [layer_first, layer_first + layers) of some pages, as a transfer takes them. */
+typedef struct {
+    int32_t layer_first, layers;
+    const uint32_t *pages; /* host [pages_count] */
+    uint32_t pages_count;
+} backend_kv_run;
+
+/* Whether pages are host memory, which backend_kv_page gives; else they are read and written here.
+ */
+bool backend_kv_on_host(const backend *b);
+
+/* Copies pages out of the pool or into it, in this order: [layers, pages_count, layer_page_bytes].
+ * One thread at a time, which need not be the operators'; the step that wrote the pages (or will
+ * read them) is over (or comes after). */
+MUST_USE status backend_kv_read(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                uint8_t *out);
+MUST_USE status backend_kv_write(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                 const uint8_t *in);
+
 /* Copies one page, all layers. */
 MUST_USE status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
 
@@ -172,6 +210,8 @@ MUST_USE status backend_sync(backend *b);
 struct backend_table {
     void (*close)(backend *b);
     void (*use_threads)(backend *b, int32_t threads); /* may be NULL */
+    uint64_t (*room)(const backend *b);               /* may be NULL */
+    const char *(*fault)(const backend *b);           /* may be NULL */
     status (*alloc)(backend *b, uint64_t bytes, void **out);
     void (*free)(backend *b, void *device);
     status (*upload)(backend *b, void *device, const void *host, uint64_t bytes);
@@ -181,6 +221,10 @@ struct backend_table {
     status (*kv_open)(backend *b, backend_kv *kv, diag *d);
     void (*kv_close)(backend *b, backend_kv *kv);
     status (*kv_copy)(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
+    /* Both NULL where pages are host memory. */
+    status (*kv_read)(backend *b, const backend_kv *kv, const backend_kv_run *run, uint8_t *out);
+    status (*kv_write)(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                       const uint8_t *in);
     status (*embed)(backend *b, const ops_embed *op);
     status (*rmsnorm)(backend *b, const ops_rmsnorm *op);
     status (*silu_mul)(backend *b, const ops_silu_mul *op);

@@ -1,8 +1,11 @@
 /* module.h -- backends that live in a shared object.
  *
  * Purpose    Loads the CUDA backend when it is asked for, so that one binary runs where there is no
- *            CUDA at all: libweir_cuda.so beside the executable, or the file WEIR_CUDA_MODULE
- * names. Ownership  A module stays loaded until the process ends. Threads    Any. Limits     None.
+ *            CUDA at all: libweir_cuda.so beside the executable, or the file that
+ *            WEIR_CUDA_MODULE names.
+ * Ownership  A module stays loaded until the process ends.
+ * Threads    Any.
+ * Limits     None.
  */
 #ifndef KERNELS_MODULE_H
 #define KERNELS_MODULE_H
@@ -11,5 +14,9 @@
 
 /* As backend_open. STATUS_NOTFOUND when there is no module, with the loader's reason. */
 MUST_USE status module_open(const backend_options *options, backend **out, diag *d);
+
+/* Whether module_open would find a module and a device to work on. If there is a module, `why` says
+ * what is in the way. */
+bool module_usable(const backend_options *options, diag *why);
 
 #endif

@@ -8,6 +8,9 @@ status kvt_begin(kvt *k, const kvt_transport *t, const kvt_pool *pool, uint64_t 
                  bool receiver) {
     k->transport = t;
     k->pool = *pool;
+    k->device = NULL;
+    k->stage = NULL;
+    k->stage_bytes = 0;
     k->generation = generation;
     k->failed = false;
     k->posted = NULL;
@@ -25,9 +28,40 @@ status kvt_begin(kvt *k, const kvt_transport *t, const kvt_pool *pool, uint64_t 
 void kvt_close(kvt *k) {
     if (k) {
         mem_free(k->posted);
+        mem_free(k->stage);
         k->posted = NULL;
+        k->stage = NULL;
         k->transport->close(k);
     }
+}
+
+void kvt_use_device(kvt *k, const kvt_device *d) {
+    k->device = d;
+}
+
+/* Room for the job's bytes. Jobs are as large as the transfer's groups: it is made once or twice.
+ */
+static bool stage_fits(kvt *k, const kvt_job *job) {
+    uint64_t bytes = kvt_job_bytes(k, job);
+    if (!k->device || bytes <= k->stage_bytes) {
+        return true;
+    }
+    mem_free(k->stage);
+    k->stage = mem_alloc(bytes, 1);
+    k->stage_bytes = k->stage ? bytes : 0;
+    return k->stage != NULL;
+}
+
+bool kvt_load(kvt *k, const kvt_job *job) {
+    return !k->device || job->junk ||
+           (stage_fits(k, job) && k->device->load(k->pool.context, job, k->stage));
+}
+
+uint8_t *kvt_run(const kvt *k, const kvt_job *job, uint32_t layer, uint32_t page) {
+    if (k->device) {
+        return k->stage + ((uint64_t)layer * job->pages_count + page) * k->pool.layer_page_bytes;
+    }
+    return k->pool.page(k->pool.context, job->layer_first + layer, job->pages[page]);
 }
 
 bool kvt_failed(const kvt *k) {
@@ -97,7 +131,11 @@ kvt_result kvt_receive(kvt *k, kvt_arrival *out) {
         return KVT_AGAIN;
     }
     const kvt_job *job = &k->posted[k->posted_first];
-    kvt_result r = k->transport->receive(k, job, out);
+    kvt_result r = stage_fits(k, job) ? k->transport->receive(k, job, out) : KVT_FAILED;
+    if (r == KVT_DONE && k->device && out->outcome == KVT_ARRIVED &&
+        !k->device->store(k->pool.context, job, k->stage)) {
+        r = KVT_FAILED;
+    }
     if (r == KVT_DONE) {
         out->sequence = job->sequence;
         k->posted_first = (k->posted_first + 1) % KVT_JOBS_MAX;

@@ -44,6 +44,14 @@ typedef struct {
     bool junk;                     /* sender: nothing to send any more; only the answer goes */
 } kvt_job;
 
+/* For a pool that is not host memory: its `page` is not called then, and a job's bytes go through
+ * host memory of the channel, in this order: [layers, pages_count, layer_page_bytes]. False: the
+ * device has failed. */
+typedef struct {
+    bool (*load)(void *context, const kvt_job *job, uint8_t *out);
+    bool (*store)(void *context, const kvt_job *job, const uint8_t *bytes);
+} kvt_device;
+
 typedef enum { KVT_DONE, KVT_AGAIN, KVT_FAILED } kvt_result;
 
 typedef enum {
@@ -75,11 +83,17 @@ typedef struct {
 struct kvt {
     const kvt_transport *transport;
     kvt_pool pool;
+    const kvt_device *device; /* NULL: pages are host memory */
+    uint8_t *stage;           /* [stage_bytes] the bytes of the job under way, with a device */
+    uint64_t stage_bytes;
     uint64_t generation;
     bool failed;
     kvt_job *posted; /* [KVT_JOBS_MAX] ring of posted receives, NULL on a sender */
     uint32_t posted_first, posted_count;
 };
+
+/* The pool is a device's; before the first job. `d` stays. */
+void kvt_use_device(kvt *k, const kvt_device *d);
 
 kvt_result kvt_send(kvt *k, const kvt_job *job);
 
@@ -106,6 +120,12 @@ void kvt_close(kvt *k);
 /* For transports: sets up the shared part. */
 MUST_USE status kvt_begin(kvt *k, const kvt_transport *t, const kvt_pool *pool, uint64_t generation,
                           bool receiver);
+
+/* A sender is about to read the job's bytes. False: no memory, or the device has failed. */
+bool kvt_load(kvt *k, const kvt_job *job);
+
+/* One page of one layer of the job, in wire order: [layer_page_bytes]. */
+uint8_t *kvt_run(const kvt *k, const kvt_job *job, uint32_t layer, uint32_t page);
 
 /* The header a job's answer has. */
 frame kvt_job_frame(const kvt *k, const kvt_job *job);

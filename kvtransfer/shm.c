@@ -93,12 +93,15 @@ static kvt_result shm_send(kvt *k, const kvt_job *job) {
             return KVT_AGAIN;
         }
     }
+    if (!kvt_load(k, job)) {
+        k->failed = true;
+        return KVT_FAILED;
+    }
     uint64_t at = s->position + FRAME_BYTES;
     uint64_t run = k->pool.layer_page_bytes;
     for (uint32_t l = 0; !job->junk && l < job->layers; l++) {
         for (uint32_t p = 0; p < job->pages_count; p++) {
-            const uint8_t *page =
-                k->pool.page(k->pool.context, job->layer_first + l, job->pages[p]);
+            const uint8_t *page = kvt_run(k, job, l, p);
             ring_write(s, at, page, run);
             f.checksum = frame_checksum(f.checksum, page, run);
             at += run;
@@ -135,7 +138,7 @@ static uint64_t copy_out(shm *s, const kvt_job *job, uint64_t at) {
     uint64_t sum = 0;
     for (uint32_t l = 0; l < job->layers; l++) {
         for (uint32_t p = 0; p < job->pages_count; p++) {
-            uint8_t *page = pool->page(pool->context, job->layer_first + l, job->pages[p]);
+            uint8_t *page = kvt_run(&s->base, job, l, p);
             ring_read(s, at, page, pool->layer_page_bytes);
             sum = frame_checksum(sum, page, pool->layer_page_bytes);
             at += pool->layer_page_bytes;

@@ -63,8 +63,8 @@ static int runs_from(const tcp *t, const kvt_job *job, uint64_t at, struct iovec
     uint64_t total = (uint64_t)job->layers * job->pages_count;
     int count = 0;
     for (; run < total && count < RUNS_MAX; run++, inside = 0) {
-        uint32_t layer = job->layer_first + (uint32_t)(run / job->pages_count);
-        uint8_t *page = pool->page(pool->context, layer, job->pages[run % job->pages_count]);
+        uint8_t *page = kvt_run(&t->base, job, (uint32_t)(run / job->pages_count),
+                                (uint32_t)(run % job->pages_count));
         out[count++] = (struct iovec){page + inside, pool->layer_page_bytes - inside};
     }
     return count;
@@ -189,6 +189,10 @@ static kvt_result tcp_send(kvt *k, const kvt_job *job) {
     }
     if (t->fd < 0 || t->part != NOTHING || t->sent_count == KVT_JOBS_MAX) {
         return KVT_AGAIN;
+    }
+    if (!kvt_load(k, job)) {
+        k->failed = true;
+        return KVT_FAILED;
     }
     t->job = *job;
     t->frame = f;

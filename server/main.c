@@ -23,7 +23,9 @@ typedef struct {
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
         context, seqs, chunk;
     int32_t role, kv_dtype, activations, log_level;
-    bool log_json;
+    bool log_json, deterministic;
+    int64_t device;
+    double memory_fraction;
 } worker_settings;
 
 #define FIELD(name) offsetof(worker_settings, name)
@@ -47,8 +49,14 @@ static const config_option worker_flags[] = {
      "descriptor of the socket to the gateway that started it"},
     {"model", CONFIG_STRING, FIELD(model), 0, 4095, NULL, NULL, "PATH",
      "GGUF file or Hugging Face folder"},
-    {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "cpu", NULL, "NAME",
-     "where the model runs: cpu, cuda, or timed, which sleeps instead"},
+    {"backend", CONFIG_STRING, FIELD(backend), 0, 31, "auto", NULL, "NAME",
+     "where the model runs: cpu, cuda, or timed, which sleeps instead; auto: cuda where there is a "
+     "GPU, else cpu"},
+    {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU"},
+    {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
+     "of the GPU's memory, what this worker takes in all: weights, workspaces, KV cache"},
+    {"deterministic", CONFIG_BOOL, FIELD(deterministic), 0, 0, "false", NULL, NULL,
+     "on a GPU, the same tokens however work is divided and batched"},
     {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
      "of the timed backend: how long steps and transfers take; default: one Xeon thread"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
@@ -57,7 +65,8 @@ static const config_option worker_flags[] = {
      "threads it keeps while the other workers of this machine are busy"},
     {"cores-fd", CONFIG_INT, FIELD(cores_fd), -1, 1 << 20, "-1", NULL, NULL,
      "descriptor of the board on which local workers lend each other cores"},
-    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL, "KV cache"},
+    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
+     "KV cache; 0: on a GPU what --memory-fraction leaves, else 1g"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", workerflags_kv_dtypes, NULL,
      "dtype of the cache"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
@@ -128,6 +137,9 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
     int32_t eog[16];
     worker_options w = {.model_path = o->model,
                         .backend = o->backend,
+                        .device = (int32_t)o->device,
+                        .memory_fraction = o->memory_fraction,
+                        .deterministic = o->deterministic,
                         .profile_path = o->profile,
                         .roles = role_bits[o->role],
                         .worker = o->worker < 0 ? MESSAGE_NO_WORKER : (uint32_t)o->worker,

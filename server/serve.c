@@ -27,10 +27,12 @@ typedef struct {
     int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
         silence_ms, pending_ms;
     int32_t backend, kv_dtype, activations, kv_transport, route, log_level;
-    bool aggregated, metrics_open, log_json;
+    bool aggregated, metrics_open, log_json, deterministic;
+    int64_t device;
+    double memory_fraction;
 } settings;
 
-static const char *const backends[] = {"cpu", "cuda", "timed", NULL};
+static const char *const backends[] = {"auto", "cpu", "cuda", "timed", NULL};
 enum { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
 static const char *const routings[] = {"cost", "random", "round-robin", NULL};
 static const char *const transports[] = {"auto", "shm", "tcp", NULL};
@@ -211,15 +213,22 @@ static const config_option options[] = {
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads of all workers together; 0: one a core. Each has an equal share, and the "
      "shares of those that are idle"},
-    {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "cpu", backends, NULL,
-     "where the model runs; timed: workers sleep as long as a step would take, and tokens are "
+    {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "auto", backends, NULL,
+     "where the model runs; auto: on a GPU if there is one; timed: workers sleep as long as a step "
+     "would take, and tokens are "
      "hashes: for trying fleets on a small machine"},
     {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
      "with --backend timed: how long steps and transfers take; default: one Xeon thread"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
      "how KV pages move between workers of this machine (auto: shm); to other hosts it is tcp"},
-    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 1 << 20, 0x1p50, "1g", NULL, NULL,
-     "KV cache of each worker; at least one whole context is taken"},
+    {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU the workers use"},
+    {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
+     "of the GPU's memory, what all workers together take: weights, workspaces, KV cache"},
+    {"deterministic", CONFIG_BOOL, FIELD(deterministic), 0, 0, "false", NULL, NULL,
+     "on a GPU, the same tokens however work is divided and batched; the CPU always does that"},
+    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
+     "KV cache of each worker, at least one whole context; 0: on a GPU what --memory-fraction "
+     "leaves, else 1g"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", workerflags_kv_dtypes, NULL,
      "dtype of the KV cache"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
@@ -395,9 +404,13 @@ static status open_http(server *s) {
 
 /* ---- workers -------------------------------------------------------------------------------- */
 
+static int64_t workers_count(const server *s) {
+    return s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode;
+}
+
 static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
     char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16],
-        queue[16], drain[16];
+        queue[16], drain[16], device[16], fraction[16];
     const settings *o = &s->set;
     uint32_t child = 0;
     static uint32_t next;
@@ -405,6 +418,9 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(thread_text, sizeof thread_text, "%d", (int)threads);
     (void)snprintf(own_text, sizeof own_text, "%d", (int)own);
     (void)snprintf(kv, sizeof kv, "%lld", (long long)o->kv_bytes);
+    (void)snprintf(device, sizeof device, "%d", (int)o->device);
+    (void)snprintf(fraction, sizeof fraction, "%.6f",
+                   o->memory_fraction / (double)workers_count(s));
     (void)snprintf(context, sizeof context, "%d", (int)s->limits.context_tokens);
     (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
     (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
@@ -412,9 +428,10 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(drain, sizeof drain, "%d", (int)o->drain_ms);
     const char *args[] = {
         "worker", "--role", role, "--worker", number, "--epoch", "{epoch}", "--link-fd", "3",
-        "--model", o->model, "--backend", backends[o->backend], "--threads", thread_text,
-        "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-dtype",
-        workerflags_kv_dtypes[o->kv_dtype], "--activations",
+        "--model", o->model, "--backend", backends[o->backend], "--device", device,
+        "--memory-fraction", fraction, o->deterministic ? "--deterministic" : "--no-deterministic",
+        "--threads", thread_text, "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv,
+        "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype], "--activations",
         workerflags_activations[o->activations], "--context", context, "--max-seqs", seqs,
         "--prefill-chunk", chunk, "--log-level", log_level_names[o->log_level],
         o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
@@ -434,7 +451,7 @@ static int64_t usable_cores(void) {
 
 static status open_workers(server *s) {
     int64_t threads = s->set.threads ? s->set.threads : usable_cores();
-    int64_t workers = s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode;
+    int64_t workers = workers_count(s);
     int64_t own = workers > 0 && threads / workers > 0 ? threads / workers : 1;
     TRY(cores_create(&s->cores, &s->d));
     supervisor_share(s->supervisor, s->cores.fd);

@@ -134,10 +134,12 @@ static status open_channels(worker_state *w, uint32_t slot, diag *d) {
     kvt_pool pool = workio_pool(w);
     if ((w->options->roles & MESSAGE_ROLE_PREFILL) && (p->roles & MESSAGE_ROLE_DECODE)) {
         TRY(tcp_open(&pool, w->epoch, false, &p->sender, d));
+        workio_channel(w, p->sender);
         TRY(peers_watch(&w->peers, slot, PEERS_SENDER, kvt_event_fd(p->sender)));
     }
     if ((w->options->roles & MESSAGE_ROLE_DECODE) && (p->roles & MESSAGE_ROLE_PREFILL)) {
         TRY(tcp_open(&pool, p->epoch, true, &p->receiver, d));
+        workio_channel(w, p->receiver);
         TRY(peers_watch(&w->peers, slot, PEERS_RECEIVER, kvt_event_fd(p->receiver)));
     }
     return STATUS_OK;

@@ -38,7 +38,9 @@ static void step_events(worker_state *w) {
     status failed;
     if (stepper_finished(w->stepper, &result, &failed)) {
         if (failed != STATUS_OK) {
-            w->failed = status_fail(w->d, failed, "the model's step failed");
+            const char *fault = w->backend ? backend_fault(w->backend) : "";
+            w->failed = status_fail(w->d, failed, "the model's step failed: %s%s%s",
+                                    status_text(failed), *fault ? ": " : "", fault);
             w->ended = true;
             return;
         }
@@ -276,13 +278,26 @@ static status open_timed(worker_state *w) {
     const worker_options *o = w->options;
     timed_options to = {.model_path = o->model_path,
                         .profile_path = o->profile_path,
-                        .kv_bytes = o->kv_bytes,
+                        .kv_bytes = o->kv_bytes ? o->kv_bytes : WORKER_KV_BYTES,
                         .context_tokens = o->context_tokens,
                         .eog = o->eog,
                         .eog_count = o->eog_count};
     TRY(timed_open(&to, &w->timed, w->d));
     w->info = timed_info(w->timed);
     return STATUS_OK;
+}
+
+/* A GPU that is there is used. One that should be there, because the module is, is missed aloud. */
+static const char *backend_named(const worker_options *o, const backend_options *bo) {
+    diag why;
+    if (strcmp(o->backend, "auto") != 0) {
+        return o->backend;
+    }
+    const char *name = backend_choose(bo, &why);
+    if (why.text[0]) {
+        LOG(INFO, "worker", "no GPU: the model runs on the CPU", "why=\"%s\"", why.text);
+    }
+    return name;
 }
 
 static status open_model(worker_state *w, uint32_t *pages) {
@@ -292,8 +307,11 @@ static status open_model(worker_state *w, uint32_t *pages) {
         *pages = w->info->kv_pages;
         return STATUS_OK;
     }
-    backend_options bo = {.threads = o->threads};
-    TRY(backend_open(o->backend, &bo, &w->backend, w->d));
+    backend_options bo = {.threads = o->threads,
+                          .device = o->device,
+                          .memory_fraction = o->memory_fraction,
+                          .deterministic = o->deterministic};
+    TRY(backend_open(backend_named(o, &bo), &bo, &w->backend, w->d));
     w->cores = (cores){.total = w->backend->threads, .own = w->backend->threads};
     if (o->cores_fd >= 0) {
         TRY(cores_open(&w->cores, o->cores_fd, o->worker, o->threads_own, w->backend->threads,
@@ -301,7 +319,8 @@ static status open_model(worker_state *w, uint32_t *pages) {
     }
     model_options mo = {.path = o->model_path,
                         .device = w->backend,
-                        .kv_bytes = o->kv_bytes,
+                        .kv_bytes = o->kv_bytes ? o->kv_bytes : WORKER_KV_BYTES,
+                        .kv_rest = o->kv_bytes == 0,
                         .kv_type = o->kv_type,
                         .activations = o->activations,
                         .context_tokens = o->context_tokens,

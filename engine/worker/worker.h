@@ -14,9 +14,15 @@
 #include "engine/net/clusterkey.h"
 #include "kernels/backend.h"
 
+/* The pool in host memory when nobody says how large. */
+#define WORKER_KV_BYTES (UINT64_C(1) << 30)
+
 typedef struct {
     const char *model_path;
-    const char *backend;      /* "cpu", "cuda"; "timed": sleeps instead (timed.h) */
+    const char *backend;      /* "auto", "cpu", "cuda"; "timed": sleeps instead (timed.h) */
+    int32_t device;           /* which GPU */
+    double memory_fraction;   /* of it, for this worker */
+    bool deterministic;       /* as backend_options */
     const char *profile_path; /* of the timed backend; NULL or "": its default */
     uint32_t roles;           /* MESSAGE_ROLE_* bits */
     uint32_t worker;          /* its number; MESSAGE_NO_WORKER: the hub gives it one */
@@ -31,7 +37,8 @@ typedef struct {
     int cores_fd;        /* engine/base/cores.h board, taken over; -1: none */
     backend_kv_type kv_type;
     backend_activations activations;
-    uint64_t kv_bytes;      /* of the page pool; at least one whole context is taken */
+    uint64_t kv_bytes;      /* of the page pool; at least one whole context is taken. 0: what
+                             * memory_fraction leaves of a GPU, WORKER_KV_BYTES of host memory */
     int32_t context_tokens; /* 0: what the model was trained for */
     int32_t seqs_max;
     int32_t prefill_chunk_tokens;

@@ -33,6 +33,28 @@ kvt_pool workio_pool(const worker_state *w) {
     return (kvt_pool){pool_page, w->model, w->info->kv_layer_page_bytes};
 }
 
+static backend_kv_run run_of(const kvt_job *job) {
+    return (backend_kv_run){(int32_t)job->layer_first, (int32_t)job->layers, job->pages,
+                            job->pages_count};
+}
+
+static bool device_load(void *context, const kvt_job *job, uint8_t *out) {
+    backend_kv_run run = run_of(job);
+    return model_kv_read(context, &run, out) == STATUS_OK;
+}
+
+static bool device_store(void *context, const kvt_job *job, const uint8_t *bytes) {
+    backend_kv_run run = run_of(job);
+    return model_kv_write(context, &run, bytes) == STATUS_OK;
+}
+
+void workio_channel(const worker_state *w, kvt *k) {
+    static const kvt_device device = {device_load, device_store};
+    if (w->model && !model_kv_on_host(w->model)) {
+        kvt_use_device(k, &device);
+    }
+}
+
 message_hello workio_hello(const worker_state *w) {
     core_stats s;
     core_get_stats(w->core, &s);
@@ -213,6 +235,8 @@ static void on_peer(worker_state *w, const message *m, int fd) {
             LOG(ERROR, "kvt", "no channel to a worker", "worker=%u why=\"%s\"", m->peer.worker,
                 d.text);
             p->doomed = true;
+        } else {
+            workio_channel(w, p->sender);
         }
     }
 }
@@ -249,6 +273,7 @@ static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
         p->doomed = true;
     } else if (channel) {
         p->receiver = channel;
+        workio_channel(w, channel);
         p->doomed =
             peers_watch(&w->peers, slot, PEERS_RECEIVER, kvt_event_fd(channel)) != STATUS_OK;
     }

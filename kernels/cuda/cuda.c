@@ -5,9 +5,12 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "kernels/cuda/cudadevice.h"
 #include "kernels/cuda/cudastate.h"
 
-enum { CUDA_CAPABILITY_MIN = 80 }; /* bf16 tensor cores, cp.async */
+status cudastate_enter(cudastate *c) {
+    return cudastate_check(c, cudaSetDevice(c->device));
+}
 
 status cudastate_check(cudastate *c, cudaError_t e) {
     if (e == cudaSuccess) {
@@ -23,13 +26,21 @@ status cudastate_check(cudastate *c, cudaError_t e) {
     return STATUS_DEVICE;
 }
 
+status cudastate_take(cudastate *c, uint64_t bytes, void **out) {
+    *out = NULL;
+    TRY(cudastate_check(c, cudaMalloc(out, bytes != 0 ? bytes : 1)));
+    c->taken += bytes;
+    return STATUS_OK;
+}
+
 status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes) {
     if (bytes <= b->bytes) {
         return STATUS_OK;
     }
     void *memory = NULL;
-    TRY(cudastate_check(c, cudaMalloc(&memory, bytes)));
+    TRY(cudastate_take(c, bytes, &memory));
     const status s = cudastate_check(c, cudaFree(b->memory)); /* waits for what still uses it */
+    c->taken -= b->bytes;
     *b = (cudastate_buffer){memory, bytes};
     return s;
 }
@@ -55,92 +66,6 @@ status cudastate_send(cudastate *c, void *device, const void *host, uint64_t byt
     return STATUS_OK;
 }
 
-static status cuda_sync(backend *b) {
-    cudastate *c = (cudastate *)b;
-    TRY(cudastate_check(c, cudaStreamSynchronize(c->stream)));
-    c->stage_used = 0;
-    return STATUS_OK;
-}
-
-static status cuda_alloc(backend *b, uint64_t bytes, void **out) {
-    cudastate *c = (cudastate *)b;
-    *out = NULL;
-    void *memory = NULL;
-    TRY(cudastate_check(c, cudaMalloc(&memory, bytes != 0 ? bytes : 1)));
-    const status s = cudastate_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream));
-    if (s != STATUS_OK) {
-        (void)cudaFree(memory);
-        return s;
-    }
-    *out = memory;
-    return STATUS_OK;
-}
-
-static void cuda_free(backend *b, void *device) {
-    cudastate *c = (cudastate *)b;
-    const cudaError_t e = cudaFree(device);
-    if (e != cudaSuccess && c->failed == cudaSuccess) {
-        c->failed = e;
-    }
-}
-
-static status cuda_upload(backend *b, void *device, const void *host, uint64_t bytes) {
-    return cudastate_send((cudastate *)b, device, host, bytes);
-}
-
-static status cuda_download(backend *b, void *host, const void *device, uint64_t bytes) {
-    cudastate *c = (cudastate *)b;
-    TRY(cudastate_check(c,
-                        cudaMemcpyAsync(host, device, bytes, cudaMemcpyDeviceToHost, c->stream)));
-    return cuda_sync(b);
-}
-
-/* The pool is managed memory, because the host transports of kvtransfer read and write pages from
- * the host; a transfer from device to device would not need it. */
-static status cuda_kv_open(backend *b, backend_kv *kv, diag *d) {
-    cudastate *c = (cudastate *)b;
-    const uint64_t bytes =
-        kv->layer_page_bytes * (uint64_t)kv->shape.layers * (uint64_t)kv->shape.pages;
-    void *memory = NULL;
-    status s = cudastate_check(c, cudaMallocManaged(&memory, bytes, cudaMemAttachGlobal));
-    if (s == STATUS_OK) {
-        s = cudastate_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream));
-    }
-    if (s == STATUS_OK) {
-        s = cudastate_check(c, cudaStreamSynchronize(c->stream));
-    }
-    if (s != STATUS_OK) {
-        (void)cudaFree(memory);
-        size_t unused = 0, total = 0;
-        (void)cudaMemGetInfo(&unused, &total);
-        return status_fail_param(d, s, "kv_pages",
-                                 "a KV pool of %llu MiB does not fit the device: %llu of %llu MiB "
-                                 "are free",
-                                 (unsigned long long)(bytes >> 20),
-                                 (unsigned long long)(unused >> 20),
-                                 (unsigned long long)(total >> 20));
-    }
-    kv->base = memory;
-    (void)snprintf(kv->layout, sizeof(kv->layout), "k16-v16/%s/%d",
-                   backend_kv_type_name(kv->shape.type), (int)kv->shape.head_dim);
-    return STATUS_OK;
-}
-
-static void cuda_kv_close(backend *b, backend_kv *kv) {
-    cuda_free(b, kv->base);
-}
-
-static status cuda_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to) {
-    cudastate *c = (cudastate *)b;
-    const uint64_t bytes = kv->layer_page_bytes;
-    for (int32_t layer = 0; layer < kv->shape.layers; layer++) {
-        uint8_t *pages = kv->base + (uint64_t)layer * kv->shape.pages * bytes;
-        TRY(cudastate_check(c, cudaMemcpyAsync(pages + to * bytes, pages + from * bytes, bytes,
-                                               cudaMemcpyDeviceToDevice, c->stream)));
-    }
-    return STATUS_OK;
-}
-
 static void cuda_close(backend *b) {
     cudastate *c = (cudastate *)b;
     if (c->stream != NULL) {
@@ -153,6 +78,10 @@ static void cuda_close(backend *b) {
     (void)cudaFree(c->work.memory);
     (void)cudaFree(c->slots.memory);
     (void)cudaFreeHost(c->stage);
+    (void)cudaFreeHost(c->move_stage);
+    if (c->move_stream != NULL) {
+        (void)cudaStreamDestroy(c->move_stream);
+    }
     if (c->stream != NULL) {
         (void)cudaStreamDestroy(c->stream);
     }
@@ -161,16 +90,25 @@ static void cuda_close(backend *b) {
     mem_free(c);
 }
 
+static const char *cuda_fault(const backend *b) {
+    const cudastate *c = (const cudastate *)b;
+    return c->failed == cudaSuccess ? "" : cudaGetErrorString(c->failed);
+}
+
 static const backend_table cuda_table = {
     .close = cuda_close,
-    .alloc = cuda_alloc,
-    .free = cuda_free,
-    .upload = cuda_upload,
-    .download = cuda_download,
+    .room = cudamemory_room,
+    .fault = cuda_fault,
+    .alloc = cudamemory_alloc,
+    .free = cudamemory_free,
+    .upload = cudamemory_upload,
+    .download = cudamemory_download,
     .weight_load = cudaweights_load,
-    .kv_open = cuda_kv_open,
-    .kv_close = cuda_kv_close,
-    .kv_copy = cuda_kv_copy,
+    .kv_open = cudamemory_kv_open,
+    .kv_close = cudamemory_kv_close,
+    .kv_copy = cudamemory_kv_copy,
+    .kv_read = cudamemory_kv_read,
+    .kv_write = cudamemory_kv_write,
     .embed = cudaops_embed,
     .rmsnorm = cudaops_rmsnorm,
     .silu_mul = cudaops_silu_mul,
@@ -179,51 +117,39 @@ static const backend_table cuda_table = {
     .rope_table = cudaops_rope_table,
     .rope_append = cudaops_rope_append,
     .attention = cudaops_attention,
-    .sync = cuda_sync,
+    .sync = cudamemory_sync,
 };
 
-/* Says what is in the way, or nothing. */
-static status cuda_choose(int device, int *capability, diag *d) {
-    int count = 0, driver = 0, runtime = 0, major = 0, minor = 0;
-    (void)cudaDriverGetVersion(&driver);
-    (void)cudaRuntimeGetVersion(&runtime);
-    if (driver == 0) {
-        return status_fail(d, STATUS_NOTFOUND, "no CUDA driver is installed");
-    }
-    if (driver / 1000 < runtime / 1000) {
-        return status_fail(d, STATUS_UNSUPPORTED, "the driver knows CUDA %d.%d, this needs %d.%d",
-                           driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
-    }
-    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
-        return status_fail(d, STATUS_NOTFOUND, "no CUDA device was found");
-    }
-    if (device >= count) {
-        return status_fail_param(d, STATUS_NOTFOUND, "device", "device %d: there are %d", device,
-                                 count);
-    }
-    if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
-        cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
-        return status_fail(d, STATUS_DEVICE, "device %d does not answer", device);
-    }
-    *capability = major * 10 + minor;
-    if (*capability < CUDA_CAPABILITY_MIN) {
-        return status_fail_param(d, STATUS_UNSUPPORTED, "device",
-                                 "device %d is of architecture %d.%d; 8.0 and later will do",
-                                 device, major, minor);
-    }
+status cuda_probe(const backend_options *options, diag *d) {
+    int capability = 0;
+    return cudadevice_choose(options->device, &capability, d);
+}
+
+/* Everything of the device that is not memory for the model. */
+static status cuda_begin(cudastate *c, int device) {
+    void *stage = NULL;
+    TRY(cudastate_check(c, cudaSetDevice(device)));
+    TRY(cudastate_check(
+        c, cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, device)));
+    TRY(cudastate_check(c, cudaDeviceGetAttribute(
+                               &c->shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)));
+    TRY(cudastate_check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
+    TRY(cudastate_check(c, cudaStreamCreateWithFlags(&c->move_stream, cudaStreamNonBlocking)));
+    TRY(cudastate_check(c, cudaMallocHost(&stage, CUDASTATE_STAGE_BYTES)));
+    c->stage = stage;
     return STATUS_OK;
 }
 
 status cuda_open(const backend_options *options, backend **out, diag *d) {
     int capability = 0;
     *out = NULL;
-    const int device = 0;
+    const int device = options->device;
     const bool plain = options->isa != NULL && strcmp(options->isa, "plain") == 0;
     if (!plain && options->isa != NULL && strcmp(options->isa, "auto") != 0) {
         return status_fail_param(d, STATUS_NOTFOUND, "isa", "isa \"%s\" is unknown (auto, plain)",
                                  options->isa);
     }
-    TRY(cuda_choose(device, &capability, d));
+    TRY(cudadevice_choose(device, &capability, d));
     cudastate *c = mem_calloc(1, sizeof(*c));
     if (c == NULL) {
         return status_fail(d, STATUS_NOMEM, "no memory for the CUDA backend");
@@ -231,34 +157,20 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
     c->base.table = &cuda_table;
     c->base.threads = 1;
     c->device = device;
+    c->deterministic = options->deterministic;
+    c->memory_fraction =
+        options->memory_fraction > 0 ? options->memory_fraction : BACKEND_MEMORY_FRACTION;
     (void)snprintf(c->base.name, sizeof(c->base.name), "cuda");
     c->plain = plain;
     (void)snprintf(c->base.isa, sizeof(c->base.isa), plain ? "plain" : "sm_%d", capability);
-    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d",
-                   plain ? "plain" : "tensor", capability);
-    void *stage = NULL;
-    status s = cudastate_check(c, cudaSetDevice(device));
-    if (s == STATUS_OK) {
-        s = cudastate_check(
-            c, cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, device));
-    }
-    if (s == STATUS_OK) {
-        s = cudastate_check(
-            c, cudaDeviceGetAttribute(&c->shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin,
-                                      device));
-    }
-    if (s == STATUS_OK) {
-        s = cudastate_check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking));
-    }
-    if (s == STATUS_OK) {
-        s = cudastate_check(c, cudaMallocHost(&stage, CUDASTATE_STAGE_BYTES));
-    }
+    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
+                   plain ? "plain" : "tensor", capability, c->deterministic ? "exact" : "fast");
+    const status s = cuda_begin(c, device);
     if (s != STATUS_OK) {
         const char *why = cudaGetErrorString(c->failed);
         cuda_close(&c->base);
         return status_fail(d, s, "CUDA device %d: %s", device, why);
     }
-    c->stage = stage;
     *out = &c->base;
     return STATUS_OK;
 }

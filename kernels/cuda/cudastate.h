@@ -11,7 +11,7 @@
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_ops.h"
 
-enum { CUDASTATE_STAGE_BYTES = 4 << 20 };
+enum { CUDASTATE_STAGE_BYTES = 4 << 20, CUDASTATE_MOVE_BYTES = 4 << 20 };
 
 /* Device memory that grows when a call needs more than any before it. */
 typedef struct {
@@ -25,9 +25,15 @@ typedef struct {
     int multiprocessors;
     int shared_max; /* bytes of shared memory a block may ask for */
     bool plain;     /* the plain kernels alone */
+    bool deterministic;
+    double memory_fraction; /* of the device, what this backend may take */
+    uint64_t taken;         /* bytes of device memory; what backend_free gives back stays counted */
     cudaStream_t stream;
     uint8_t *stage; /* pinned host [CUDASTATE_STAGE_BYTES], refilled after a wait for the stream */
     uint64_t stage_used;
+    cudaStream_t move_stream; /* KV pages to and from other workers: a thread of its own */
+    uint8_t *move_stage;      /* pinned host [move_bytes], at least one page of a layer */
+    uint64_t move_bytes;
     cudastate_buffer input;  /* a linear operator's transformed rows, and their sums */
     cudastate_buffer index;  /* tokens, row numbers, positions, frequencies: one call's */
     cudastate_buffer tables; /* sequences and block tables */
@@ -38,7 +44,7 @@ typedef struct {
     uint64_t work_bytes;
     cudastate_buffer slots;           /* attention's splits */
     struct cudastate_weight *weights; /* all that were loaded */
-    cudaError_t failed;               /* the first error that is for good; nothing works after it */
+    _Atomic cudaError_t failed;       /* the first error that is for good; nothing works after it */
 } cudastate;
 
 typedef struct cudastate_weight {
@@ -51,11 +57,33 @@ typedef struct cudastate_weight {
 /* STATUS_OK, STATUS_NOMEM, or STATUS_DEVICE, which stays: a device that failed once is done. */
 MUST_USE status cudastate_check(cudastate *c, cudaError_t e);
 
+/* The calling thread's device is this one: threads begin with device 0. */
+MUST_USE status cudastate_enter(cudastate *c);
+
+/* Device memory, counted. */
+MUST_USE status cudastate_take(cudastate *c, uint64_t bytes, void **out);
+
 /* At least `bytes`; what was there is lost. */
 MUST_USE status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes);
 
 /* Copies host memory to the device in the stream's order; `host` may change at once after. */
 MUST_USE status cudastate_send(cudastate *c, void *device, const void *host, uint64_t bytes);
+
+/* cudamemory.c: of backend_table, and `s` as an error: `what` ("a KV pool") takes `bytes`. */
+MUST_USE status cudamemory_sync(backend *b);
+MUST_USE status cudamemory_alloc(backend *b, uint64_t bytes, void **out);
+void cudamemory_free(backend *b, void *device);
+MUST_USE status cudamemory_upload(backend *b, void *device, const void *host, uint64_t bytes);
+MUST_USE status cudamemory_download(backend *b, void *host, const void *device, uint64_t bytes);
+uint64_t cudamemory_room(const backend *b);
+MUST_USE status cudamemory_kv_open(backend *b, backend_kv *kv, diag *d);
+void cudamemory_kv_close(backend *b, backend_kv *kv);
+MUST_USE status cudamemory_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
+MUST_USE status cudamemory_kv_read(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                   uint8_t *out);
+MUST_USE status cudamemory_kv_write(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                    const uint8_t *in);
+status cudamemory_short(const cudastate *c, status s, diag *d, const char *what, uint64_t bytes);
 
 /* cudaweights.c */
 MUST_USE status cudaweights_load(backend *b, const backend_weight *shape, const void *data,

@@ -1,4 +1,5 @@
 /* cudaweights.c -- weights repacked for the device, as cuda_ops.h describes. */
+#include <stdio.h>
 #include <string.h>
 
 #include "engine/base/mem.h"
@@ -172,23 +173,21 @@ status cudaweights_load(backend *b, const backend_weight *shape, const void *dat
     status s = w != NULL && image != NULL ? STATUS_OK : STATUS_NOMEM;
     if (s == STATUS_OK) {
         repack(shape, &p, data, image);
-        s = cudastate_check(c, cudaMalloc(&w->memory, total));
+        s = cudastate_take(c, total, &w->memory);
     }
     if (s == STATUS_OK) {
         s = cudastate_send(c, w->memory, image, total);
     }
     mem_free(image);
     if (s != STATUS_OK) {
-        size_t unused = 0, all = 0;
-        (void)cudaMemGetInfo(&unused, &all);
         if (w != NULL) {
             (void)cudaFree(w->memory);
             mem_free(w);
         }
-        return status_fail(d, s, "a %s weight of %d x %d takes %llu KiB; %llu of %llu MiB are free",
-                           backend_type_name(shape->type), (int)shape->outputs, (int)shape->inputs,
-                           (unsigned long long)(total >> 10), (unsigned long long)(unused >> 20),
-                           (unsigned long long)(all >> 20));
+        char what[64];
+        (void)snprintf(what, sizeof(what), "a %s weight of %d x %d", backend_type_name(shape->type),
+                       (int)shape->outputs, (int)shape->inputs);
+        return cudamemory_short(c, s, d, what, total);
     }
     const uint8_t *at = w->memory;
     w->base = *shape;

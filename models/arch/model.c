@@ -76,7 +76,8 @@ static status model_pool(model *m, const model_options *o, diag *d) {
     if (o->kv_pages == 0 && o->kv_bytes == 0) {
         return STATUS_OK;
     }
-    m->info.kv_pages = o->kv_pages ? o->kv_pages : model_pages_within(i, o->kv_bytes);
+    uint64_t room = o->kv_rest ? backend_room(m->device) : 0;
+    m->info.kv_pages = o->kv_pages ? o->kv_pages : model_pages_within(i, room ? room : o->kv_bytes);
     backend_kv_options kv = {i->layers, i->kv_heads, i->head_dim, i->kv_pages, o->kv_type};
     TRY(backend_kv_open(m->device, &kv, &m->kv, d));
     CHECK_EQ(m->kv->layer_page_bytes, i->kv_layer_page_bytes);
@@ -173,6 +174,18 @@ status model_forward(model *m, const model_batch *batch) {
 void *model_kv_page(model *m, int32_t layer, uint32_t page) {
     CHECK(m->kv != NULL);
     return backend_kv_page(m->kv, layer, page);
+}
+
+bool model_kv_on_host(const model *m) {
+    return backend_kv_on_host(m->device);
+}
+
+status model_kv_read(model *m, const backend_kv_run *run, uint8_t *out) {
+    return backend_kv_read(m->device, m->kv, run, out);
+}
+
+status model_kv_write(model *m, const backend_kv_run *run, const uint8_t *in) {
+    return backend_kv_write(m->device, m->kv, run, in);
 }
 
 void model_kv_copy(model *m, uint32_t from, uint32_t to) {

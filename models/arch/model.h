@@ -31,6 +31,8 @@ typedef struct {
     uint32_t kv_pages;               /* pages of the KV pool; 0: as kv_bytes says */
     uint64_t kv_bytes;               /* of the pool when kv_pages is 0, but at least one whole
                                       * context; both 0: no pool */
+    bool kv_rest;                    /* the pool takes what the device has left, kv_bytes where that
+                                      * has no bound */
     int32_t context_tokens;          /* serve no longer sequences than this; 0: as trained */
     backend_kv_type kv_type;         /* dtype of the cache */
     backend_activations activations; /* int8 groups (default) or f32 */
@@ -86,6 +88,12 @@ MUST_USE status model_forward(model *m, const model_batch *batch);
 /* The bytes of one (layer, page) in the pool: [kv_layer_page_bytes], host memory on the CPU
  * backend. */
 void *model_kv_page(model *m, int32_t layer, uint32_t page);
+
+/* Where pages are device memory (false here), they are read and written as backend_kv_read and
+ * backend_kv_write say. */
+bool model_kv_on_host(const model *m);
+MUST_USE status model_kv_read(model *m, const backend_kv_run *run, uint8_t *out);
+MUST_USE status model_kv_write(model *m, const backend_kv_run *run, const uint8_t *in);
 
 /* Copies one whole page, all layers (copy-on-write). */
 void model_kv_copy(model *m, uint32_t from, uint32_t to);

@@ -291,7 +291,7 @@ int main(int argc, char **argv) {
     }
     bench t = {.set = set};
     for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
-        const backend_options options = {set.threads, isas[i]};
+        const backend_options options = {.threads = set.threads, .isa = isas[i]};
         if (backend_open("cpu", &options, &t.b, NULL) != STATUS_OK) {
             continue;
         }

@@ -177,7 +177,7 @@ int main(int argc, char **argv) {
     diag d = {0};
     backend *device = NULL;
     model *m = NULL;
-    backend_options options = {(int32_t)s.threads, s.isa};
+    backend_options options = {.threads = (int32_t)s.threads, .isa = s.isa};
     status result = backend_open(s.backend, &options, &device, &d);
     if (result == STATUS_OK) {
         model_options o = {.path = s.model,

@@ -16,7 +16,7 @@ static int32_t index_good[ROWS] = {0, 1, 2, 3}, index_bad[ROWS] = {0, 1, 2, -1};
 
 static void setup(void) {
     static uint8_t blocks[WIDTH * 2 * 34], floats[WIDTH * WIDTH * 4];
-    const backend_options options = {1, NULL};
+    const backend_options options = {.threads = 1};
     const backend_kv_options kv = {2, KV_HEADS, HEAD_DIM, PAGES, BACKEND_KV_F16};
     const backend_activations int8 = BACKEND_ACTIVATIONS_INT8;
     cr_assert_eq(backend_open("cpu", &options, &device, NULL), STATUS_OK);
@@ -224,7 +224,7 @@ Test(backend, opening_names_what_is_wrong) {
                  {"cpu", "sse9", 1, STATUS_INVALID, "isa"},
                  {"abacus", NULL, 1, STATUS_NOTFOUND, "backend"}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-        const backend_options options = {cases[i].threads, cases[i].isa};
+        const backend_options options = {.threads = cases[i].threads, .isa = cases[i].isa};
         backend *b = NULL;
         diag d = {STATUS_OK, "", ""};
         cr_expect_eq(backend_open(cases[i].name, &options, &b, &d), cases[i].expected);

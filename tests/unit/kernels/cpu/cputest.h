@@ -115,7 +115,7 @@ static inline uint8_t *cputest_matrix(backend_type type, int32_t outputs, int32_
 
 /* NULL when this machine lacks the instruction set. */
 static inline backend *cputest_open(const char *isa, int32_t threads) {
-    const backend_options options = {threads, isa};
+    const backend_options options = {.threads = threads, .isa = isa};
     backend *b = NULL;
     diag d;
     const status s = backend_open("cpu", &options, &b, &d);

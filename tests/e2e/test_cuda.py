@@ -1,0 +1,193 @@
+#!/usr/bin/env python3
+"""test_cuda.py -- the CUDA backend in real processes, on the emulated device (tests/emu).
+
+The tiny model through `weir serve --backend cuda`: a chat through two workers, disaggregated against
+aggregated, schedules of the device's threads and streams drawn by seed, a worker killed, a device that
+breaks, and what a user reads when there is no device, a wrong one or one that is too small.
+"""
+
+import json
+import os
+import signal
+
+import mixed
+from weirtest import BIN, FULL, Server, Skip, case, generate, main, parallel, until
+
+MODULE = os.path.join(os.path.dirname(BIN), "libweir_cuda_emu.so")
+# A device of this size holds the tiny model and more pages than any test here needs.
+DEVICE = {"WEIR_CUDA_MODULE": MODULE, "EMU_MEMORY_MB": "96", "EMU_THREADS": "1"}
+CUDA = ("--backend", "cuda", "--threads", "1", "--max-seqs", "8", "--prefill-chunk", "64",
+        "--deterministic")
+APART = ("--local-prefill-max", "0")
+jobs = mixed.requests(200)
+CHAT = {"messages": [{"role": "user", "content": "What is a weir?"}], "max_tokens": 12, "seed": 5}
+expected = {}
+
+
+def device(**more):
+    if not os.path.exists(MODULE):
+        raise Skip("built without the emulated device: no CUDA headers here")
+    return {**DEVICE, **{name: str(value) for name, value in more.items()}}
+
+
+def short(count):
+    """Requests that cost the emulated device little: it computes a token in milliseconds."""
+    found = []
+    for path, body in jobs:
+        if body.get("n", 1) == 1 and body.get("max_tokens", 99) <= 24 and len(json.dumps(body)) < 600:
+            found.append((path, body))
+    assert len(found) >= count, len(found)
+    return found[:count]
+
+
+def run(server, which, workers=1):
+    return [r.key() for r in parallel(which, lambda job: generate(server, *job), workers)]
+
+
+def want(count):
+    """The aggregated worker's answers, one request at a time."""
+    if count not in expected:
+        with Server(*CUDA, "--aggregated", env=device()) as server:
+            expected[count] = run(server, short(count))
+            server.check_pages_free()
+    return expected[count]
+
+
+def same(got, reference):
+    for i, (a, b) in enumerate(zip(got, reference)):
+        assert a == b, f"request {i}: {a} is not {b}"
+
+
+def refused(env, *flags):
+    """What the worker says when it cannot start."""
+    server = Server("--backend", "cuda", *flags, env=env, wait=False)
+    until(lambda: " ends " in server.log(), "a worker says why it ends")
+    text = server.log()
+    server.kill()
+    return text
+
+
+@case
+def a_chat_through_two_workers():
+    with Server(*CUDA, *APART, env=device()) as server:
+        assert len(server.workers("prefill")) == len(server.workers("decode")) == 1
+        r = generate(server, "/v1/chat/completions", dict(CHAT))
+        assert len(r.ids[0]) > 0 and r.finish[0] in ("length", "stop"), r.key()
+        until(lambda: server.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0,
+              "KV moved from one device's memory to the other's", 10)
+        assert "numerics=cuda-tensor" in server.log() and "/exact" in server.log()
+        server.check_pages_free()
+
+
+@case
+def disaggregated_as_aggregated():
+    reference = want(8)
+    for flags in (APART, (*APART, "--kv-transport", "tcp"), (*APART, "--decode", "2")):
+        with Server(*CUDA, *flags, env=device()) as server:
+            same(run(server, short(8), 4), reference)
+            server.check_pages_free()
+
+
+@case
+def every_dtype_of_the_cache():
+    for dtype in ("f32", "bf16", "int8"):
+        with Server(*CUDA, "--kv-dtype", dtype, "--aggregated", env=device()) as server:
+            reference = run(server, short(3))
+        with Server(*CUDA, "--kv-dtype", dtype, *APART, env=device()) as server:
+            same(run(server, short(3), 3), reference)
+            server.check_pages_free()
+
+
+@case
+def ten_schedules():
+    reference = want(8)[:2]
+    for seed in range(1, 11 if FULL else 4):
+        with Server(*CUDA, *APART, env=device(EMU_SEED=seed)) as server:
+            same(run(server, short(2), 2), reference)
+
+
+@case
+def a_worker_is_killed():
+    reference = want(8)
+    with Server(*CUDA, *APART, "--decode", "2", env=device()) as server:
+        victims = server.workers("decode")
+
+        def kill(_):
+            until(lambda: server.metrics().sum("weir_adoptions_total", role="decode") > 0, "decoding")
+            os.kill(victims[0], signal.SIGKILL)
+
+        answers = parallel([None, *short(8)], lambda job: kill(job) if job is None
+                           else generate(server, *job).key(), 5)
+        same(answers[1:], reference)
+        until(lambda: len(server.workers("decode")) == 2, "the worker comes back")
+        server.check_pages_free()
+
+
+@case
+def a_device_that_breaks():
+    """Some calls after its start, each decode worker's device answers nothing any more: a clear line,
+    a new life, and no request notices."""
+    reference = want(8)
+    fault = "cudaStreamSynchronize,error=700,after=260"
+    with Server(*CUDA, *APART, "--decode", "2", env=device(EMU_CUDA_FAULT=fault)) as server:
+        same(run(server, short(8), 4), reference)
+        until(lambda: "the model's step failed: device runtime error: " in server.log(),
+              "a worker says what happened")
+        server.kill()
+
+
+@case
+def what_a_user_reads():
+    text = refused(device(EMU_DEVICES=0))
+    assert "no CUDA device was found" in text, text
+    text = refused(device(), "--device", "3")
+    assert "device 3 was asked for: this machine has 1" in text, text
+    text = refused(device(EMU_CAPABILITY=75))
+    assert "architecture 7.5" in text and "compiled for" in text, text
+    text = refused(device(EMU_DRIVER=11080))
+    assert "knows CUDA 11.8, this needs " in text, text
+    text = refused(device(EMU_MEMORY_MB=1))
+    assert "MiB of device 0" in text and "are free" in text, text
+    text = refused(device(), "--kv-memory", "1g")
+    assert "a KV pool of" in text and "are free" in text, text
+
+
+@case
+def no_device_but_a_module():
+    """The default backend: one line a worker, and the CPU serves."""
+    with Server("--aggregated", env=device(EMU_DEVICES=0)) as server:
+        assert generate(server, "/v1/chat/completions", dict(CHAT)).ids[0]
+        lines = [l for l in server.log().splitlines() if "no GPU: the model runs on the CPU" in l]
+        assert len(lines) == 1 and "no CUDA device was found" in lines[0], server.log()
+        assert "numerics=cpu-" in server.log()
+
+
+@case
+def a_device_is_taken_by_itself():
+    with Server("--aggregated", "--threads", "1", "--max-seqs", "8", env=device()) as server:
+        assert generate(server, "/v1/chat/completions", dict(CHAT)).ids[0]
+        assert "numerics=cuda-" in server.log() and "/fast" in server.log()
+
+
+@case
+def the_second_device():
+    env = device(EMU_DEVICES=2)
+    with Server(*CUDA, *APART, "--device", "1", env=env) as server:
+        same(run(server, short(8)[:2]), want(8)[:2])
+
+
+@case
+def the_pool_takes_what_is_left():
+    """--memory-fraction is of the device, for all workers together."""
+    pages = {}
+    for fraction in ("0.4", "0.8"):
+        with Server(*CUDA, "--memory-fraction", fraction, env=device()) as server:
+            words = [l for l in server.log().splitlines() if " worker: ready " in l]
+            assert len(words) == 2, words
+            pages[fraction] = [int(l.split("pages=")[1].split()[0]) for l in words]
+    assert pages["0.4"][0] == pages["0.4"][1], pages
+    assert 2.0 < pages["0.8"][0] / pages["0.4"][0] < 2.6, pages
+
+
+if __name__ == "__main__":
+    main()
