@@ -37,6 +37,7 @@ static status open_pre(const gguf *g, tokenizer *t, diag *d) {
     }
     TRY(pretok_open(name, &t->pre, d));
     t->whole_words = pretok_whole_words(t->pre);
+    TRY(read_bool(g, KEY "normalize_nfc", &t->nfc, d));
     return read_bool(g, KEY "ignore_merges", &t->whole_words, d);
 }
 

@@ -7,6 +7,7 @@
 #include "engine/base/mem.h"
 #include "models/text/bytelevel.h"
 #include "models/text/detok.h"
+#include "models/text/nfc.h"
 #include "models/text/tokenizer_parts.h"
 
 enum { WORD_BYTES = 256 }; /* words up to this long need no heap */
@@ -107,6 +108,18 @@ static status encode_plain(encoder *e, str text, diag *d) {
     }
 }
 
+static status encode_normal(encoder *e, str text, diag *d) {
+    if (!e->t->nfc || nfc_is_plain(text)) {
+        return encode_plain(e, text, d);
+    }
+    strbuf normal = strbuf_make(NFC_GROWTH * text.bytes);
+    status s = nfc_write(text, &normal)
+                   ? encode_plain(e, strbuf_str(&normal), d)
+                   : status_fail(d, STATUS_NOMEM, "no memory to normalise %zu bytes", text.bytes);
+    strbuf_close(&normal);
+    return s;
+}
+
 /* A stretch of text between special tokens, in a vocabulary of text. */
 static status encode_stretch(encoder *e, str text, bool first, diag *d) {
     strbuf written = strbuf_make(FALLBACK_BLANK_BYTES * (text.bytes + 1));
@@ -133,7 +146,7 @@ static status encode_text(encoder *e, str text, bool parse_special, diag *d) {
         int32_t id = special_find(&e->t->specials, text, from, parse_special, &at, &bytes);
         str plain = str_of(text.data + from, at - from);
         TRY(e->t->words.fallback ? encode_stretch(e, plain, from == 0, d)
-                                 : encode_plain(e, plain, d));
+                                 : encode_normal(e, plain, d));
         if (id >= 0) {
             put_ids(e, &id, 1);
         }

@@ -18,6 +18,7 @@ struct tokenizer {
     vocab words;
     special specials;
     bpe *merges;
+    bool nfc;               /* plain text is brought to form C first */
     pretok *pre;            /* NULL where words.fallback */
     fallback_prefix prefix; /* words.fallback: before which stretches a blank is put */
     bool splits;            /* words.fallback: blanks begin words */
