@@ -58,19 +58,31 @@ static int32_t append_spread_width(int32_t dim) {
 /* A Hadamard transform of each run of append_spread_width elements: what is large in a few
  * dimensions of all keys becomes middling in all, and one scale fits them better (Ashkboos et al.,
  * QuaRot, arXiv 2404.00456). Queries go through the same, and products grow by that width. */
-static void append_spread(const float *x, float *out, int32_t dim) {
+BODY_INLINE void append_spread_of(const float *x, float *out, int32_t dim, const int vectors) {
     const int32_t width = append_spread_width(dim);
-    for (int32_t i = 0; i < dim; i += 16) {
-        v16_store(out + i, v16_hadamard(v16_load(x + i)));
+    v16 v[OPS_HEAD_DIM_MAX / 16];
+    UNROLL for (int i = 0; i < vectors; i++) {
+        v[i] = v16_hadamard(v16_load(x + 16 * i));
     }
-    for (int32_t apart = 16; apart < width; apart *= 2) {
-        for (int32_t i = 0; i < dim; i += 16) {
-            if ((i & apart) == 0) {
-                const v16 a = v16_load(out + i), b = v16_load(out + i + apart);
-                v16_store(out + i, v16_add(a, b));
-                v16_store(out + i + apart, v16_sub(a, b));
+    UNROLL for (int apart = 1; apart < OPS_HEAD_DIM_MAX / 16; apart *= 2) {
+        UNROLL for (int i = 0; i < vectors; i++) {
+            if (16 * apart < width && i + apart < vectors && (i & apart) == 0) {
+                const v16 a = v[i], b = v[i + apart];
+                v[i] = v16_add(a, b);
+                v[i + apart] = v16_sub(a, b);
             }
         }
+    }
+    UNROLL for (int i = 0; i < vectors; i++) {
+        v16_store(out + 16 * i, v[i]);
+    }
+}
+
+static void append_spread(const float *x, float *out, int32_t dim) {
+    if (dim == 64) {
+        append_spread_of(x, out, 64, 64 / 16); /* in registers */
+    } else {
+        append_spread_of(x, out, dim, dim / 16);
     }
 }
 

@@ -59,28 +59,18 @@ BODY_INLINE void attention_visit_floats(const isa_attention *a, attention_scratc
     attention_products(s, tile, from, a->queries, head_dim, type);
 }
 
-static void attention_visit_bytes(const isa_attention *a, attention_scratch *s,
-                                  const attention_tile *tile, int32_t from) {
-    const int32_t head_dim = a->op->kv->shape.head_dim;
-    bytes_dots(s, tile, from, a->queries, head_dim);
-    attention_maxima(s, from, a->queries);
-    for (int32_t i = from; i < a->queries; i++) {
-        bytes_weigh(s, tile, i);
-    }
-    bytes_products(s, tile, from, a->queries, head_dim);
-}
-
 static void attention_visit(const isa_attention *a, attention_scratch *s, int32_t token) {
     const int32_t head_dim = a->op->kv->shape.head_dim, queries = a->queries;
+    attention_tile tile = attention_tile_at(a, token);
+    const int32_t tokens = tile.pages * LIMIT_PAGE_TOKENS;
     int32_t from = 0;
-    while (from < queries && attention_position(a, from) < token) {
+    while (from < queries && s->position[from] < token) {
         from++;
     }
     for (int32_t i = from; i < queries; i++) {
-        const int32_t visible = attention_position(a, i) + 1 - token;
-        s->valid[i] = visible < ISA_KV_TILE ? visible : ISA_KV_TILE;
+        const int32_t visible = s->position[i] + 1 - token;
+        s->valid[i] = visible < tokens ? visible : tokens;
     }
-    attention_tile tile = attention_tile_at(a, token);
     if (queries - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_F16) {
         attention_convert(s, &tile, head_dim, BACKEND_KV_F16);
     } else if (queries - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_BF16) {
@@ -141,28 +131,34 @@ static void attention_chunk_start(const isa_attention *a, attention_scratch *s) 
 static void attention_run(const isa_attention *a, uint8_t *scratch) {
     attention_scratch *s = (attention_scratch *)(void *)scratch;
     const int32_t head_dim = a->op->kv->shape.head_dim;
-    if (a->op->kv->shape.type == BACKEND_KV_INT8) {
+    const bool bytes = a->op->kv->shape.type == BACKEND_KV_INT8;
+    const int32_t step = bytes ? ISA_BYTES_TILE : ISA_KV_TILE;
+    if (bytes) {
         bytes_start(a, s);
     } else {
         attention_floats_start(a, s);
+    }
+    for (int32_t i = 0; i < a->queries; i++) {
+        s->position[i] = attention_position(a, i);
     }
     memset(s->rescale, 0, sizeof(s->rescale)); /* whole vectors of it are read */
     for (int32_t chunk = a->from; chunk < a->to; chunk += ISA_KV_CHUNK) {
         attention_chunk_start(a, s);
         const int32_t end = a->to - chunk < ISA_KV_CHUNK ? a->to : chunk + ISA_KV_CHUNK;
-        for (int32_t token = chunk; token < end; token += ISA_KV_TILE) {
+        for (int32_t token = chunk; token < end; token += step) {
             attention_visit(a, s, token);
         }
         for (int32_t i = 0; i < a->queries; i++) {
             float *out = s->out + i * head_dim, *merged = s->merged_out + i * head_dim;
-            const isa_softmax part = {s->maximum[i], v16_sum(v16_load(s->lane_sum[i]))};
+            const isa_softmax part = {bytes ? s->maximum[i] * BYTES_LN_2 : s->maximum[i],
+                                      v16_sum(v16_load(s->lane_sum[i]))};
             if (a->part != NULL) {
                 a->part[i] = part;
                 memcpy(a->part_out + (int64_t)i * head_dim, out, (size_t)head_dim * sizeof(float));
             } else if (chunk == 0) {
                 s->merged[i] = part;
                 memcpy(merged, out, (size_t)head_dim * sizeof(float));
-            } else if (attention_position(a, i) >= chunk) {
+            } else if (s->position[i] >= chunk) {
                 attention_merge_part(&s->merged[i], merged, part, out, head_dim);
             }
         }

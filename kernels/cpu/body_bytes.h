@@ -3,17 +3,16 @@
  * Purpose    Keys were spread before they were rounded (append_spread), so queries are, too. A
  *            query and the weights of a tile are numbers of 14 bits, split into two bytes: beside
  *            the rounding of keys and values theirs does not count. Both halves meet the bytes of
- *            the page in dot product instructions. Integers have no order of summation: what is
- *            fixed is how their sums become floats, once a tile.
- * Ownership  Included by isa_*.c only, after body_tile.h.
+ *            the page in dot product instructions, or 16 queries at a time in a tile unit. Integers
+ *            have no order of summation: what is fixed is how their sums become floats, once a
+ *            tile (body_weights.h).
+ * Ownership  Included by isa_*.c only, after body_weights.h.
  * Threads    As isa.h.
- * Limits     As isa.h. Sums stay below 2^24 (256 dimensions or 64 tokens of 127 * 127), so that
+ * Limits     As isa.h. Sums stay below 2^24 (256 dimensions or 128 tokens of 127 * 127), so that
  *            they are exact as floats. A slot after a query's position has weight zero.
  */
 
-#define BYTES_QUERY_MAX 16256.0f  /* 127 * 128: a signed low byte is -64 .. 64 */
-#define BYTES_WEIGHT_MAX 16383.0f /* 127 * 128 + 127 */
-#define BYTES_LEAST 1e-30f /* maxima below this one are as good as zero, and have no inverse */
+#define BYTES_QUERY_MAX 16256.0f /* 127 * 128: a signed low byte is -64 .. 64 */
 
 static int8_t *bytes_query(attention_scratch *s, int32_t query, int32_t split, int32_t head_dim) {
     return s->bytes.query + (query * SPLIT_COUNT + split) * head_dim;
@@ -43,10 +42,10 @@ static void bytes_split_query(attention_scratch *s, int32_t query, const float *
         high_sum = v16i_add(high_sum, high_int);
         low_sum = v16i_add(low_sum, low_int);
     }
-    s->bytes.query_offset[query][SPLIT_HIGH] = -128 * v16i_sum(high_sum);
-    s->bytes.query_offset[query][SPLIT_LOW] = -128 * v16i_sum(low_sum);
+    v16i_store(s->bytes.query_offset[SPLIT_HIGH][query], v16i_set(-128 * v16i_sum(high_sum)));
+    v16i_store(s->bytes.query_offset[SPLIT_LOW][query], v16i_set(-128 * v16i_sum(low_sum)));
     s->bytes.query_scale[query] =
-        maximum / BYTES_QUERY_MAX * scale / (float)append_spread_width(head_dim);
+        maximum / BYTES_QUERY_MAX * (scale * BYTES_LOG2_E) / (float)append_spread_width(head_dim);
 }
 
 static void bytes_start(const isa_attention *a, attention_scratch *s) {
@@ -54,11 +53,6 @@ static void bytes_start(const isa_attention *a, attention_scratch *s) {
         bytes_split_query(s, i, a->op->q + attention_at(a, i), a->op->scale,
                           a->op->kv->shape.head_dim);
     }
-}
-
-/* Both halves of a sum as one float. */
-VEC_INLINE v16 bytes_join(v16i high, v16i low) {
-    return v16_fma(v16_from_int(high), v16_set(128), v16_from_int(low));
 }
 
 /* Scores of `queries` queries with the tokens of `pages` pages from `page` on (constants both). */
@@ -69,7 +63,7 @@ BODY_INLINE void bytes_scores(attention_scratch *s, const attention_tile *tile, 
     UNROLL for (int i = 0; i < queries; i++) {
         UNROLL for (int h = 0; h < SPLIT_COUNT; h++) {
             UNROLL for (int j = 0; j < pages; j++) {
-                acc[i][h][j] = vdot_start(s->bytes.query_offset[first + i][h], true);
+                acc[i][h][j] = vdot_start(s->bytes.query_offset[h][first + i][0], true);
             }
         }
     }
@@ -80,7 +74,7 @@ BODY_INLINE void bytes_scores(attention_scratch *s, const attention_tile *tile, 
             key[j] = v64_load(tile->key[page + j] + (int64_t)d * LIMIT_PAGE_TOKENS);
         }
         if (fetch) {
-            attention_fetch(tile, d / 4, 2);
+            attention_fetch(tile, page, d / 4, 2);
         }
         UNROLL for (int i = 0; i < queries; i++) {
             UNROLL for (int h = 0; h < SPLIT_COUNT; h++) {
@@ -92,64 +86,15 @@ BODY_INLINE void bytes_scores(attention_scratch *s, const attention_tile *tile, 
         }
     }
     UNROLL for (int j = 0; j < pages; j++) {
-        const v16 key_scale = v16_load_bf16(tile->key_scale[page + j]);
+        const v16 scale = v16_load(s->bytes.key_scale + 16 * (page + j));
         UNROLL for (int i = 0; i < queries; i++) {
-            const v16 scale = v16_mul(key_scale, v16_set(s->bytes.query_scale[first + i]));
             const v16 sum = bytes_join(acc[i][SPLIT_HIGH][j], acc[i][SPLIT_LOW][j]);
-            v16_store(&s->score[first + i][16 * (page + j)], v16_mul(sum, scale));
+            v16_store(&s->bytes.score[i][16 * (page + j)], v16_mul(sum, scale));
         }
     }
 }
 
-BODY_INLINE void bytes_scores_all(attention_scratch *s, const attention_tile *tile, int32_t first,
-                                  int32_t head_dim, bool fetch, const int32_t queries) {
-    UNROLL for (int page = 0; page < KV_PAGES; page += VEC_BYTE_VECTORS) {
-        bytes_scores(s, tile, first, page, head_dim, fetch && page == 0, queries, VEC_BYTE_VECTORS);
-    }
-}
-
-static void bytes_dots(attention_scratch *s, const attention_tile *tile, int32_t from, int32_t to,
-                       int32_t head_dim) {
-    bool fetch = tile->more;
-    for (int j = 0; fetch && j < KV_PAGES; j++) { /* what follows the bytes: a line of scales */
-        vec_prefetch(tile->ahead[j] + 2 * LIMIT_PAGE_TOKENS * head_dim);
-    }
-    int32_t i = from;
-    for (; i + VEC_BYTE_QUERIES <= to; i += VEC_BYTE_QUERIES, fetch = false) {
-        bytes_scores_all(s, tile, i, head_dim, fetch, VEC_BYTE_QUERIES);
-    }
-    for (; i < to; i++, fetch = false) {
-        bytes_scores_all(s, tile, i, head_dim, fetch, 1);
-    }
-}
-
-/* Exponentials of a query's scores, their sums by lane, and their products with the values' scales
- * as two bytes each, relative to the tile's largest. */
-static void bytes_weigh(attention_scratch *s, const attention_tile *tile, int32_t query) {
-    const v16 maximum = v16_set(s->maximum[query]);
-    const int32_t valid = s->valid[query];
-    v16 sum = v16_mul(v16_load(s->lane_sum[query]), v16_set(s->rescale[query]));
-    v16 weight[KV_PAGES], top = v16_set(BYTES_LEAST);
-    UNROLL for (int j = 0; j < KV_PAGES; j++) {
-        const v16 e = v16_exp(v16_sub(v16_load(&s->score[query][16 * j]), maximum));
-        sum = v16_add(sum, v16_first(e, v16_zero(), valid - 16 * j));
-        weight[j] =
-            v16_first(v16_mul(e, v16_load_bf16(tile->value_scale[j])), v16_zero(), valid - 16 * j);
-        top = v16_max(weight[j], top);
-    }
-    v16_store(s->lane_sum[query], sum);
-    const float largest = v16_maximum(top);
-    const v16 inverse = v16_set(BYTES_WEIGHT_MAX / largest);
-    s->bytes.weight_scale[query] = largest / BYTES_WEIGHT_MAX;
-    UNROLL for (int j = 0; j < KV_PAGES; j++) {
-        const v16i whole = v16_round(v16_mul(weight[j], inverse));
-        v16i_store_i8(&s->bytes.weight[query][SPLIT_HIGH][16 * j], v16i_shift_right(whole, 7));
-        v16i_store_i8(&s->bytes.weight[query][SPLIT_LOW][16 * j], v16i_and(whole, v16i_set(127)));
-    }
-}
-
-/* out = out * rescale + weights of tokens [0, to) x values, `vectors` x 16 dimensions from `d` on.
- */
+/* Weights x values of tokens [0, to), `vectors` x 16 dimensions from `d` on, to the outputs. */
 BODY_INLINE void bytes_values(attention_scratch *s, const attention_tile *tile, int32_t first,
                               int32_t to, int32_t head_dim, int32_t d, const int32_t queries,
                               const int32_t vectors) {
@@ -178,18 +123,32 @@ BODY_INLINE void bytes_values(attention_scratch *s, const attention_tile *tile, 
         }
     }
     UNROLL for (int i = 0; i < queries; i++) {
-        const v16 scale = v16_set(s->bytes.weight_scale[first + i]);
-        const v16 rescale = v16_set(s->rescale[first + i]);
         UNROLL for (int j = 0; j < vectors; j++) {
-            float *out = s->out + (first + i) * head_dim + d + 16 * j;
-            const v16 sum = bytes_join(acc[i][SPLIT_HIGH][j], acc[i][SPLIT_LOW][j]);
-            v16_store(out, v16_fma(sum, scale, v16_mul(v16_load(out), rescale)));
+            bytes_add(s, first + i, head_dim, d + 16 * j, acc[i][SPLIT_HIGH][j],
+                      acc[i][SPLIT_LOW][j]);
         }
     }
 }
 
-BODY_INLINE void bytes_values_all(attention_scratch *s, const attention_tile *tile, int32_t first,
-                                  int32_t to, int32_t head_dim, const int32_t queries) {
+/* `queries` queries (a constant) that see `to` tokens or fewer, by vectors. */
+BODY_INLINE void bytes_block(attention_scratch *s, const attention_tile *tile, int32_t first,
+                             int32_t to, int32_t head_dim, bool fetch, const int32_t queries) {
+    for (int32_t page = 0; page < BYTES_PAGES; page += VEC_BYTE_VECTORS) {
+        if (page * LIMIT_PAGE_TOKENS < to) {
+            bytes_scores(s, tile, first, page, head_dim, fetch && page % KV_PAGES == 0, queries,
+                         VEC_BYTE_VECTORS);
+        } else if (fetch && page % KV_PAGES == 0) {
+            for (int32_t d = 0; d < head_dim; d += 4) {
+                attention_fetch(tile, page, d / 4, 2);
+            }
+        }
+    }
+    for (int32_t i = 0; i < queries; i++) {
+        bytes_maximum(s, first + i, bytes_top(s->bytes.score[i], s->valid[first + i]));
+    }
+    for (int32_t i = 0; i < queries; i++) {
+        bytes_weigh(s, first + i, s->bytes.score[i]);
+    }
     int32_t d = 0;
     for (; d + 16 * VEC_BYTE_VECTORS <= head_dim; d += 16 * VEC_BYTE_VECTORS) {
         bytes_values(s, tile, first, to, head_dim, d, queries, VEC_BYTE_VECTORS);
@@ -199,15 +158,168 @@ BODY_INLINE void bytes_values_all(attention_scratch *s, const attention_tile *ti
     }
 }
 
-/* A block reads values up to the last of its queries' ends: further ones have weight zero. */
-static void bytes_products(attention_scratch *s, const attention_tile *tile, int32_t from,
-                           int32_t to, int32_t head_dim) {
-    int32_t i = from;
-    for (; i + VEC_BYTE_QUERIES <= to; i += VEC_BYTE_QUERIES) {
-        const int32_t end = s->valid[i + VEC_BYTE_QUERIES - 1]; /* ends ascend with the queries */
-        bytes_values_all(s, tile, i, end, head_dim, VEC_BYTE_QUERIES);
+/* All queries by vectors. */
+static void bytes_vectors(attention_scratch *s, const attention_tile *tile, int32_t from,
+                          int32_t to, int32_t head_dim) {
+    bool fetch = tile->more;
+    for (int j = 0; fetch && j < BYTES_PAGES; j++) { /* what follows the bytes: a line of scales */
+        vec_prefetch(tile->ahead[j] + 2 * LIMIT_PAGE_TOKENS * head_dim);
     }
-    for (; i < to; i++) {
-        bytes_values_all(s, tile, i, s->valid[i], head_dim, 1);
+    int32_t i = from;
+    for (; i + VEC_BYTE_QUERIES <= to; i += VEC_BYTE_QUERIES, fetch = false) {
+        bytes_block(s, tile, i, s->valid[i + VEC_BYTE_QUERIES - 1], head_dim, fetch,
+                    VEC_BYTE_QUERIES);
+    }
+    for (; i < to; i++, fetch = false) {
+        bytes_block(s, tile, i, s->valid[i], head_dim, fetch, 1);
+    }
+}
+
+/* Sixteen queries, or those among them that see something of the tile, on a tile unit. */
+typedef struct {
+    int32_t first, from, to, pages, groups;
+} bytes_sixteen;
+
+static bytes_sixteen bytes_sixteen_at(const attention_scratch *s, int32_t first, int32_t from,
+                                      int32_t to) {
+    bytes_sixteen q = {first, from > first ? from : first, to, 0, 0};
+    q.to = to - first < BYTES_BLOCK ? to : first + BYTES_BLOCK;
+    const int32_t seen = s->valid[q.to - 1]; /* ends ascend with the queries */
+    q.pages = (seen + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS;
+    q.groups = (seen + BYTES_GROUP - 1) / BYTES_GROUP;
+    return q;
+}
+
+/* Steps until all is stored. */
+static void sixteen_rest(const isa_tiles *tiles, isa_products *p) {
+    while (p->done <= p->count) {
+        tiles->step(p);
+    }
+}
+
+/* After row `row` of the 16: a share of the steps. */
+static void sixteen_share(const isa_tiles *tiles, isa_products *p, int32_t row) {
+    while (p->done <= p->count && p->done * BYTES_BLOCK <= (row + 1) * p->count) {
+        tiles->step(p);
+    }
+}
+
+/* Dimensions of one product: the most that divide a head. */
+static int32_t sixteen_dims(int32_t head_dim) {
+    int32_t dims = 64;
+    while (head_dim % dims != 0) {
+        dims -= 16;
+    }
+    return dims;
+}
+
+static void sixteen_scores(attention_scratch *s, const bytes_sixteen *q, const attention_tile *tile,
+                           int32_t head_dim, isa_products *p) {
+    p->high = bytes_query(s, q->first, SPLIT_HIGH, head_dim);
+    p->low = bytes_query(s, q->first, SPLIT_LOW, head_dim);
+    p->row_stride = (int64_t)SPLIT_COUNT * head_dim;
+    p->column_stride = KV_FOURS;
+    p->step_bytes = sixteen_dims(head_dim);
+    p->steps = head_dim / p->step_bytes;
+    p->keys = true;
+    p->high_start = s->bytes.query_offset[SPLIT_HIGH][q->first];
+    p->low_start = s->bytes.query_offset[SPLIT_LOW][q->first];
+    p->out = s->bytes.score_dots;
+    p->count = q->pages;
+    for (int32_t j = 0; j < q->pages; j++) {
+        p->columns[j] = tile->key[j];
+    }
+}
+
+static void sixteen_values(attention_scratch *s, const bytes_sixteen *q, int32_t head_dim,
+                           isa_products *p) {
+    p->high = s->bytes.weight[q->first][SPLIT_HIGH];
+    p->low = s->bytes.weight[q->first][SPLIT_LOW];
+    p->row_stride = SPLIT_COUNT * ISA_BYTES_TILE;
+    p->column_stride = 4 * (int64_t)head_dim;
+    p->step_bytes = BYTES_GROUP;
+    p->steps = q->groups;
+    p->keys = false;
+    p->out = s->bytes.value_dots;
+    p->count = head_dim / 16;
+    for (int32_t j = 0; j < p->count; j++) {
+        p->columns[j] = s->bytes.values + KV_FOURS * j;
+    }
+}
+
+/* Sums of products to scores. */
+static void sixteen_join(attention_scratch *s, const bytes_sixteen *q, const isa_tiles *tiles,
+                         isa_products *values) {
+    const int32_t low_apart = q->pages * BYTES_BLOCK * 16;
+    for (int32_t i = q->from; i < q->to; i++) {
+        const int32_t *dots = s->bytes.score_dots + (i - q->first) * 16;
+        float *score = s->bytes.score[i - q->first];
+        for (int32_t j = 0; j < q->pages; j++, dots += BYTES_BLOCK * 16) {
+            const v16 sum = bytes_join(v16i_load(dots), v16i_load(dots + low_apart));
+            v16_store(score + 16 * j, v16_mul(sum, v16_load(s->bytes.key_scale + 16 * j)));
+        }
+        bytes_maximum(s, i, bytes_top(score, s->valid[i]));
+        sixteen_share(tiles, values, i - q->first);
+    }
+}
+
+static void sixteen_add(attention_scratch *s, const bytes_sixteen *q, int32_t head_dim) {
+    const int32_t low_apart = head_dim * BYTES_BLOCK;
+    for (int32_t i = q->from; i < q->to; i++) {
+        const int32_t *dots = s->bytes.value_dots + (i - q->first) * 16;
+        for (int32_t d = 0; d < head_dim; d += 16, dots += BYTES_BLOCK * 16) {
+            bytes_add(s, i, head_dim, d, v16i_load(dots), v16i_load(dots + low_apart));
+        }
+    }
+}
+
+/* All queries on a tile unit, which wants the values side by side. It and vectors work on different
+ * sixteens: the scores of the next are made beside the weights of these, and the sums of these
+ * beside the maxima of the next. */
+static void bytes_tiles(attention_scratch *s, const attention_tile *tile, const isa_tiles *tiles,
+                        int32_t from, int32_t to, int32_t head_dim) {
+    const size_t page_bytes = (size_t)LIMIT_PAGE_TOKENS * (size_t)head_dim;
+    isa_products scores = {.done = 1}, values = {.done = 1};
+    int32_t first = from / BYTES_BLOCK * BYTES_BLOCK;
+    bytes_sixteen q = bytes_sixteen_at(s, first, from, to);
+    sixteen_scores(s, &q, tile, head_dim, &scores);
+    tiles->begin(&scores);
+    for (int32_t j = 0; j * LIMIT_PAGE_TOKENS < s->valid[to - 1]; j++) {
+        memcpy(s->bytes.values + (size_t)j * page_bytes, tile->value[j], page_bytes);
+        sixteen_share(tiles, &scores, 2 * j);
+    }
+    sixteen_rest(tiles, &scores);
+    sixteen_join(s, &q, tiles, &values);
+    for (; first < to; first += BYTES_BLOCK) {
+        const bytes_sixteen now = q;
+        const bool more = first + BYTES_BLOCK < to;
+        if (more) {
+            q = bytes_sixteen_at(s, first + BYTES_BLOCK, from, to);
+            sixteen_scores(s, &q, tile, head_dim, &scores);
+            tiles->begin(&scores);
+        }
+        for (int32_t i = now.from; i < now.to; i++) {
+            bytes_weigh(s, i, s->bytes.score[i - now.first]);
+            sixteen_share(tiles, &scores, i - now.first);
+        }
+        sixteen_rest(tiles, &scores);
+        sixteen_values(s, &now, head_dim, &values);
+        tiles->begin(&values);
+        if (more) {
+            sixteen_join(s, &q, tiles, &values);
+        }
+        sixteen_rest(tiles, &values);
+        sixteen_add(s, &now, head_dim);
+    }
+}
+
+static void attention_visit_bytes(const isa_attention *a, attention_scratch *s,
+                                  const attention_tile *tile, int32_t from) {
+    const int32_t head_dim = a->op->kv->shape.head_dim;
+    bytes_scales(s, tile, s->valid[from], s->valid[a->queries - 1]);
+    if (a->tiles != NULL && a->queries - from >= BYTES_TILE_QUERIES) {
+        bytes_tiles(s, tile, a->tiles, from, a->queries, head_dim);
+    } else {
+        bytes_vectors(s, tile, from, a->queries, head_dim);
     }
 }

@@ -22,7 +22,7 @@ BODY_INLINE void attention_scores(attention_scratch *s, const attention_tile *ti
             key[j] = attention_load(tile->key[j], (int64_t)d * LIMIT_PAGE_TOKENS, type);
         }
         if (fetch) {
-            attention_fetch(tile, d, type == BACKEND_KV_F32 ? 2 : 1);
+            attention_fetch(tile, 0, d, type == BACKEND_KV_F32 ? 2 : 1);
         }
         UNROLL for (int i = 0; i < queries; i++) {
             const v16 q = v16_set(s->floats.query[d][first + i]);

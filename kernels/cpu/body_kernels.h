@@ -18,6 +18,8 @@
 
 #include "kernels/cpu/body_floats.h"
 
+#include "kernels/cpu/body_weights.h"
+
 #include "kernels/cpu/body_bytes.h"
 
 #include "kernels/cpu/body_attention.h"

@@ -8,20 +8,35 @@
 
 enum {
     KV_PAGES = ISA_KV_TILE / LIMIT_PAGE_TOKENS, /* pages, and vectors of scores, of a tile */
+    BYTES_PAGES = ISA_BYTES_TILE / LIMIT_PAGE_TOKENS,
     CACHE_LINE = 64,
-    KV_FOURS = 64,          /* bytes of one four of dimensions or tokens, of 16 others */
-    KV_CONVERT_QUERIES = 12 /* from here a tile is turned to f32 once, not once a query block */
+    KV_FOURS = 64,           /* bytes of one four of dimensions or tokens, of 16 others */
+    KV_CONVERT_QUERIES = 12, /* from here a tile is turned to f32 once, not once a query block */
+    BYTES_BLOCK = ISA_PANEL_ROWS, /* queries that meet a tile unit at a time */
+    BYTES_GROUP = 64,             /* tokens of values of one product there */
+    BYTES_TILE_QUERIES = 8        /* from here padding them to 16 costs less than vectors */
 };
 
 /* Numbers of at most 14 bits as two bytes, `high` * 128 + `low`, for exact integer products. */
-typedef enum { SPLIT_HIGH = 0, SPLIT_LOW = 1, SPLIT_COUNT = 2 } attention_split;
+typedef enum { SPLIT_HIGH = 0, SPLIT_LOW = 1, SPLIT_COUNT = ISA_SPLITS } attention_split;
 
 /* Queries and weights beside int8 keys and values. */
 typedef struct {
     int8_t query[ISA_QUERIES * SPLIT_COUNT * OPS_HEAD_DIM_MAX]; /* strides: a query, a half */
-    int8_t weight[ISA_QUERIES][SPLIT_COUNT][ISA_KV_TILE];       /* 0 .. 127 */
-    int32_t query_offset[ISA_QUERIES][SPLIT_COUNT]; /* -128 * sum: meets keys around 128 */
-    float query_scale[ISA_QUERIES], weight_scale[ISA_QUERIES];
+    /* -128 * sum of the query: meets keys around 128. Sixteen times the same: a row of a tile. */
+    int32_t query_offset[SPLIT_COUNT][ISA_QUERIES][16];
+    float query_scale[ISA_QUERIES];                           /* makes scores powers of two */
+    int8_t weight[ISA_QUERIES][SPLIT_COUNT][ISA_BYTES_TILE];  /* 0 .. 127 */
+    float tile_maximum[ISA_QUERIES], tile_scale[ISA_QUERIES]; /* of the tile at work */
+    float weight_scale[ISA_QUERIES];
+    float key_scale[ISA_BYTES_TILE], value_scale[ISA_BYTES_TILE];
+    float value_full[ISA_BYTES_TILE]; /* value_scale * 16383 / the tile's largest */
+    float value_top[ISA_BYTES_TILE];  /* the largest value_scale up to a token */
+    float score[BYTES_BLOCK][ISA_BYTES_TILE];
+    /* What a tile unit made, of scores and of values. */
+    int32_t score_dots[SPLIT_COUNT * BYTES_BLOCK * ISA_BYTES_TILE];
+    int32_t value_dots[SPLIT_COUNT * BYTES_BLOCK * OPS_HEAD_DIM_MAX];
+    uint8_t values[ISA_BYTES_TILE * OPS_HEAD_DIM_MAX]; /* the tile's, side by side */
 } attention_bytes;
 
 /* What only floats need. */
@@ -35,9 +50,10 @@ typedef struct {
 typedef struct {
     float score[ISA_QUERIES][ISA_KV_TILE];
     float lane_sum[ISA_QUERIES][16];
-    float maximum[ISA_QUERIES]; /* of this chunk so far */
+    float maximum[ISA_QUERIES]; /* of this chunk so far; int8: log2, an integer */
     float rescale[ISA_QUERIES];
-    int32_t valid[ISA_QUERIES]; /* tokens of this tile a query sees: 1 .. 64 */
+    int32_t position[ISA_QUERIES];
+    int32_t valid[ISA_QUERIES]; /* tokens of this tile a query sees: 1 .. all */
     isa_softmax merged[ISA_QUERIES];
     float out[ISA_QUERIES * OPS_HEAD_DIM_MAX];
     float merged_out[ISA_QUERIES * OPS_HEAD_DIM_MAX];
@@ -47,13 +63,16 @@ typedef struct {
     };
 } attention_scratch;
 static_assert(sizeof(attention_scratch) <= ISA_SCRATCH_BYTES, "fits");
-static_assert(ISA_QUERIES % 16 == 0 && ISA_KV_CHUNK % ISA_KV_TILE == 0, "whole vectors and tiles");
+static_assert(ISA_QUERIES % 16 == 0 && ISA_KV_CHUNK % ISA_KV_TILE == 0 &&
+                  ISA_KV_CHUNK % ISA_BYTES_TILE == 0 && ISA_BYTES_TILE % BYTES_GROUP == 0,
+              "whole vectors and tiles");
 
 /* Keys and values of a tile's pages, as backend.h has them. */
 typedef struct {
-    const uint8_t *key[KV_PAGES], *value[KV_PAGES];
-    const uint16_t *key_scale[KV_PAGES], *value_scale[KV_PAGES]; /* int8: [16] */
-    const uint8_t *ahead[KV_PAGES]; /* keys, values and scales of the tile to visit next */
+    const uint8_t *key[BYTES_PAGES], *value[BYTES_PAGES];
+    const uint16_t *key_scale[BYTES_PAGES], *value_scale[BYTES_PAGES]; /* int8: [16] */
+    const uint8_t *ahead[BYTES_PAGES]; /* keys, values and scales of the tile to visit next */
+    int32_t pages;                     /* KV_PAGES, or BYTES_PAGES of int8 */
     backend_kv_type type;
     bool more; /* there is one */
 } attention_tile;
@@ -81,13 +100,14 @@ static int32_t attention_position(const isa_attention *a, int32_t query) {
     return a->seq->position_first + (a->query_first + query) / attention_group(a);
 }
 
-/* Asks for `lines` cache lines a page of the next tile while this one is at work: its pieces lie
- * apart, where hardware does not foresee them. Called once a step of the scores, of which a tile
- * has as many as its pages have such pieces. */
-BODY_INLINE void attention_fetch(const attention_tile *tile, int32_t step, const int32_t lines) {
+/* Asks for `lines` cache lines of each of KV_PAGES pages of the next tile while this one is at
+ * work: its pieces lie apart, where hardware does not foresee them. Called once a step of the
+ * scores, of which a tile has as many as its pages have such pieces. */
+BODY_INLINE void attention_fetch(const attention_tile *tile, int32_t page, int32_t step,
+                                 const int32_t lines) {
     UNROLL for (int j = 0; j < KV_PAGES; j++) {
         UNROLL for (int l = 0; l < lines; l++) {
-            vec_prefetch(tile->ahead[j] + ((int64_t)step * lines + l) * CACHE_LINE);
+            vec_prefetch(tile->ahead[page + j] + ((int64_t)step * lines + l) * CACHE_LINE);
         }
     }
 }
@@ -108,7 +128,7 @@ static void attention_look_ahead(const isa_attention *a, attention_tile *tile, i
         return;
     }
     const int32_t from = within ? first : 0, end = seq->position_first + seq->rows;
-    for (int32_t j = 0; j < KV_PAGES; j++) {
+    for (int32_t j = 0; j < tile->pages; j++) {
         const int32_t token = from + j * LIMIT_PAGE_TOKENS;
         tile->ahead[j] = attention_page(a, seq, within ? a->kv_head : a->next_kv_head,
                                         token < end ? token : from);
@@ -121,8 +141,8 @@ static attention_tile attention_tile_at(const isa_attention *a, int32_t first) {
     const int32_t end = a->seq->position_first + a->seq->rows;
     const int64_t half = (int64_t)LIMIT_PAGE_TOKENS * kv->shape.head_dim; /* bytes of int8 keys */
     const bool bytes = kv->shape.type == BACKEND_KV_INT8;
-    attention_tile tile = {.type = kv->shape.type};
-    for (int32_t j = 0; j < KV_PAGES; j++) {
+    attention_tile tile = {.pages = bytes ? BYTES_PAGES : KV_PAGES, .type = kv->shape.type};
+    for (int32_t j = 0; j < tile.pages; j++) {
         const int32_t token = first + j * LIMIT_PAGE_TOKENS;
         const uint8_t *head = attention_page(a, a->seq, a->kv_head, token < end ? token : first);
         tile.key[j] = head;
@@ -130,6 +150,6 @@ static attention_tile attention_tile_at(const isa_attention *a, int32_t first) {
         tile.key_scale[j] = (const uint16_t *)(const void *)(head + (bytes ? 2 * half : 0));
         tile.value_scale[j] = tile.key_scale[j] + LIMIT_PAGE_TOKENS;
     }
-    attention_look_ahead(a, &tile, first + ISA_KV_TILE);
+    attention_look_ahead(a, &tile, first + tile.pages * LIMIT_PAGE_TOKENS);
     return tile;
 }

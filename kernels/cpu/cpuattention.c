@@ -47,7 +47,9 @@ static void whole_item(void *context, int32_t item, int32_t thread) {
     /* Later positions cost more, and the longest items should start first. */
     const int32_t block = seq_blocks(j, s) - 1 - item / kv_heads;
     const int32_t first = block * ISA_QUERIES, left = s->rows * j->group - first;
-    isa_attention a = {.op = j->op, .seq = s, .kv_head = item % kv_heads, .query_first = first};
+    isa_attention a = {.op = j->op, .seq = s, .tiles = j->c->kernels->tiles};
+    a.kv_head = item % kv_heads;
+    a.query_first = first;
     a.queries = left < ISA_QUERIES ? left : ISA_QUERIES;
     a.to = s->position_first + (first + a.queries - 1) / j->group + 1;
     if (next < j->items) {
@@ -75,6 +77,7 @@ static void part_item(void *context, int32_t item, int32_t thread) {
     const isa_attention a = {
         .op = j->op,
         .seq = s,
+        .tiles = j->c->kernels->tiles,
         .kv_head = head,
         .queries = s->rows * j->group,
         .from = from,

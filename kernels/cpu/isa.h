@@ -21,7 +21,9 @@ enum {
     ISA_BLOCK_GROUPS = 18,  /* groups unpacked at a time: three tiles of them fit L1 */
     ISA_BLOCK_INPUTS = 128, /* inputs dequantised at a time for f32 activations */
     ISA_KV_TILE = 64,       /* tokens between two rescalings of a softmax: absolute positions */
+    ISA_BYTES_TILE = 128,   /* the same for int8 pages */
     ISA_KV_CHUNK = 512,     /* tokens between two merges of partial results, likewise */
+    ISA_SPLITS = 2,         /* bytes of a query's number or a weight that meets int8 */
     ISA_QUERIES = 48,       /* (row, head) pairs of one unit of attention */
     ISA_SCRATCH_BYTES = 512 << 10
 };
@@ -65,12 +67,34 @@ typedef struct {
     float maximum, sum;
 } isa_softmax;
 
+/* Exact products of 16 rows of two bytes a number with columns of 16 bytes side by side, on a tile
+ * unit: for int8 attention. Begun a column at a time, so that vectors have work meanwhile. */
+typedef struct {
+    const int8_t *high, *low; /* [16] rows, `row_stride` bytes apart */
+    int64_t row_stride;
+    const uint8_t *columns[OPS_HEAD_DIM_MAX / 16]; /* [bytes / 4], `column_stride` bytes apart, */
+    int64_t column_stride;                         /* [16][4]; */
+    int32_t steps, step_bytes;                     /* of so many bytes, 16 to 64, each */
+    bool keys; /* rows are signed, columns not; else the other way round */
+    const int32_t *high_start, *low_start; /* [16, 16], or NULL: zeros */
+    int32_t *out;                          /* [2, count, 16, 16] */
+    int32_t count, done;                   /* columns; column `done` - 1 may not be stored yet */
+} isa_products;
+
+/* The tile unit of an instruction set. */
+typedef struct {
+    void (*begin)(isa_products *p);
+    /* Begins the next column, if there is one, and stores the one before. */
+    void (*step)(isa_products *p);
+} isa_tiles;
+
 /* Queries [query_first, query_first + queries) of one sequence and kv head; query i is row
  * i / group and head i % group of the kv head's group. Positions [from, to) are visited, from a
  * multiple of ISA_KV_CHUNK. */
 typedef struct {
     const ops_attention *op;
     const ops_seq *seq;
+    const isa_tiles *tiles; /* or NULL */
     int32_t kv_head;
     int32_t query_first, queries;
     int32_t from, to;
@@ -99,8 +123,9 @@ static inline uint8_t *isa_kv_head(const backend_kv *kv, int32_t layer, uint32_t
 
 typedef struct {
     const char *name;
-    int32_t narrow_rows; /* up to this many rows take the streaming kernel */
-    int32_t wide_tiles;  /* tiles the kernel for more rows takes at a time */
+    const isa_tiles *tiles; /* or NULL */
+    int32_t narrow_rows;    /* up to this many rows take the streaming kernel */
+    int32_t wide_tiles;     /* tiles the kernel for more rows takes at a time */
     void (*input_int8)(const isa_input *in);
     void (*input_f32)(const isa_input *in);
     void (*linear_int8)(const isa_linear *l, uint8_t *scratch);
@@ -115,7 +140,7 @@ typedef struct {
 
 #if defined(__x86_64__)
 extern const isa_kernels isa_avx512_kernels;
-extern const isa_kernels isa_avx512_amx_kernels; /* the same with isa_amx_linear for many rows */
+extern const isa_kernels isa_avx512_amx_kernels; /* the same, many rows on the tile unit */
 extern const isa_kernels isa_avxvnni_kernels;
 extern const isa_kernels isa_avx2_kernels;
 #endif
@@ -126,6 +151,10 @@ extern const isa_kernels isa_portable_kernels;
  * start, before any thread uses it. */
 void isa_amx_linear(const isa_linear *l, uint8_t *scratch);
 bool isa_amx_usable(void);
+/* Shapes of this thread's tile registers: 0-3 sums [16 x 16]; 4, 5 [16 rows x `bytes`]; 6, 7 the
+ * same number of bytes of 16 columns. */
+void isa_amx_configure(int32_t bytes);
+extern const isa_tiles isa_amxattention_tiles;
 #endif
 
 #endif

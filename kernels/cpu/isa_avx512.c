@@ -19,6 +19,9 @@ static void linear_int8_amx(const isa_linear *l, uint8_t *scratch) {
 const isa_kernels isa_avx512_kernels = {
     .name = "avx512", .linear_int8 = linear_int8, .attention = attention_run, BODY_KERNELS};
 
-const isa_kernels isa_avx512_amx_kernels = {
-    .name = "amx", .linear_int8 = linear_int8_amx, .attention = attention_run, BODY_KERNELS};
+const isa_kernels isa_avx512_amx_kernels = {.name = "amx",
+                                            .tiles = &isa_amxattention_tiles,
+                                            .linear_int8 = linear_int8_amx,
+                                            .attention = attention_run,
+                                            BODY_KERNELS};
 #endif

@@ -164,6 +164,14 @@ VEC_INLINE v16 v16_hadamard(v16 x) {
 VEC_INLINE v16i v16i_set(int32_t x) {
     return v16i_make(_mm256_set1_epi32(x), _mm256_set1_epi32(x));
 }
+VEC_INLINE v16i v16i_load(const int32_t *p) {
+    const __m256i *from = (const __m256i *)(const void *)p;
+    return v16i_make(_mm256_loadu_si256(from), _mm256_loadu_si256(from + 1));
+}
+VEC_INLINE void v16i_store(int32_t *p, v16i x) {
+    _mm256_storeu_si256((__m256i *)(void *)p, x.a);
+    _mm256_storeu_si256((__m256i *)(void *)p + 1, x.b);
+}
 VEC_INLINE v16i v16i_add(v16i x, v16i y) {
     return v16i_make(_mm256_add_epi32(x.a, y.a), _mm256_add_epi32(x.b, y.b));
 }

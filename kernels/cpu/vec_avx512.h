@@ -140,6 +140,12 @@ VEC_INLINE v16 v16_hadamard(v16 v) {
 VEC_INLINE v16i v16i_set(int32_t x) {
     return _mm512_set1_epi32(x);
 }
+VEC_INLINE v16i v16i_load(const int32_t *p) {
+    return _mm512_loadu_si512(p);
+}
+VEC_INLINE void v16i_store(int32_t *p, v16i a) {
+    _mm512_storeu_si512(p, a);
+}
 VEC_INLINE v16i v16i_add(v16i a, v16i b) {
     return _mm512_add_epi32(a, b);
 }

@@ -151,6 +151,12 @@ VEC_INLINE v16 v16_hadamard(v16 v) {
 VEC_INLINE v16i v16i_set(int32_t x) {
     VEC_LANES(v16i, r.lane[i] = x);
 }
+VEC_INLINE v16i v16i_load(const int32_t *p) {
+    VEC_LANES(v16i, r.lane[i] = p[i]);
+}
+VEC_INLINE void v16i_store(int32_t *p, v16i a) {
+    memcpy(p, a.lane, sizeof(a.lane));
+}
 /* Integer lanes wrap around. */
 VEC_INLINE v16i v16i_add(v16i a, v16i b) {
     VEC_LANES(v16i, r.lane[i] = (int32_t)((uint32_t)a.lane[i] + (uint32_t)b.lane[i]));
