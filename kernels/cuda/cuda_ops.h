@@ -99,7 +99,15 @@ typedef struct {
     const float *gate, *up; /* device [count] */
     float *out;             /* device [count]; either input is fine */
     int64_t count;
+    bool gelu; /* GELU (tanh) of the gate instead of SiLU */
 } cuda_silu_mul;
+
+/* x = cap * tanh(x / cap). */
+typedef struct {
+    float *x; /* device [count] */
+    int64_t count;
+    float cap; /* > 0 */
+} cuda_softcap;
 
 typedef struct {
     const float *x;       /* device [x_rows, width] */
@@ -117,14 +125,21 @@ typedef struct {
     bool accumulate; /* out = out + (W x + bias) */
 } cuda_linear;
 
-typedef enum { CUDA_ROWS_PLAIN, CUDA_ROWS_RMSNORM, CUDA_ROWS_SILU_MUL } cuda_rows_input;
+typedef enum {
+    CUDA_ROWS_PLAIN,
+    CUDA_ROWS_RMSNORM,
+    CUDA_ROWS_SILU_MUL,
+    CUDA_ROWS_GELU_MUL
+} cuda_rows_input;
 
 /* A linear operator's rows for the tensor cores: transformed, as bf16, padded with zeros to
  * `stride` inputs; and the sums of each 32 of them. */
 typedef struct {
     const float *x;           /* device [rows, width] */
-    const float *x_up;        /* device [rows, width]: CUDA_ROWS_SILU_MUL */
+    const float *x_up;        /* device [rows, width]: CUDA_ROWS_SILU_MUL, CUDA_ROWS_GELU_MUL */
     const float *norm_weight; /* device [width]: CUDA_ROWS_RMSNORM */
+    const float *add;         /* device [rows, width], or NULL: added to x first, */
+    float *x_out;             /* device [rows, width]: and written here; x itself is fine */
     float norm_epsilon;
     cuda_rows_input input;
     int32_t rows, width;
@@ -212,6 +227,28 @@ typedef struct {
     cuda_attention_work work;
 } cuda_attention;
 
+/* ---- moving pages ---- */
+
+/* Pages of some layers, a range of their heads, and their place in packed staging:
+ * [layers][count][heads] of a kv head's bytes. */
+typedef struct {
+    uint8_t *pool; /* device: layer 0's first page */
+    uint64_t layer_bytes, page_bytes, head_bytes;
+    const uint32_t *pages; /* device [count] */
+    uint8_t *staging;      /* device, 16-byte aligned */
+    uint64_t staging_head_bytes;
+    int32_t count;
+    int32_t layer_first, layers;
+    int32_t head_first, heads;
+    int32_t head_dim;
+    cuda_kv_type type, staging_type;
+} cuda_pages;
+
+/* Both sides of one type. */
+cudaError_t pages_gather(const cuda_pages *op, cudaStream_t stream);
+/* Any two types; another one than the pages' is rounded anew, token by token. */
+cudaError_t pages_scatter(const cuda_pages *op, cudaStream_t stream);
+
 /* ---- choosing tokens ---- */
 
 enum { CUDA_TOP_MAX = 20 };
@@ -264,6 +301,8 @@ cudaError_t sample_rows(const cuda_sample *op, cudaStream_t stream);
 cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream);
 cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream);
 cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream);
+cudaError_t plain_softcap(const cuda_softcap *op, cudaStream_t stream);
+cudaError_t plain_rows(const cuda_rows *op, cudaStream_t stream); /* reference of stream_rows */
 cudaError_t plain_gather(const cuda_gather *op, cudaStream_t stream);
 cudaError_t plain_linear(const cuda_linear *op, cudaStream_t stream);
 cudaError_t plain_rope_table(const cuda_rope_table *op, cudaStream_t stream);
@@ -274,6 +313,9 @@ cudaError_t plain_attention(const cuda_attention *op, cudaStream_t stream);
  * memory that a block may have. */
 bool attention_tensor_can(const cuda_attention *op, int shared_max);
 cudaError_t attention_tensor(const cuda_attention *op, cudaStream_t stream);
+
+/* Bit for bit plain_rope_append, with each pair read once. */
+cudaError_t fused_rope_append(const cuda_rope_append *op, cudaStream_t stream);
 
 cudaError_t stream_rows(const cuda_rows *op, cudaStream_t stream);
 /* Any number of rows: few go to the kernels of stream.cu, many to gemm_product. */

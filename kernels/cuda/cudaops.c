@@ -34,7 +34,7 @@ status cudaops_rmsnorm(backend *b, const ops_rmsnorm *op) {
 
 status cudaops_silu_mul(backend *b, const ops_silu_mul *op) {
     cudastate *c = (cudastate *)b;
-    const cuda_silu_mul k = {op->gate, op->up, op->out, (int64_t)op->rows * op->width};
+    const cuda_silu_mul k = {op->gate, op->up, op->out, (int64_t)op->rows * op->width, false};
     return cudastate_check(c, plain_silu_mul(&k, c->stream));
 }
 
@@ -60,7 +60,7 @@ static status linear_input(cudastate *c, const ops_linear *op, int32_t inputs, c
                                 op->rows, inputs,          op->norm_epsilon};
         return cudastate_check(c, plain_rmsnorm(&k, c->stream));
     }
-    const cuda_silu_mul k = {op->x, op->x_up, c->input.memory, (int64_t)floats};
+    const cuda_silu_mul k = {op->x, op->x_up, c->input.memory, (int64_t)floats, false};
     return cudastate_check(c, plain_silu_mul(&k, c->stream));
 }
 
@@ -223,7 +223,8 @@ status cudaops_rope_append(backend *b, const ops_rope_append *op) {
                           .dim = op->dim,
                           .interleaved = op->pairs == OPS_ROPE_INTERLEAVED};
     TRY(batch_of(c, op->seqs, op->seqs_count, op->rows, &k.batch));
-    return cudastate_check(c, plain_rope_append(&k, c->stream));
+    return cudastate_check(
+        c, c->plain ? plain_rope_append(&k, c->stream) : fused_rope_append(&k, c->stream));
 }
 
 enum { SLOTS_BYTES_MAX = 256 << 20 };

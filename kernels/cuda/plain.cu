@@ -6,14 +6,15 @@
 #include <math.h>
 
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/pages.cuh"
 #include "kernels/cuda/ptx.cuh"
 
 namespace {
 
 constexpr int THREADS = 128;
 constexpr int WARP = 32;
-constexpr int PAGE_TOKENS = 16;
-constexpr int DIMS_PER_LANE = 8; /* head_dim up to 256 */
+constexpr int PAGE_TOKENS = PAGES_TOKENS;
+constexpr int DIMS_PER_LANE = PAGES_LANE_DIMS;
 
 unsigned blocks_for(int64_t threads) {
     return (unsigned)((threads + THREADS - 1) / THREADS);
@@ -110,11 +111,64 @@ __global__ void rmsnorm_kernel(cuda_rmsnorm op) {
     }
 }
 
+/* SiLU, or GELU with tanh: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016). */
+__device__ float gated(float gate, bool gelu) {
+    if (gelu) {
+        const float inner = 0.7978845608f * (gate + 0.044715f * gate * gate * gate);
+        return 0.5f * gate * (1.0f + tanhf(inner));
+    }
+    return gate / (1.0f + expf(-gate));
+}
+
 __global__ void silu_mul_kernel(cuda_silu_mul op) {
     const int64_t i = thread_number();
     if (i < op.count) {
-        const float gate = op.gate[i];
-        op.out[i] = gate / (1.0f + expf(-gate)) * op.up[i];
+        op.out[i] = gated(op.gate[i], op.gelu) * op.up[i];
+    }
+}
+
+__global__ void softcap_kernel(cuda_softcap op) {
+    const int64_t i = thread_number();
+    if (i < op.count) {
+        op.x[i] = op.cap * tanhf(op.x[i] / op.cap);
+    }
+}
+
+/* A thread a row, elements one after the other. */
+__global__ void rows_kernel(cuda_rows op) {
+    const int64_t row = thread_number();
+    if (row >= op.rows) {
+        return;
+    }
+    const float *x = op.x + row * op.width;
+    if (op.add != nullptr) {
+        for (int32_t k = 0; k < op.width; k++) {
+            op.x_out[row * op.width + k] = x[k] + op.add[row * op.width + k];
+        }
+        x = op.x_out + row * op.width;
+    }
+    float squares = 0;
+    for (int32_t k = 0; k < op.width; k++) {
+        squares = __fmaf_rn(x[k], x[k], squares);
+    }
+    const float factor = 1.0f / sqrtf(squares / (float)op.width + op.norm_epsilon);
+    __nv_bfloat16 *out = (__nv_bfloat16 *)op.rows_bf16 + row * op.stride;
+    float sum = 0;
+    for (int32_t k = 0; k < op.stride; k++) {
+        float value = 0;
+        if (k < op.width) {
+            value = x[k];
+            if (op.input == CUDA_ROWS_RMSNORM) {
+                value = value * factor * op.norm_weight[k];
+            } else if (op.input != CUDA_ROWS_PLAIN) {
+                value = gated(value, op.input == CUDA_ROWS_GELU_MUL) * op.x_up[row * op.width + k];
+            }
+        }
+        out[k] = __float2bfloat16_rn(value);
+        sum = (k % 32 == 0 ? 0.0f : sum) + __bfloat162float(out[k]);
+        if (k % 32 == 31) {
+            op.sums[row * (op.stride / 32) + k / 32] = sum;
+        }
     }
 }
 
@@ -158,63 +212,6 @@ __global__ void rope_table_kernel(cuda_rope_table op) {
     sincos((double)op.positions[row] * op.frequencies[pair], &sine, &cosine);
     op.table[row * op.dim + pair] = op.magnitude * (float)cosine;
     op.table[row * op.dim + half + pair] = op.magnitude * (float)sine;
-}
-
-/* Where the scale of K (which 0) or V (1) of a token of a page lies: INT8. */
-__device__ uint8_t *kv_scale_at(const cuda_kv_layer &kv, uint8_t *head, int which, int32_t token) {
-    return head + 2 * PAGE_TOKENS * kv.head_dim + (which * PAGE_TOKENS + token) * 2;
-}
-
-/* Element d of K (which 0) or V (1) of a token of a page. */
-__device__ float kv_get(const cuda_kv_layer &kv, uint8_t *head, int which, int32_t token,
-                        int32_t d) {
-    const int32_t element = (which * PAGE_TOKENS + token) * kv.head_dim + d;
-    switch (kv.type) {
-        case CUDA_KV_F32:
-            return ((const float *)head)[element];
-        case CUDA_KV_F16:
-            return __half2float(((const __half *)head)[element]);
-        case CUDA_KV_BF16:
-            return __bfloat162float(((const __nv_bfloat16 *)head)[element]);
-        case CUDA_KV_INT8:
-            break;
-    }
-    return (float)((const int8_t *)head)[element] *
-           __bfloat162float(*(const __nv_bfloat16 *)kv_scale_at(kv, head, which, token));
-}
-
-/* A warp writes K or V of a token: lane l elements l, l + 32, ... */
-__device__ void kv_put(const cuda_kv_layer &kv, uint8_t *head, int which, int32_t token,
-                       const float *value) {
-    const int32_t lane = (int32_t)threadIdx.x, first = (which * PAGE_TOKENS + token) * kv.head_dim;
-    float scale = 0;
-    if (kv.type == CUDA_KV_INT8) {
-        float largest = 0;
-        for (int32_t i = 0, d = lane; d < kv.head_dim; i++, d += WARP) {
-            largest = fmaxf(largest, fabsf(value[i]));
-        }
-        const __nv_bfloat16 rounded = __float2bfloat16_ru(ptx_warp_max(largest) / 127.0f);
-        scale = __bfloat162float(rounded);
-        if (lane == 0) {
-            *(__nv_bfloat16 *)kv_scale_at(kv, head, which, token) = rounded;
-        }
-    }
-    for (int32_t i = 0, d = lane; d < kv.head_dim; i++, d += WARP) {
-        switch (kv.type) {
-            case CUDA_KV_F32:
-                ((float *)head)[first + d] = value[i];
-                break;
-            case CUDA_KV_F16:
-                ((__half *)head)[first + d] = __float2half_rn(value[i]);
-                break;
-            case CUDA_KV_BF16:
-                ((__nv_bfloat16 *)head)[first + d] = __float2bfloat16_rn(value[i]);
-                break;
-            case CUDA_KV_INT8:
-                ((int8_t *)head)[first + d] = (int8_t)(scale > 0 ? rintf(value[i] / scale) : 0.0f);
-                break;
-        }
-    }
 }
 
 /* The page of a position of a row's sequence, at kv head `head`. */
@@ -270,8 +267,8 @@ __global__ void rope_append_kernel(cuda_rope_append op) {
         k[i] = turned(op.k + at, table, d, op.dim, op.interleaved);
         v[i] = op.v[at + d];
     }
-    kv_put(op.kv, page, 0, position % PAGE_TOKENS, k);
-    kv_put(op.kv, page, 1, position % PAGE_TOKENS, v);
+    pages_put(op.kv.type, dim, page, 0, position % PAGE_TOKENS, k);
+    pages_put(op.kv.type, dim, page, 1, position % PAGE_TOKENS, v);
 }
 
 /* A warp a (row, head), 32 absolute positions at a time with a running maximum (Milakov and
@@ -287,7 +284,8 @@ __device__ float plain_score(const cuda_attention &op, int32_t seq, int32_t kv_h
     uint8_t *page = kv_head_at(op.kv, op.batch, seq, position, kv_head);
     float score = 0;
     for (int32_t d = 0; d < op.kv.head_dim; d++) {
-        score = __fmaf_rn(q[d], kv_get(op.kv, page, 0, position % PAGE_TOKENS, d), score);
+        score = __fmaf_rn(
+            q[d], pages_get(op.kv.type, op.kv.head_dim, page, 0, position % PAGE_TOKENS, d), score);
     }
     score *= op.scale;
     return op.softcap > 0 ? op.softcap * tanhf(score / op.softcap) : score;
@@ -327,9 +325,9 @@ __global__ void attention_kernel(cuda_attention op) {
             for (int32_t t = 0; t < WARP && first + t <= last; t++) {
                 if (first + t >= low) {
                     uint8_t *page = kv_head_at(op.kv, op.batch, seq, first + t, kv_head);
-                    sum[i] =
-                        __fmaf_rn(shared.weight[t],
-                                  kv_get(op.kv, page, 1, (first + t) % PAGE_TOKENS, d), sum[i]);
+                    sum[i] = __fmaf_rn(
+                        shared.weight[t],
+                        pages_get(op.kv.type, dim, page, 1, (first + t) % PAGE_TOKENS, d), sum[i]);
                 }
             }
         }
@@ -353,6 +351,14 @@ cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream) {
 
 cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream) {
     return ptx_launch(silu_mul_kernel, dim3(blocks_for(op->count)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_softcap(const cuda_softcap *op, cudaStream_t stream) {
+    return ptx_launch(softcap_kernel, dim3(blocks_for(op->count)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_rows(const cuda_rows *op, cudaStream_t stream) {
+    return ptx_launch(rows_kernel, dim3(blocks_for(op->rows)), dim3(THREADS), 0, stream, *op);
 }
 
 cudaError_t plain_gather(const cuda_gather *op, cudaStream_t stream) {

@@ -25,17 +25,20 @@ constexpr int SHARED_X_MAX = 160 * 1024;
 
 /* ---- rows to bf16 ---- */
 
-__device__ float prepared(const cuda_rows &op, int32_t row, int32_t k, float factor) {
-    const int64_t at = (int64_t)row * op.width + k;
+__device__ float prepared(const cuda_rows &op, const float *x, int32_t row, int32_t k,
+                          float factor) {
+    const float value = x[k];
     switch (op.input) {
         case CUDA_ROWS_RMSNORM:
-            return op.x[at] * factor * op.norm_weight[k];
-        case CUDA_ROWS_SILU_MUL: {
-            const float gate = op.x[at];
-            return gate / (1.0f + expf(-gate)) * op.x_up[at];
+            return value * factor * op.norm_weight[k];
+        case CUDA_ROWS_SILU_MUL:
+            return value / (1.0f + expf(-value)) * op.x_up[(int64_t)row * op.width + k];
+        case CUDA_ROWS_GELU_MUL: {
+            const float inner = 0.7978845608f * (value + 0.044715f * value * value * value);
+            return 0.5f * value * (1.0f + tanhf(inner)) * op.x_up[(int64_t)row * op.width + k];
         }
         default:
-            return op.x[at];
+            return value;
     }
 }
 
@@ -50,8 +53,17 @@ __global__ void rows_kernel(cuda_rows op) {
     const int32_t row = (int32_t)blockIdx.x;
     const int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32;
     float factor = 1.0f;
+    const float *x = op.x + (int64_t)row * op.width;
+    if (op.add != nullptr) {
+        const float *add = op.add + (int64_t)row * op.width;
+        float *sum = op.x_out + (int64_t)row * op.width;
+        for (int32_t k = (int32_t)threadIdx.x; k < op.width; k += THREADS) {
+            sum[k] = x[k] + add[k];
+        }
+        x = sum;
+        __syncthreads();
+    }
     if (op.input == CUDA_ROWS_RMSNORM) {
-        const float *x = op.x + (int64_t)row * op.width;
         float squares = 0;
         for (int32_t k = (int32_t)threadIdx.x; k < op.width; k += THREADS) {
             squares = __fmaf_rn(x[k], x[k], squares);
@@ -70,7 +82,7 @@ __global__ void rows_kernel(cuda_rows op) {
     __nv_bfloat16 *out = (__nv_bfloat16 *)op.rows_bf16 + (int64_t)row * op.stride;
     for (int32_t group = warp; group < op.stride / 32; group += WARPS) {
         const int32_t k = group * 32 + lane;
-        const float value = k < op.width ? prepared(op, row, k, factor) : 0.0f;
+        const float value = k < op.width ? prepared(op, x, row, k, factor) : 0.0f;
         const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
         out[k] = rounded;
         const float sum = ptx_warp_sum(__bfloat162float(rounded));

@@ -122,5 +122,6 @@ void each_seed(int seeds, F body) {
 void attentioncase_run(void);
 void productcase_run(void);
 void samplecase_run(void);
+void fusedcase_run(void);
 
 #endif

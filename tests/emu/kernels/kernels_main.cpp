@@ -11,5 +11,6 @@ int main(int argc, char **argv) {
     attentioncase_run();
     productcase_run();
     samplecase_run();
+    fusedcase_run();
     return kernelcase::failed ? 1 : 0;
 }
