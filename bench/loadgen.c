@@ -22,7 +22,7 @@ enum { LOADGEN_REQUEST_BYTES = 64 << 20, LOADGEN_REPORT_BYTES = 1 << 20 };
 typedef struct {
     const char *url, *model, *key;
     double rate, temperature, ttft_slo_ms, tpot_slo_ms, timeout_s;
-    int64_t concurrency, requests, prompt_tokens, prefix_tokens, max_tokens, warmup, seed;
+    int64_t concurrency, requests, prompt_tokens, prefix_tokens, prefixes, max_tokens, warmup, seed;
     int64_t connections;
     int32_t endpoint, arrivals;
     bool stream, ignore_eos, json;
@@ -47,6 +47,8 @@ static const config_option options[] = {
      "length of each prompt"},
     {"shared-prefix", CONFIG_INT, FIELD(prefix_tokens), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
      "of these, how many are the same in all prompts"},
+    {"shared-prefixes", CONFIG_INT, FIELD(prefixes), 1, 1 << 20, "1", NULL, NULL,
+     "how many different prefixes there are; each prompt has one by chance"},
     {"max-tokens", CONFIG_INT, FIELD(max_tokens), 1, LIMIT_CONTEXT_TOKENS, "32", NULL, NULL,
      "length of each answer"},
     {"endpoint", CONFIG_ENUM, FIELD(endpoint), 0, 0, "completions", endpoint_names, NULL,
@@ -138,6 +140,7 @@ static status prepare(run *r, bool progress, diag *d) {
                              .ignore_eos = o->ignore_eos,
                              .prompt_tokens = (int32_t)o->prompt_tokens,
                              .prefix_tokens = (int32_t)o->prefix_tokens,
+                             .prefixes = (int32_t)o->prefixes,
                              .max_tokens = (int32_t)o->max_tokens,
                              .temperature = o->temperature,
                              .seed = (uint64_t)o->seed,
@@ -193,13 +196,14 @@ static void write_settings(const run *r, strbuf *out) {
     strbuf_printf(out,
                   "{\"bench\":\"serve\",\"mode\":\"%s\",\"rate\":%g,\"concurrency\":%lld,"
                   "\"endpoint\":\"%s\",\"stream\":%s,\"prompt_tokens_each\":%lld,"
-                  "\"prompt_tokens_exact\":%s,\"shared_prefix\":%lld,\"max_tokens\":%lld,"
+                  "\"prompt_tokens_exact\":%s,\"shared_prefix\":%lld,\"shared_prefixes\":%lld,"
+                  "\"max_tokens\":%lld,"
                   "\"warmup\":%lld,\"seed\":%lld,\"ttft_slo_ms\":%g,\"tpot_slo_ms\":%g,",
                   o->rate > 0 ? "open" : "closed", o->rate, (long long)o->concurrency,
                   endpoint_names[o->endpoint], o->stream ? "true" : "false",
                   (long long)o->prompt_tokens, loadprompt_exact(r->prompts) ? "true" : "false",
-                  (long long)o->prefix_tokens, (long long)o->max_tokens, (long long)o->warmup,
-                  (long long)o->seed, o->ttft_slo_ms, o->tpot_slo_ms);
+                  (long long)o->prefix_tokens, (long long)o->prefixes, (long long)o->max_tokens,
+                  (long long)o->warmup, (long long)o->seed, o->ttft_slo_ms, o->tpot_slo_ms);
 }
 
 /* Prints; returns the exit status. */

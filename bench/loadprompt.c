@@ -225,9 +225,14 @@ static void loadprompt_draw(loadprompt *p, int64_t n, int32_t count) {
     uint64_t random = rng_mix(p->o.seed ^ rng_mix((uint64_t)n + 1));
     uint64_t pool = (uint64_t)p->pool_count;
     uint64_t from = rng_below(&random, pool);
+    bool several = p->o.prefixes > 1;
+    uint64_t group = several ? rng_mix(p->o.seed ^ rng_below(&random, (uint64_t)p->o.prefixes)) : 0;
+    uint64_t group_from = several ? rng_below(&group, pool) : 0;
     for (int32_t i = 0; i < count; i++) {
         if (i < p->o.prefix_tokens) {
-            p->tokens[i] = p->pool[(uint64_t)i % pool];
+            bool fresh = several && i < LOADPROMPT_FRESH;
+            p->tokens[i] =
+                p->pool[fresh ? rng_below(&group, pool) : (group_from + (uint64_t)i) % pool];
         } else if (i < p->o.prefix_tokens + LOADPROMPT_FRESH) {
             p->tokens[i] = p->pool[rng_below(&random, pool)];
         } else {

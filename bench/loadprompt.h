@@ -29,7 +29,8 @@ typedef struct {
     bool stream;
     bool ignore_eos;
     int32_t prompt_tokens;
-    int32_t prefix_tokens; /* of these, the same in all prompts */
+    int32_t prefix_tokens; /* of these, the same in all prompts with the same prefix */
+    int32_t prefixes;      /* how many there are; each prompt has one by chance; <= 1: one */
     int32_t max_tokens;
     double temperature;
     uint64_t seed;

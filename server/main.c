@@ -6,6 +6,7 @@
 
 #include "bench/engine.h"
 #include "bench/loadgen.h"
+#include "bench/routebench.h"
 #include "engine/base/config.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
@@ -206,7 +207,10 @@ static int bench_main(int argc, char *const *argv) {
     if (argc > 0 && strcmp(argv[0], "serve") == 0) {
         return loadgen_main(argc - 1, argv + 1);
     }
-    (void)fprintf(stderr, "usage: weir bench engine|serve [--help]\n");
+    if (argc > 0 && strcmp(argv[0], "route") == 0) {
+        return routebench(argc - 1, argv + 1);
+    }
+    (void)fprintf(stderr, "usage: weir bench engine|serve|route [--help]\n");
     return 2;
 }
 
