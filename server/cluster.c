@@ -113,11 +113,12 @@ static bool on_call(cluster *c, const mesh_event *e, int64_t now_us, cluster_eve
 
 static void dial(cluster *c, uint32_t worker, int64_t now_us) {
     target *t = &c->targets[worker];
-    mesh_call call = {.address = t->entry.address,
-                      .purpose = HANDSHAKE_CONTROL,
-                      .expects = true,
-                      .expected = {HANDSHAKE_WORKER, t->entry.roles, worker, t->entry.epoch},
-                      .tag = worker};
+    mesh_call call = {
+        .address = t->entry.address,
+        .purpose = HANDSHAKE_CONTROL,
+        .expects = true,
+        .expected = {HANDSHAKE_WORKER, message_roles_able(t->entry.roles), worker, t->entry.epoch},
+        .tag = worker};
     t->calling = mesh_dial(c->mesh, &call, now_us) == STATUS_OK;
 }
 

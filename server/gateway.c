@@ -180,6 +180,10 @@ static void on_message(gateway_state *g, uint32_t worker, const message *m) {
         g->broken[worker] = true;
     } else if (m->type == MESSAGE_HEARTBEAT) {
         on_heartbeat(g, worker, &m->heartbeat);
+    } else if (m->type == MESSAGE_ROLE) {
+        LOG(INFO, "gateway", "worker has another role", "worker=%u role=%s", worker,
+            pool_role_name(m->role.roles));
+        pool_role(&g->pool, worker, m->role.roles);
     } else if (m->type == MESSAGE_METRICS) {
         pool_metrics(&g->pool, worker, m->metrics);
     } else if (m->type == MESSAGE_CACHED) {

@@ -232,6 +232,7 @@ static void on_message(hub *h, seat *s, str bytes, int64_t now_us) {
         on_hello(h, s, &m.hello, now_us);
     } else if (m.type == MESSAGE_HELLO && s->place == MEMBER) {
         s->knows = m.hello.worker == s->number;
+        s->hello.hello.roles = m.hello.roles ? m.hello.roles : s->hello.hello.roles;
         h->changed = true;
     } else if (m.type != MESSAGE_HEARTBEAT) {
         refuse(h, s, now_us, "not a message for a hub");

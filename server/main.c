@@ -27,6 +27,7 @@ typedef struct {
     bool log_json, deterministic;
     int64_t device;
     double memory_fraction;
+    bool flips;
 } worker_settings;
 
 #define FIELD(name) offsetof(worker_settings, name)
@@ -35,6 +36,8 @@ static const char *const roles[] = {"prefill", "decode", "both", NULL};
 
 static const config_option worker_flags[] = {
     {"role", CONFIG_ENUM, FIELD(role), 0, 0, "both", roles, NULL, "which phases it runs"},
+    {"flips", CONFIG_BOOL, FIELD(flips), 0, 0, "false", NULL, NULL,
+     "its role can be changed while it runs"},
     {"join", CONFIG_STRING, FIELD(join), 0, 255, NULL, NULL, "HOST:PORT",
      "join the cluster whose hub is there"},
     {"listen", CONFIG_STRING, FIELD(listen), 0, 255, NULL, NULL, "HOST:PORT",
@@ -142,7 +145,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .memory_fraction = o->memory_fraction,
                         .deterministic = o->deterministic,
                         .profile_path = o->profile,
-                        .roles = role_bits[o->role],
+                        .roles = role_bits[o->role] | (o->flips ? MESSAGE_ROLE_FLIPS : 0u),
                         .worker = o->worker < 0 ? MESSAGE_NO_WORKER : (uint32_t)o->worker,
                         .epoch = (uint64_t)o->epoch,
                         .gateway_fd = (int)o->link_fd,

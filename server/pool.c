@@ -16,6 +16,7 @@ enum {
 };
 
 const char *pool_role_name(uint32_t roles) {
+    roles &= BOTH;
     return roles == BOTH ? "both" : roles == MESSAGE_ROLE_PREFILL ? "prefill" : "decode";
 }
 
@@ -131,7 +132,8 @@ void pool_goodbye(pool *p, uint32_t worker, const char *why) {
 
 static message_peer peer_of(const pool *p, uint32_t worker) {
     const message_hello *h = &p->workers[worker].hello;
-    return (message_peer){.worker = h->worker, .epoch = h->epoch, .roles = h->roles};
+    return (message_peer){
+        .worker = h->worker, .epoch = h->epoch, .roles = message_roles_able(h->roles)};
 }
 
 static void introduced(bool told, uint32_t prefill, uint32_t decode) {
@@ -168,7 +170,12 @@ static void introduce_by_address(pool *p, uint32_t prefill, uint32_t decode, boo
                prefill, decode);
 }
 
+static bool *met(pool *p, uint32_t a, uint32_t b) {
+    return a < b ? &p->met[a][b] : &p->met[b][a];
+}
+
 static void introduce(pool *p, uint32_t prefill, uint32_t decode, bool mend) {
+    *met(p, prefill, decode) = true;
     if (p->by_address || p->workers[prefill].remote || p->workers[decode].remote) {
         introduce_by_address(p, prefill, decode, mend);
     } else {
@@ -202,6 +209,29 @@ void pool_rejoin(pool *p, uint32_t worker, uint32_t peer, int64_t now_us) {
     }
 }
 
+/* Everybody of the other role whom it does not know yet. */
+static void meet_others(pool *p, uint32_t worker) {
+    for (uint32_t i = 0; i < p->count; i++) {
+        if (i != worker && p->workers[i].joined && !*met(p, worker, i)) {
+            introduce_pair(p, worker, i, false);
+        }
+    }
+}
+
+static void take_role(pool *p, uint32_t worker) {
+    pool_worker *w = &p->workers[worker];
+    (void)snprintf(w->label, sizeof w->label, "role=\"%s\",worker=\"%u\"",
+                   pool_role_name(w->hello.roles), worker);
+    p->views[worker].roles = w->hello.roles & BOTH;
+}
+
+void pool_role(pool *p, uint32_t worker, uint32_t roles) {
+    pool_worker *w = &p->workers[worker];
+    w->hello.roles = (roles & BOTH) | (w->hello.roles & MESSAGE_ROLE_FLIPS);
+    take_role(p, worker);
+    meet_others(p, worker);
+}
+
 status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) {
     pool_worker *w = &p->workers[worker];
     if (hello->version != MESSAGE_VERSION) {
@@ -229,20 +259,16 @@ status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) 
     w->hello = w->kept.hello;
     w->epoch = hello->epoch;
     w->joined = true;
-    (void)snprintf(w->label, sizeof w->label, "role=\"%s\",worker=\"%u\"",
-                   pool_role_name(hello->roles), worker);
     p->views[worker] = (router_view){.up = true,
-                                     .roles = hello->roles,
+                                     .roles = hello->roles & BOTH,
                                      .pages_total = hello->pages,
                                      .pages_free = hello->pages,
                                      .context_tokens = hello->context_tokens};
-    for (uint32_t i = 0; i < p->count; i++) {
-        const pool_worker *other = &p->workers[i];
-        if (i == worker || !other->joined) {
-            continue;
-        }
-        introduce_pair(p, worker, i, false);
+    take_role(p, worker);
+    for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
+        *met(p, worker, i) = false;
     }
+    meet_others(p, worker);
     return STATUS_OK;
 }
 

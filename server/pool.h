@@ -38,6 +38,7 @@ typedef struct {
     int epoll_fd;
     strbuf encoded;
     int64_t rejoined_us[LIMIT_WORKERS][LIMIT_WORKERS]; /* lower number first; 0: never */
+    bool met[LIMIT_WORKERS][LIMIT_WORKERS];            /* introduced; lower number first */
     uint32_t roles_wanted; /* ready means that each of these has joined */
     uint64_t model_hash;   /* what a worker's must be; 0: that of the first to join */
     bool by_address;       /* no sockets for pairs: KV moves over TCP on this machine too */
@@ -68,6 +69,9 @@ void pool_goodbye(pool *p, uint32_t worker, const char *why);
 
 /* HELLO: joined if it fits, and introduced to every worker of the other role. */
 MUST_USE status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d);
+
+/* The worker has that role now: it meets those that it had no work with. */
+void pool_role(pool *p, uint32_t worker, uint32_t roles);
 
 /* A worker has lost its link to `peer`, and both may be well: they get a new one, at most once a
  * second. Whoever still has the old link drops it when it takes the new. */

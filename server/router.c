@@ -207,7 +207,8 @@ void router_failed(router *r, uint32_t worker, int64_t now_us) {
 
 void router_heard(router *r, uint32_t worker, const message *m, int64_t now_us) {
     CHECK_LT(worker, r->options.workers_max);
-    bool draining = m->reason == MESSAGE_REASON_DRAINING || m->reason == MESSAGE_REASON_GONE;
+    bool draining = m->reason == MESSAGE_REASON_DRAINING || m->reason == MESSAGE_REASON_GONE ||
+                    m->reason == MESSAGE_REASON_ROLE;
     if (m->type == MESSAGE_TOKENS || m->type == MESSAGE_ADOPTED) {
         breaker_succeeded(&r->known[worker].breaker);
     } else if (m->type == MESSAGE_LINK_LOST && m->worker < r->options.workers_max) {

@@ -127,6 +127,7 @@ status core_create(arena *a, const core_options *options, core **out, diag *d) {
         return status_fail(d, STATUS_NOMEM, "no memory for the engine");
     }
     c->options = *options;
+    c->accepts = c->options.roles;
     if (core_open_parts(c, a) != STATUS_OK) {
         return status_fail(d, STATUS_NOMEM, "no memory for the engine: %llu bytes are needed",
                            (unsigned long long)core_bytes(options));
@@ -549,6 +550,16 @@ void core_hand_back(core *c, int64_t now_us) {
     prefill_hand_back(c);
     decode_hand_back(c);
     core_settle(c);
+}
+
+void core_set_roles(core *c, uint32_t roles) {
+    CHECK(roles != 0 && (roles & ~c->options.roles) == 0);
+    c->accepts = roles;
+}
+
+uint32_t core_roles(const core *c) {
+    CHECK(c->accepts != 0);
+    return c->accepts;
 }
 
 bool core_idle(const core *c) {

@@ -24,7 +24,7 @@
 typedef struct core core;
 
 typedef struct {
-    uint32_t roles;               /* MESSAGE_ROLE_* bits */
+    uint32_t roles;               /* MESSAGE_ROLE_* bits: of these there may be requests */
     uint32_t pages;               /* of the KV pool; ids 0 .. pages - 1 */
     uint32_t layers;              /* of the model */
     int32_t context_tokens;       /* most tokens of a sequence */
@@ -95,6 +95,11 @@ void core_drain(core *c);
 /* The drain has lasted long enough: every request goes back to its gateway, which gives it to
  * others at no cost. What is left are the step in flight and transfers, until core_idle. */
 void core_hand_back(core *c, int64_t now_us);
+
+/* New requests are only of these roles from now on, a part of core_options.roles; those of others
+ * end where they are. A SUBMIT or RESERVE that is not is refused with MESSAGE_REASON_ROLE. */
+void core_set_roles(core *c, uint32_t roles);
+uint32_t core_roles(const core *c);
 
 /* No requests, no step, no transfer that touches a page. */
 bool core_idle(const core *c);

@@ -56,6 +56,7 @@ struct core {
     stepmodel model;
     message unsent; /* where messages to links that are down are written */
     bool draining;
+    uint32_t accepts;  /* roles of new requests */
     bool drained;      /* core_next has returned false since the last event */
     bool pump;         /* announcements or replays may be waiting to go out */
     int64_t now_us;    /* of the event being handled */

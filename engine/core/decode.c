@@ -264,6 +264,9 @@ static message_reason decode_refusal(const core *c, const message *m) {
     if (c->draining) {
         return MESSAGE_REASON_DRAINING;
     }
+    if (!(c->accepts & MESSAGE_ROLE_DECODE)) {
+        return MESSAGE_REASON_ROLE;
+    }
     /* Preempting it alone would repeat for ever. */
     if (s->params->choices > c->options.seqs_max || decode_pages_worst(c, s) > c->options.pages) {
         return MESSAGE_REASON_LIMIT;

@@ -428,6 +428,11 @@ static void on_adopted(gate *g, ledger_run *r, uint32_t worker, const message *m
     }
 }
 
+/* It is no fault of anybody's that a worker takes no new requests. */
+static bool free_reason(message_reason r) {
+    return r == MESSAGE_REASON_DRAINING || r == MESSAGE_REASON_ROLE;
+}
+
 static void on_refused(gate *g, ledger_run *r, uint32_t worker, const message *m, int64_t now_us) {
     if (worker != r->decode) {
         broken(g, worker, m, "refused a reservation that it was not asked for");
@@ -435,14 +440,14 @@ static void on_refused(gate *g, ledger_run *r, uint32_t worker, const message *m
         send_reject(g, worker, m);
     } else {
         r->decode_avoid = worker;
-        bool free = m->reason == MESSAGE_REASON_DRAINING;
+        bool free = free_reason(m->reason);
         attempt_new(g, r, free ? CAUSE_FREE : CAUSE_SPEND, now_us);
     }
 }
 
 static void on_reject(gate *g, ledger_run *r, uint32_t worker, const message *m, int64_t now_us) {
     if (r->state == LEDGER_RUN_RUNNING || worker == r->decode) {
-        bool free = m->reason == MESSAGE_REASON_DRAINING;
+        bool free = free_reason(m->reason);
         attempt_new(g, r, free ? CAUSE_FREE : CAUSE_SPEND, now_us);
     } else {
         g->counts.stale_dropped++;
@@ -466,7 +471,7 @@ static void on_preempted(gate *g, ledger_run *r, uint32_t worker, const message 
     if (worker != r->decode) {
         broken(g, worker, m, "preempted a request that it was not to decode");
     } else {
-        bool free = m->reason == MESSAGE_REASON_DRAINING && !PLANTED(HAND_BACK_COSTS);
+        bool free = free_reason(m->reason) && !PLANTED(HAND_BACK_COSTS);
         attempt_new(g, r, free ? CAUSE_FREE : CAUSE_PREEMPTED, now_us);
     }
 }

@@ -12,6 +12,8 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 
+enum { ROLES_ALL = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE | MESSAGE_ROLE_FLIPS };
+
 struct message_scratch {
     request_params params;
     int32_t *ids; /* [ids_capacity] */
@@ -198,7 +200,7 @@ static void walk_hello(codec *c, message_hello *h) {
     h->version = u32(c, "version", h->version, 0, UINT32_MAX);
     h->worker = worker_number(c, "worker", h->worker);
     h->epoch = u64(c, "epoch", h->epoch);
-    h->roles = small(c, "roles", h->roles, 0, MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE);
+    h->roles = small(c, "roles", h->roles, 0, ROLES_ALL);
     h->pid = u32(c, "pid", h->pid, 0, UINT32_MAX);
     h->model_hash = u64(c, "model_hash", h->model_hash);
     h->layers = u32(c, "layers", h->layers, 0, LIMIT_LAYERS);
@@ -215,7 +217,7 @@ static void walk_hello(codec *c, message_hello *h) {
 static void walk_peer(codec *c, message_peer *p) {
     p->worker = u32(c, "worker", p->worker, 0, LIMIT_WORKERS - 1);
     p->epoch = u64(c, "epoch", p->epoch);
-    p->roles = small(c, "roles", p->roles, 0, MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE);
+    p->roles = small(c, "roles", p->roles, 0, ROLES_ALL);
     p->how = (message_peer_how)small(c, "how", p->how, MESSAGE_PEER_SOCKET, MESSAGE_PEER_AWAIT);
     p->mend = flag(c, "mend", p->mend);
     p->address = text(c, "address", p->address, MESSAGE_ADDRESS_BYTES, true);
@@ -227,7 +229,7 @@ static void walk_roster(codec *c, message *m) {
         message_member w = c->out ? m->roster.list[i] : (message_member){0};
         w.worker = u32(c, "member", w.worker, 0, LIMIT_WORKERS - 1);
         w.epoch = u64(c, "member epoch", w.epoch);
-        w.roles = small(c, "member roles", w.roles, 0, MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE);
+        w.roles = small(c, "member roles", w.roles, 0, ROLES_ALL);
         w.address = text(c, "member address", w.address, MESSAGE_ADDRESS_BYTES, true);
         if (c->out == NULL) {
             c->scratch->members[i] = w;
@@ -486,7 +488,7 @@ static void walk_tokens(codec *c, int32_t *count, const request_token **tokens, 
 }
 
 static void walk_reason(codec *c, message *m) {
-    m->reason = (message_reason)small(c, "reason", m->reason, 0, MESSAGE_REASON_DRAINING);
+    m->reason = (message_reason)small(c, "reason", m->reason, 0, MESSAGE_REASON_ROLE);
 }
 
 static void walk_reject(codec *c, message *m) {
@@ -522,6 +524,11 @@ static void walk_body_link(codec *c, message *m) {
             break;
         case MESSAGE_CACHED:
             walk_cached(c, &m->cached);
+            break;
+        case MESSAGE_ROLE:
+            m->role.roles = small(c, "roles", m->role.roles, MESSAGE_ROLE_PREFILL,
+                                  MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE);
+            m->role.token = u64(c, "token", m->role.token);
             break;
         case MESSAGE_DRAIN:
         case MESSAGE_RESYNC:
@@ -648,6 +655,7 @@ const char *message_type_name(message_type t) {
         [MESSAGE_CANCEL] = "CANCEL",       [MESSAGE_PREEMPTED] = "PREEMPTED",
         [MESSAGE_LINK_LOST] = "LINK_LOST", [MESSAGE_REJECT] = "REJECT",
         [MESSAGE_CACHED] = "CACHED",       [MESSAGE_RESYNC] = "RESYNC",
+        [MESSAGE_ROLE] = "ROLE",
     };
     return t >= MESSAGE_HELLO && t <= MESSAGE_LAST ? names[t] : "?";
 }
@@ -659,9 +667,9 @@ const char *message_reason_name(message_reason r) {
         [MESSAGE_REASON_LAYOUT] = "layout",     [MESSAGE_REASON_GONE] = "gone",
         [MESSAGE_REASON_STATE] = "state",       [MESSAGE_REASON_CHECKSUM] = "checksum",
         [MESSAGE_REASON_PAGES] = "pages",       [MESSAGE_REASON_LIMIT] = "limit",
-        [MESSAGE_REASON_DRAINING] = "draining",
+        [MESSAGE_REASON_DRAINING] = "draining", [MESSAGE_REASON_ROLE] = "role",
     };
-    return r <= MESSAGE_REASON_DRAINING ? names[r] : "?";
+    return r <= MESSAGE_REASON_ROLE ? names[r] : "?";
 }
 
 const char *message_event_name(const message *m) {

@@ -58,7 +58,9 @@ typedef enum {
     /* What follows is of links again, like all before SUBMIT. */
     MESSAGE_CACHED, /* worker > G: pages its prefix cache has gained and lost */
     MESSAGE_RESYNC, /* G > worker: a CACHED is missing, tell everything again */
-    MESSAGE_LAST = MESSAGE_RESYNC
+    MESSAGE_ROLE, /* G, hub > worker: new requests are of this role from now on; worker > G: it has
+                   * that role now */
+    MESSAGE_LAST = MESSAGE_ROLE
 } message_type;
 
 /* Not about a request. */
@@ -77,10 +79,19 @@ typedef enum {
     MESSAGE_REASON_CHECKSUM, /* transferred bytes are not what was sent */
     MESSAGE_REASON_PAGES,    /* out of KV pages while decoding */
     MESSAGE_REASON_LIMIT,    /* can never fit this worker */
-    MESSAGE_REASON_DRAINING
+    MESSAGE_REASON_DRAINING,
+    MESSAGE_REASON_ROLE /* it takes no new requests of that role: it was given another */
 } message_reason;
 
-enum { MESSAGE_ROLE_PREFILL = 1, MESSAGE_ROLE_DECODE = 2 };
+/* What a worker takes new requests for, and whether that can be changed while it runs. */
+enum { MESSAGE_ROLE_PREFILL = 1, MESSAGE_ROLE_DECODE = 2, MESSAGE_ROLE_FLIPS = 4 };
+
+/* What it may have requests of, now or later: links between workers are made for that. */
+static inline uint32_t message_roles_able(uint32_t roles) {
+    return roles & MESSAGE_ROLE_FLIPS
+               ? (uint32_t)(MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE | MESSAGE_ROLE_FLIPS)
+               : roles;
+}
 
 typedef struct {
     uint32_t version;
@@ -114,6 +125,11 @@ typedef struct {
     bool mend;   /* DIAL, AWAIT: the link there was is broken for one side: make a new one */
     str address; /* DIAL */
 } message_peer;
+
+typedef struct {
+    uint32_t roles; /* without MESSAGE_ROLE_FLIPS */
+    uint64_t token; /* of the controller that says so; 0 from a worker */
+} message_role;
 
 /* A worker of a roster. */
 typedef struct {
@@ -221,6 +237,7 @@ typedef struct {
         str metrics; /* METRICS: engine/base/metrics.h snapshot */
         str goodbye; /* GOODBYE: a sentence */
         message_cached cached;
+        message_role role;
         struct {
             const message_member *list; /* [count] */
             uint32_t count;             /* <= LIMIT_WORKERS */

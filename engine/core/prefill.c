@@ -185,6 +185,9 @@ static bool prefill_acceptable(core *c, uint32_t peer, const message *m, record 
     if (reason == MESSAGE_REASON_NONE && c->draining && !old) {
         reason = MESSAGE_REASON_DRAINING;
     }
+    if (reason == MESSAGE_REASON_NONE && !(c->accepts & MESSAGE_ROLE_PREFILL) && !old) {
+        reason = MESSAGE_REASON_ROLE;
+    }
     if (reason != MESSAGE_REASON_NONE) {
         if (old) {
             core_leave(c, old);

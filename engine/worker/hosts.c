@@ -32,7 +32,8 @@ struct hosts {
 /* ---- opening -------------------------------------------------------------------------------- */
 
 static handshake_ident self_of(const worker_state *w) {
-    return (handshake_ident){HANDSHAKE_WORKER, w->options->roles, w->number, w->epoch};
+    return (handshake_ident){HANDSHAKE_WORKER, message_roles_able(w->options->roles), w->number,
+                             w->epoch};
 }
 
 static void fill_hello(void *self, message_hello *out) {
@@ -98,6 +99,12 @@ int hosts_fd(const worker_state *w) {
     return w->hosts ? mesh_fd(w->hosts->mesh) : -1;
 }
 
+void hosts_greet(worker_state *w) {
+    if (w->hosts && w->hosts->member) {
+        member_greet(w->hosts->member);
+    }
+}
+
 void hosts_leave(worker_state *w) {
     if (w->hosts && w->hosts->member) {
         member_leave(w->hosts->member);
@@ -132,12 +139,14 @@ static void dial(worker_state *w, uint32_t slot, const hostport *address,
 static status open_channels(worker_state *w, uint32_t slot, diag *d) {
     peer *p = &w->peers.slots[slot];
     kvt_pool pool = workio_pool(w);
-    if ((w->options->roles & MESSAGE_ROLE_PREFILL) && (p->roles & MESSAGE_ROLE_DECODE)) {
+    if ((message_roles_able(w->options->roles) & MESSAGE_ROLE_PREFILL) &&
+        (p->roles & MESSAGE_ROLE_DECODE)) {
         TRY(tcp_open(&pool, w->epoch, false, &p->sender, d));
         workio_channel(w, p->sender);
         TRY(peers_watch(&w->peers, slot, PEERS_SENDER, kvt_event_fd(p->sender)));
     }
-    if ((w->options->roles & MESSAGE_ROLE_DECODE) && (p->roles & MESSAGE_ROLE_PREFILL)) {
+    if ((message_roles_able(w->options->roles) & MESSAGE_ROLE_DECODE) &&
+        (p->roles & MESSAGE_ROLE_PREFILL)) {
         TRY(tcp_open(&pool, p->epoch, true, &p->receiver, d));
         workio_channel(w, p->receiver);
         TRY(peers_watch(&w->peers, slot, PEERS_RECEIVER, kvt_event_fd(p->receiver)));

@@ -25,6 +25,9 @@ void hosts_turn(worker_state *w, int64_t now_us);
 /* A gateway's PEER without a socket: dial that worker, or await its dial. */
 void hosts_introduce(worker_state *w, const message_peer *who);
 
+/* Tells the hub anew what this worker is. */
+void hosts_greet(worker_state *w);
+
 /* Leaves the cluster: no gateway will come any more. */
 void hosts_leave(worker_state *w);
 

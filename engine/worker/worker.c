@@ -224,7 +224,8 @@ static core_options core_settings(const worker_state *w, uint32_t pages) {
     uint32_t cells = cut.pages * cut.layers;
     uint32_t least =
         (uint32_t)w->info->layers > chunk_pages ? (uint32_t)w->info->layers : chunk_pages;
-    core_options c = {.roles = o->roles,
+    uint32_t both = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    core_options c = {.roles = message_roles_able(o->roles) & both,
                       .pages = pages,
                       .layers = (uint32_t)w->info->layers,
                       .context_tokens = w->info->context_tokens,
@@ -257,6 +258,7 @@ static status open_core(worker_state *w, uint32_t pages) {
         return status_fail(w->d, s, "no memory for the engine's tables");
     }
     TRY(core_create(&w->arena, &c, &w->core, w->d));
+    core_set_roles(w->core, w->options->roles & c.roles);
     s = workstats_open(&w->arena, w->info->kv_layer_page_bytes, clock_now_us(), &w->stats);
     if (s != STATUS_OK) {
         return status_fail(w->d, s, "no memory for the metrics");

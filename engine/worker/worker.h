@@ -24,7 +24,7 @@ typedef struct {
     double memory_fraction;   /* of it, for this worker */
     bool deterministic;       /* as backend_options */
     const char *profile_path; /* of the timed backend; NULL or "": its default */
-    uint32_t roles;           /* MESSAGE_ROLE_* bits */
+    uint32_t roles;           /* MESSAGE_ROLE_* bits; with MESSAGE_ROLE_FLIPS they can change */
     uint32_t worker;          /* its number; MESSAGE_NO_WORKER: the hub gives it one */
     uint64_t epoch;           /* 0: makes one */
     int gateway_fd; /* the socket of the gateway that started it, taken over; -1: none did */

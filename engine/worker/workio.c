@@ -61,7 +61,7 @@ message_hello workio_hello(const worker_state *w) {
     return (message_hello){.version = MESSAGE_VERSION,
                            .worker = w->number,
                            .epoch = w->epoch,
-                           .roles = w->options->roles,
+                           .roles = core_roles(w->core) | (w->options->roles & MESSAGE_ROLE_FLIPS),
                            .pid = (uint32_t)getpid(),
                            .model_hash = w->info->file_hash,
                            .layers = (uint32_t)w->info->layers,
@@ -135,14 +135,14 @@ static void act_send(worker_state *w, const core_action *a) {
     if (a->message.type == MESSAGE_HANDOFF) {
         workstats_handed(w->stats, a->message.request, a->message.attempt, clock_now_us());
     }
-    if (workpoints_before(w->options->roles, &a->message)) {
+    if (workpoints_before(core_roles(w->core), &a->message)) {
         p->doomed = true;
         return;
     }
     send_message(w, a->peer, &a->message);
     if (FAILPOINT_ARMED) {
         peers_flush(&w->peers); /* after: when it can be read, not when it waits to be written */
-        p->doomed = workpoints_after(w->options->roles, &a->message) || p->doomed;
+        p->doomed = workpoints_after(core_roles(w->core), &a->message) || p->doomed;
     }
 }
 
@@ -227,7 +227,8 @@ static void on_peer(worker_state *w, const message *m, int fd) {
     peer *p = &w->peers.slots[slot];
     workio_send_hello(w, slot);
     core_link_up(w->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, clock_now_us());
-    if ((w->options->roles & MESSAGE_ROLE_PREFILL) && (m->peer.roles & MESSAGE_ROLE_DECODE)) {
+    if ((message_roles_able(w->options->roles) & MESSAGE_ROLE_PREFILL) &&
+        (m->peer.roles & MESSAGE_ROLE_DECODE)) {
         kvt_pool pool = workio_pool(w);
         if (shm_offer(&pool, w->options->ring_bytes, w->epoch, p->wire, &p->sender, &d) !=
                 STATUS_OK ||
@@ -279,6 +280,34 @@ static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
     }
 }
 
+/* The role is data: new requests are of the new one from the next message on. Who asks tells by its
+ * token that no newer controller has spoken; every gateway hears of it on its own link, in order.
+ */
+void workio_set_role(worker_state *w, const message_role *role) {
+    bool flips = w->options->roles & MESSAGE_ROLE_FLIPS;
+    if (!flips || w->draining || role->token < w->role_token) {
+        LOG(WARN, "worker", "role refused", "roles=%u token=%llu why=\"%s\"", role->roles,
+            (unsigned long long)role->token,
+            !flips        ? "it was started for one role"
+            : w->draining ? "it is draining"
+                          : "the token is stale");
+        return;
+    }
+    w->role_token = role->token;
+    if (role->roles != core_roles(w->core)) {
+        LOG(INFO, "worker", "role changed", "roles=%u token=%llu", role->roles,
+            (unsigned long long)role->token);
+        core_set_roles(w->core, role->roles);
+        hosts_greet(w);
+    }
+    message m = {.type = MESSAGE_ROLE, .role.roles = role->roles};
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        if (w->peers.slots[i].used && w->peers.slots[i].kind == CORE_GATEWAY) {
+            send_message(w, i, &m);
+        }
+    }
+}
+
 static void on_message(worker_state *w, uint32_t slot, const message *m, int fd) {
     peer *p = &w->peers.slots[slot];
     if (m->type == MESSAGE_PEER && p->kind == CORE_GATEWAY) {
@@ -295,7 +324,7 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
     if (fd >= 0) {
         (void)close(fd);
     }
-    if (workpoints_on(w->options->roles, m)) {
+    if (workpoints_on(core_roles(w->core), m)) {
         p->doomed = true;
         return;
     }
@@ -305,12 +334,17 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
         }
         return;
     }
+    if (m->type == MESSAGE_ROLE && p->parent) {
+        workio_set_role(w, &m->role);
+        return;
+    }
     if (m->type == MESSAGE_GOODBYE) {
         LOG(WARN, "peers", "the other side ends the link", "slot=%u why=\"%.*s\"", slot,
             (int)m->goodbye.bytes, m->goodbye.data);
     }
     if (m->type == MESSAGE_PEER || m->type == MESSAGE_METRICS || m->type == MESSAGE_ROSTER ||
-        m->type == MESSAGE_GOODBYE || (p->kind == CORE_WORKER && !p->greeted)) {
+        m->type == MESSAGE_GOODBYE || m->type == MESSAGE_ROLE ||
+        (p->kind == CORE_WORKER && !p->greeted)) {
         p->doomed = true;
         return;
     }

@@ -60,6 +60,7 @@ typedef struct {
     int64_t metrics_due_us;
     bool was_busy, was_idle;
     bool draining;
+    uint64_t role_token;  /* of the controller that gave it its role last */
     int64_t hand_back_us; /* when the drain has lasted long enough; 0: not set yet */
     bool handed_back;
     bool ended; /* the gateway is gone, or a step failed */
@@ -85,5 +86,8 @@ kvt_pool workio_pool(const worker_state *w);
 void workio_channel(const worker_state *w, kvt *k); /* before a new channel's first job */
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
+
+/* A controller gives it a role. */
+void workio_set_role(worker_state *w, const message_role *role);
 
 #endif

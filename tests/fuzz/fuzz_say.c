@@ -80,7 +80,7 @@ static void make_leases(fuzz_say *s, fuzz_input *in) {
 
 static void make_body(fuzz_say *s, fuzz_input *in) {
     message *m = &s->made;
-    m->reason = (message_reason)fuzz_below(in, MESSAGE_REASON_DRAINING + 1);
+    m->reason = (message_reason)fuzz_below(in, MESSAGE_REASON_ROLE + 1);
     switch (m->type) {
         case MESSAGE_LEASES:
             make_leases(s, in);

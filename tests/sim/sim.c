@@ -126,13 +126,20 @@ static void make_workers(sim *s) {
     uint32_t pools[2] = {1 + (uint32_t)sim_below(s, 3), 1 + (uint32_t)sim_below(s, 3)};
     bool aggregated = sim_chance(s, 8);
     bool late = sim_chance(s, 20); /* they join one after the other */
+    /* Not drawn in turn, so that the seeds before there were flips mean what they meant. */
+    bool flips = rng_mix(s->options.seed ^ 0x666c6970ull) % 4 == 0;
     s->workers_count = pools[0] + pools[1];
     for (uint32_t w = 0; w < s->workers_count; w++) {
         uint32_t roles = aggregated     ? MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE
                          : w < pools[0] ? MESSAGE_ROLE_PREFILL
                                         : MESSAGE_ROLE_DECODE;
-        s->workers[w].roles = roles;
+        s->workers[w].role = roles;
         uint32_t most = pages[roles != MESSAGE_ROLE_PREFILL];
+        if (flips && !aggregated) {
+            roles = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+            most = pages[0] > pages[1] ? pages[0] : pages[1];
+        }
+        s->workers[w].roles = roles;
         s->workers[w].options = worker_options(s, roles, most);
         simnet_at(s, (int64_t)sim_below(s, late ? 4000000 : 100000), SIM_START, w);
     }

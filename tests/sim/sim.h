@@ -46,6 +46,7 @@ typedef enum {
     SIM_TICK,
     SIM_START, /* a process starts */
     SIM_DIAL,  /* a worker looks for a gateway */
+    SIM_FLIP,  /* a worker gets the other role */
     SIM_THAW,
     SIM_WALK, /* a gateway looks at what waits */
     SIM_OPEN, /* a client sends its request */
@@ -125,7 +126,8 @@ typedef struct {
 
 typedef struct {
     sim_process process;
-    uint32_t roles;
+    uint32_t roles; /* it may have requests of these */
+    uint32_t role;  /* new ones are of these; the same but where roles are flipped */
     uint32_t pages;
     bool draining;
     bool handed_back; /* the drain took too long */
@@ -192,6 +194,7 @@ typedef struct {
     uint64_t events, messages, transfers, faults, attempts;
     uint64_t done, failed, left, orphaned;
     uint64_t handed_back, preemptions, evictions, replays, adoptions, splits, retries, junk, cached;
+    uint64_t flips;
     uint64_t resyncs; /* asked for after a CACHED was lost */
 } sim_counts;
 

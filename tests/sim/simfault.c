@@ -72,7 +72,7 @@ static void turn_to_stone(sim *s, uint32_t w) {
         if (o->stone) {
             return;
         }
-        replaced = replaced || (i != w && (o->roles & k->roles) == k->roles);
+        replaced = replaced || (i != w && (o->role & k->role) == k->role);
     }
     if (s->dial && replaced && k->process.running && !k->process.frozen && !k->draining) {
         k->stone = k->process.frozen = true;

@@ -312,8 +312,8 @@ static void on_link_lost(sim *s, uint32_t g, uint32_t w, uint32_t peer) {
 static void note_refusal(sim_gateway *k, uint32_t w, const message *m) {
     bool refusal = m->type == MESSAGE_REFUSED || m->type == MESSAGE_REJECT;
     k->views[w].draining |= m->reason == MESSAGE_REASON_DRAINING;
-    k->chargeable +=
-        (refusal || m->type == MESSAGE_PREEMPTED) && m->reason != MESSAGE_REASON_DRAINING;
+    k->chargeable += (refusal || m->type == MESSAGE_PREEMPTED) &&
+                     m->reason != MESSAGE_REASON_DRAINING && m->reason != MESSAGE_REASON_ROLE;
 }
 
 static void on_message(sim *s, uint32_t g, sim_event *e) {
@@ -340,6 +340,8 @@ static void on_message(sim *s, uint32_t g, sim_event *e) {
         on_hello(s, g, w, &m.hello);
     } else if (m.type == MESSAGE_HEARTBEAT) {
         on_heartbeat(s, g, w, &m.heartbeat);
+    } else if (m.type == MESSAGE_ROLE) {
+        k->views[w].roles = m.role.roles;
     } else if (m.type == MESSAGE_CACHED) {
         on_cached(s, g, w, &m.cached);
     } else {

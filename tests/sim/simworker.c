@@ -4,6 +4,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "engine/base/rng.h"
 #include "engine/core/planted.h"
 #include "tests/sim/sim.h"
 
@@ -54,7 +55,7 @@ static void dial(sim *s, uint32_t w, uint32_t g) {
     m.hello = (message_hello){.version = MESSAGE_VERSION,
                               .worker = w,
                               .epoch = k->process.life,
-                              .roles = k->roles,
+                              .roles = k->role,
                               .layers = s->layers,
                               .page_tokens = LIMIT_PAGE_TOKENS,
                               .pages = k->options.pages,
@@ -63,6 +64,17 @@ static void dial(sim *s, uint32_t w, uint32_t g) {
     send(s, w, slot, &m);
     core_link_up(k->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, sim_clock(s, w));
     drain_actions(s, w);
+}
+
+/* Up to twelve in each life; every other comes a millisecond after the one before. */
+static void plan_flips(sim *s, uint32_t w) {
+    const sim_worker *k = &s->workers[w];
+    int64_t at_us = s->now_us;
+    for (uint64_t i = 0; i < 12 && k->roles != k->role; i++) {
+        uint64_t bits = rng_at(s->options.seed, 0x666c6970 + w + 64 * k->process.life, i);
+        at_us += bits & 1 ? 1000 : (int64_t)(bits >> 8 & 0x1fffff);
+        simnet_at(s, at_us, SIM_FLIP, w);
+    }
 }
 
 static void start(sim *s, uint32_t w) {
@@ -77,6 +89,8 @@ static void start(sim *s, uint32_t w) {
         sim_fail(s, "core_create: %s", d.text);
         return;
     }
+    core_set_roles(k->core, k->role);
+    plan_flips(s, w);
     hashmodel_options mo = s->model;
     mo.pages = k->options.pages;
     CHECK_EQ(hashmodel_open(&k->model, &mo), STATUS_OK);
@@ -490,6 +504,30 @@ static void on_tick(sim *s, uint32_t w) {
     simnet_at(s, next > s->now_us ? next : s->now_us + 1000, SIM_TICK, w);
 }
 
+/* The other role from now on, if somebody is left for this one (engine/worker/workio.c). */
+static void flip(sim *s, uint32_t w) {
+    sim_worker *k = &s->workers[w];
+    bool left = false;
+    for (uint32_t i = 0; i < s->workers_count; i++) {
+        const sim_worker *o = &s->workers[i];
+        left = left || (i != w && o->role == k->role && !o->stone);
+    }
+    if (!left || !k->process.running || k->draining) {
+        return;
+    }
+    k->role ^= MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    core_set_roles(k->core, k->role);
+    sim_trace(s, "worker %u has role %u", w, k->role);
+    s->counts.flips++;
+    s->healed_us = s->healed_us > s->now_us ? s->healed_us : s->now_us;
+    message m = {.type = MESSAGE_ROLE, .role.roles = k->role};
+    for (uint32_t i = 0; i < SIM_SLOTS; i++) {
+        if (k->slots[i].used && k->slots[i].kind == CORE_GATEWAY) {
+            send(s, w, i, &m);
+        }
+    }
+}
+
 void simworker_event(sim *s, uint32_t w, sim_event *e) {
     bool check = s->thorough || e->type == SIM_TICK;
     switch (e->type) {
@@ -501,6 +539,9 @@ void simworker_event(sim *s, uint32_t w, sim_event *e) {
             break;
         case SIM_MESSAGE:
             on_message(s, w, e);
+            break;
+        case SIM_FLIP:
+            flip(s, w);
             break;
         case SIM_LAYER:
             on_layer(s, w);

@@ -157,11 +157,11 @@ static void print_counts(const sim_counts *c, uint64_t seeds, uint64_t hash) {
     (void)printf(
         "adoptions %llu handed back %llu preemptions %llu evictions %llu replays %llu junk %llu "
         "cached "
-        "%llu\nhash %016llx\n",
+        "%llu flips %llu\nhash %016llx\n",
         (unsigned long long)c->adoptions, (unsigned long long)c->handed_back,
         (unsigned long long)c->preemptions, (unsigned long long)c->evictions,
         (unsigned long long)c->replays, (unsigned long long)c->junk, (unsigned long long)c->cached,
-        (unsigned long long)hash);
+        (unsigned long long)c->flips, (unsigned long long)hash);
 }
 
 static bool plant(const char *name) {

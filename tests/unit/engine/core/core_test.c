@@ -541,3 +541,27 @@ Test(core, drain_message_stops_new_work_and_heartbeats_tell_the_load) {
     cr_assert(core_idle(corenet_core(n, P)));
     corenet_close(n);
 }
+
+Test(core, a_flipped_worker_ends_old_work_and_takes_only_new) {
+    corenet_options o = corenet_defaults();
+    o.roles[P] = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    corenet *n = corenet_open(&o);
+    int32_t prompt[70];
+    make_prompt(prompt, 70, 1);
+    request_params params = corenet_params(6);
+    core_set_roles(corenet_core(n, P), MESSAGE_ROLE_PREFILL);
+    corenet_reserve(n, P, 9, 1, MESSAGE_NO_WORKER, prompt, 70, 70, &params);
+    cr_assert_eq(corenet_last(n, P, MESSAGE_REFUSED)->m.reason, MESSAGE_REASON_ROLE);
+    corenet_submit(n, P, 1, 1, D, prompt, 70, 70, &params);
+    corenet_reserve(n, D, 1, 1, P, prompt, 70, 70, &params);
+    core_set_roles(corenet_core(n, P), MESSAGE_ROLE_DECODE);
+    corenet_submit(n, P, 2, 1, D, prompt, 70, 70, &params);
+    cr_assert_eq(corenet_last(n, P, MESSAGE_REJECT)->m.reason, MESSAGE_REASON_ROLE);
+    corenet_reserve(n, P, 3, 1, MESSAGE_NO_WORKER, prompt, 70, 70, &params);
+    corenet_run(n);
+    cr_assert_eq(corenet_stats(n, P).handoffs, 1, "what it had as P went on");
+    cr_assert_eq(corenet_stats(n, D).requests_finished, 1);
+    cr_assert_eq(corenet_stats(n, P).requests_finished, 1, "and it decodes");
+    cr_assert(core_idle(corenet_core(n, P)));
+    corenet_close(n);
+}

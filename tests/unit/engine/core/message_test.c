@@ -166,6 +166,9 @@ static void random_link_body(sample *s) {
                                                  random_text(s, MESSAGE_ADDRESS_BYTES)};
             }
             break;
+        case MESSAGE_ROLE:
+            m->role = (message_role){1 + below(3), rng_next(&state)};
+            break;
         default:
             break;
     }
@@ -240,7 +243,7 @@ static void random_body(sample *s) {
             /* fall through */
         case MESSAGE_REFUSED:
         case MESSAGE_PREEMPTED:
-            m->reason = (message_reason)below(MESSAGE_REASON_DRAINING + 1);
+            m->reason = (message_reason)below(MESSAGE_REASON_ROLE + 1);
             break;
         default:
             break;
@@ -357,6 +360,9 @@ static void same_link_body(const message *a, const message *b) {
                 cr_assert(v->worker == w->worker && v->epoch == w->epoch && v->roles == w->roles);
                 cr_assert(str_equal(v->address, w->address));
             }
+            break;
+        case MESSAGE_ROLE:
+            cr_assert(a->role.roles == b->role.roles && a->role.token == b->role.token);
             break;
         case MESSAGE_HEARTBEAT:
             cr_assert(x->steps == y->steps && x->pages_free == y->pages_free &&
@@ -477,7 +483,7 @@ static void submit_within(const message_submit *s) {
 
 static void within_limits(const message *m) {
     cr_assert(m->type >= MESSAGE_HELLO && m->type <= MESSAGE_LAST);
-    cr_assert(m->reason <= MESSAGE_REASON_DRAINING);
+    cr_assert(m->reason <= MESSAGE_REASON_ROLE);
     switch (m->type) {
         case MESSAGE_HELLO:
             cr_assert(m->hello.worker < LIMIT_WORKERS || m->hello.worker == MESSAGE_NO_WORKER);
@@ -808,7 +814,7 @@ Test(message, names_are_known_for_every_type_and_reason) {
     for (int t = MESSAGE_HELLO; t <= MESSAGE_LAST; t++) {
         cr_assert_str_neq(message_type_name((message_type)t), "?");
     }
-    for (int r = 0; r <= MESSAGE_REASON_DRAINING; r++) {
+    for (int r = 0; r <= MESSAGE_REASON_ROLE; r++) {
         cr_assert_str_neq(message_reason_name((message_reason)r), "?");
     }
     cr_assert_str_eq(message_type_name((message_type)(MESSAGE_LAST + 1)), "?");
