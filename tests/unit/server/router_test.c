@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/rng.h"
+#include "engine/core/pagename.h"
 
 enum { P = MESSAGE_ROLE_PREFILL, D = MESSAGE_ROLE_DECODE, BOTH = P | D, NONE = -1, PAGE = 16 };
 
@@ -385,4 +386,230 @@ Test(router, survives_any_fleet) {
         router_remember(b.r, &q, &c);
     }
     finish(&b);
+}
+
+/* ---- what workers tell ---------------------------------------------------------------------- */
+
+/* The worker says that it has the first `pages` pages of the prompt. */
+static bool tell(bench *b, uint32_t worker, uint64_t sequence, bool snapshot,
+                 const router_request *q, uint32_t pages, bool gained) {
+    uint64_t names[64], name = 0;
+    for (uint32_t i = 0; i < pages; i++) {
+        name = pagename_next(name, q->salt, q->prompt + i * PAGE);
+        names[i] = name | gained;
+    }
+    message_cached m = {sequence, snapshot, pages, names};
+    return router_cached(b->r, worker, &m);
+}
+
+static int32_t cached_on(bench *b, const router_view *views, const router_request *q,
+                         uint32_t worker) {
+    router_choice got;
+    cr_assert_eq(router_choose(b->r, views, 3, q, &got), ROUTER_CHOSEN);
+    const router_explanation *e = router_last(b->r);
+    for (uint32_t i = 0; i < e->prefill_count; i++) {
+        if (e->prefill[i].worker == worker) {
+            return e->prefill[i].cached_tokens;
+        }
+    }
+    return -1;
+}
+
+Test(router, knows_exactly_what_workers_say_they_have) {
+    bench b = start(options_default());
+    router_view views[3] = {view_of((line){.roles = P}), view_of((line){.roles = P}),
+                            view_of((line){.roles = D})};
+    router_request q = request_of(1, 320, 50);
+    cr_assert(tell(&b, 0, 1, true, &q, 4, true));
+    cr_assert(tell(&b, 1, 1, true, &q, 12, true));
+    cr_expect_eq(cached_on(&b, views, &q, 0), 64);
+    cr_expect_eq(cached_on(&b, views, &q, 1), 192);
+    cr_assert(tell(&b, 1, 2, false, &q, 1, false)); /* the first page: the rest is no use */
+    cr_expect_eq(cached_on(&b, views, &q, 1), 0);
+    q.salt = 7;
+    cr_expect_eq(cached_on(&b, views, &q, 0), 0, "another tenant's");
+    finish(&b);
+}
+
+Test(router, asks_for_all_when_a_message_is_missing) {
+    bench b = start(options_default());
+    router_view views[3] = {view_of((line){.roles = P}), view_of((line){.roles = P}),
+                            view_of((line){.roles = D})};
+    router_request q = request_of(1, 320, 50);
+    cr_assert(tell(&b, 0, 1, true, &q, 4, true));
+    cr_expect_not(tell(&b, 0, 3, false, &q, 8, true));
+    cr_expect_eq(cached_on(&b, views, &q, 0), 0, "nothing is better than wrong");
+    cr_expect(tell(&b, 0, 4, true, &q, 6, true), "the snapshot it asked for");
+    cr_expect_eq(cached_on(&b, views, &q, 0), 96);
+    cr_expect(router_cached_all(b.r, 0, 4));
+    cr_expect_not(router_cached_all(b.r, 0, 5), "the last message was lost");
+    cr_expect(router_cached_all(b.r, 0, 5), "asked for once");
+    router_forget_worker(b.r, 0);
+    cr_expect(tell(&b, 0, 1, true, &q, 2, true), "its next life counts from 1");
+    finish(&b);
+}
+
+Test(router, expects_what_it_sent_for_a_short_time_only) {
+    bench b = start(options_default());
+    router_view views[3] = {view_of((line){.roles = P}), view_of((line){.roles = P}),
+                            view_of((line){.roles = D})};
+    router_request q = request_of(1, 320, 50);
+    router_remember(b.r, &q, &(router_choice){.prefill = 0, .decode = 2, .predicted_us = 1000000});
+    q.now_us = 2900000;
+    cr_expect_eq(cached_on(&b, views, &q, 0), 304);
+    q.now_us = 3100000; /* it has told, or has not got it */
+    cr_expect_eq(cached_on(&b, views, &q, 0), 0);
+    finish(&b);
+}
+
+/* ---- turns, sessions, circuits -------------------------------------------------------------- */
+
+Test(router, equals_take_turns) {
+    bench b = start(options_default());
+    router_view views[5] = {view_of((line){.roles = P}), view_of((line){.roles = P}),
+                            view_of((line){.roles = P}), view_of((line){.roles = D}),
+                            view_of((line){.roles = D})};
+    uint32_t count[5] = {0};
+    for (int i = 0; i < 60; i++) {
+        router_request q = request_of(i + 1, 320, 50);
+        router_choice c;
+        cr_assert_eq(router_choose(b.r, views, 5, &q, &c), ROUTER_CHOSEN);
+        cr_expect_eq(c.reason, ROUTER_BY_TURN);
+        router_remember(b.r, &q, &c);
+        count[c.prefill]++;
+        count[c.decode]++;
+    }
+    for (int w = 0; w < 5; w++) {
+        cr_expect_eq(count[w], w < 3 ? 20 : 30, "worker %d: %u", w, count[w]);
+    }
+    finish(&b);
+}
+
+Test(router, a_session_stays_where_it_was_unless_that_costs_more) {
+    bench b = start(options_default());
+    router_view views[3] = {view_of((line){.roles = P}), view_of((line){.roles = P}),
+                            view_of((line){.roles = D})};
+    router_request q = request_of(1, 320, 50);
+    q.session = 5;
+    router_remember(b.r, &q, &(router_choice){.prefill = 0, .decode = 2});
+    q = request_of(2, 320, 50);
+    q.session = 5;
+    router_choice c;
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect(c.prefill == 0 && c.reason == ROUTER_BY_SESSION);
+    q.session = 6;
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 1, "it is the other's turn");
+    q.session = 5;
+    views[0].queued_tokens = 400;
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 1);
+    finish(&b);
+}
+
+Test(router, leaves_out_a_worker_that_fails_until_there_is_no_other) {
+    bench b = start(options_default());
+    router_view views[3] = {view_of((line){.roles = P}),
+                            view_of((line){.roles = P, .queued = 5000}),
+                            view_of((line){.roles = D})};
+    router_request q = request_of(1, 320, 50);
+    router_choice c;
+    message reject = {.type = MESSAGE_REJECT, .reason = MESSAGE_REASON_STATE};
+    message token = {.type = MESSAGE_TOKENS};
+    for (int i = 0; i < 3; i++) {
+        router_heard(b.r, 0, &reject, 1000);
+    }
+    q.now_us = 2000;
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 1);
+    views[1].up = false;
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 0, "better than none");
+    views[1].up = true;
+    q.now_us = 2000000; /* a probe is due */
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 0);
+    router_remember(b.r, &q, &c);
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 1, "one probe at a time");
+    router_heard(b.r, 0, &token, 2000001);
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 0, "it works again");
+    reject.reason = MESSAGE_REASON_DRAINING;
+    for (int i = 0; i < 9; i++) {
+        router_heard(b.r, 0, &reject, 2000002);
+    }
+    cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+    cr_expect_eq(c.prefill, 0, "to drain is no failure");
+    finish(&b);
+}
+
+Test(router, other_policies_ignore_cost) {
+    for (int policy = ROUTER_RANDOM; policy <= ROUTER_ROUND_ROBIN; policy++) {
+        router_options o = options_default();
+        o.policy = (router_policy)policy;
+        bench b = start(o);
+        router_view views[3] = {view_of((line){.roles = P, .queued = 9000}),
+                                view_of((line){.roles = P}), view_of((line){.roles = D})};
+        int first = 0;
+        for (int i = 0; i < 400; i++) {
+            router_request q = request_of(1, 320, 50);
+            router_choice c;
+            cr_assert_eq(router_choose(b.r, views, 3, &q, &c), ROUTER_CHOSEN);
+            cr_expect_eq(c.reason, ROUTER_BY_POLICY);
+            router_remember(b.r, &q, &c);
+            first += c.prefill == 0;
+        }
+        cr_expect(policy == ROUTER_ROUND_ROBIN ? first == 200 : first > 140 && first < 260);
+        finish(&b);
+    }
+}
+
+/* Whatever is popular, whoever is fast: under a load that keeps the fleet busy each worker gets
+ * something in every stretch of requests. */
+Test(router, no_worker_starves_under_any_load) {
+    uint64_t state = 11;
+    for (int run = 0; run < 40; run++) {
+        router_options o = options_default();
+        bench b = start(o);
+        router_view views[6];
+        uint32_t served[6] = {0};
+        int64_t now = 1000000;
+        int64_t prefixes = 1 + (int64_t)rng_below(&state, 8);
+        for (int w = 0; w < 6; w++) {
+            views[w] = view_of((line){.roles = w < 4 ? P : D});
+            views[w].chunk_tokens = 256;
+            views[w].prefill_fit =
+                (stepmodel_fit){100, 10 + (float)rng_below(&state, 20), 0.001f, 50};
+            views[w].decode_fit =
+                (stepmodel_fit){5000, 50 + (float)rng_below(&state, 100), 0.01f, 50};
+        }
+        for (int i = 0; i < 600; i++) {
+            /* More prompts than one worker can compute, however much of them it has. */
+            router_request q = request_of(1 + (int32_t)rng_below(&state, (uint64_t)prefixes),
+                                          160 + 16 * (int32_t)rng_below(&state, 100), 50);
+            int32_t prompt[2048];
+            memcpy(prompt, q.prompt, (size_t)q.prompt_count * sizeof *prompt);
+            for (int32_t k = q.prompt_count / 2; k < q.prompt_count; k++) {
+                prompt[k] = (int32_t)rng_below(&state, 50000);
+            }
+            q.prompt = prompt;
+            q.now_us = now += 1500;
+            router_choice c;
+            cr_assert_eq(router_choose(b.r, views, 6, &q, &c), ROUTER_CHOSEN);
+            router_remember(b.r, &q, &c);
+            router_charge(views, &c, &q, PAGE);
+            served[c.prefill]++;
+            served[c.decode]++;
+            uint32_t ended = 4 + (uint32_t)rng_below(&state, 2); /* a request ends on a D */
+            if (views[ended].running > 4) {
+                views[ended].running--;
+                views[ended].pages_free = 800;
+            }
+        }
+        for (int w = 0; w < 6; w++) {
+            cr_expect_geq(served[w], 30, "run %d: worker %d got %u", run, w, served[w]);
+        }
+        finish(&b);
+    }
 }
