@@ -16,6 +16,7 @@
 #include "engine/base/wire.h"
 #include "engine/core/hello.h"
 #include "engine/net/mesh.h"
+#include "server/hubnumbers.h"
 
 enum {
     MEMBERS_MAX = LIMIT_WORKERS + LIMIT_GATEWAYS,
@@ -44,7 +45,7 @@ struct hub {
     pthread_t thread;
     int stop_fd;
     int64_t started_us, beat_us;
-    uint64_t known[LIMIT_WORKERS]; /* the newest epoch of each reserved number */
+    hubnumbers numbers;
     bool changed;
     message_scratch *scratch;
     strbuf encoded;
@@ -60,8 +61,16 @@ static const char *name_of(const seat *s, char out[32]) {
     return out;
 }
 
+static void give_up_place(hub *h, seat *s) {
+    if (s->place == MEMBER && s->who.kind == HANDSHAKE_WORKER) {
+        hubnumbers_leave(&h->numbers, s->number, clock_now_us());
+        h->changed = true;
+    }
+    s->place = LEAVING;
+}
+
 static void leave(hub *h, seat *s) {
-    h->changed = h->changed || (s->place == MEMBER && s->who.kind == HANDSHAKE_WORKER);
+    give_up_place(h, s);
     mesh_unwatch(h->mesh, wire_fd(s->link));
     wire_close(s->link);
     s->link = NULL;
@@ -86,8 +95,7 @@ static void refuse(hub *h, seat *s, int64_t now_us, const char *why) {
         m.goodbye.bytes = MESSAGE_GOODBYE_BYTES;
     }
     tell(h, s, &m);
-    h->changed = h->changed || s->place == MEMBER;
-    s->place = LEAVING;
+    give_up_place(h, s);
     s->due_us = now_us + GOODBYE_US;
     (void)shutdown(wire_fd(s->link), SHUT_WR);
 }
@@ -145,36 +153,22 @@ static status check_fits(hub *h, const seat *s, diag *d) {
 }
 
 /* The number a worker has, gets back, or gets. */
-static status give_number(hub *h, seat *s, diag *d) {
+static status give_number(hub *h, seat *s, int64_t now_us, diag *d) {
     uint32_t wanted = s->hello.hello.worker;
-    seat *old = wanted < LIMIT_WORKERS ? holder(h, wanted) : NULL;
-    bool reserved = wanted < h->options.reserved;
-    if (reserved && s->who.epoch < h->known[wanted]) {
-        return status_fail(d, STATUS_MISMATCH, "epoch %llu is older than the one known, %llu",
-                           (unsigned long long)s->who.epoch, (unsigned long long)h->known[wanted]);
-    }
-    if (old && (reserved || old->who.epoch == s->who.epoch)) {
+    if (hubnumbers_replaces(&h->numbers, wanted, s->who.epoch)) {
+        seat *old = holder(h, wanted);
+        CHECK(old != NULL);
         leave(h, old); /* its next life, or the same one over a new connection */
-        old = NULL;
     }
-    if (wanted < LIMIT_WORKERS && !old) {
-        s->number = wanted;
-    } else if (!free_number(h, &s->number)) {
-        /* Also for one whose number went to another while it was away: it takes the new one. */
-        return status_fail(d, STATUS_LIMIT, "the cluster has %d workers, which is all it takes",
-                           LIMIT_WORKERS);
-    }
-    if (reserved) {
-        h->known[wanted] = s->who.epoch;
-    }
-    return STATUS_OK;
+    return hubnumbers_give(&h->numbers, wanted, s->who.epoch, now_us, &s->number, d);
 }
 
 static void seat_member(hub *h, seat *s, int64_t now_us) {
     char name[32];
     diag d;
     bool worker = s->who.kind == HANDSHAKE_WORKER;
-    if (check_fits(h, s, &d) != STATUS_OK || (worker && give_number(h, s, &d) != STATUS_OK)) {
+    if (check_fits(h, s, &d) != STATUS_OK ||
+        (worker && give_number(h, s, now_us, &d) != STATUS_OK)) {
         refuse(h, s, now_us, d.text);
         return;
     }
@@ -341,6 +335,7 @@ status hub_start(const hub_options *options, hub **out, diag *d) {
         return status_fail(d, STATUS_NOMEM, "no memory for the hub");
     }
     h->options = *options;
+    h->numbers.reserved = options->reserved;
     h->encoded = strbuf_make(LIMIT_MESSAGE_BYTES);
     h->started_us = clock_now_us();
     mesh_options mo = {.self = {HANDSHAKE_HUB, 0, UINT32_MAX, mesh_new_epoch()},
