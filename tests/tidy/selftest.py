@@ -8,6 +8,7 @@ import tempfile
 import banned
 import format as clang_format
 import headers
+import kernels
 import layers
 import names
 import sizes
@@ -84,6 +85,10 @@ CASES = [
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("_BASE_", "_")}, ["wants the guard"]),
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("(void)", "(size_t n)")},
      ["does not compile on its own"]),
+    (kernels.check, {"kernels/cuda/ptx.cuh": 'asm("nop;");\n', "kernels/cuda/ptx_hopper.cuh": "k<<<1, 2>>>();\n"},
+     []),
+    (kernels.check, {"kernels/cuda/a.cu": '/* asm <<< */ x = y << 2;\n  asm volatile("");\nk<<<1, 2>>>();\n'},
+     ["a.cu:2: inline PTX", "a.cu:3: a launch with brackets"]),
     (names.check, {}, []),
     (names.check, {"server/thing.c": ""}, ["the name is taken by engine/base/thing.c"]),
     (clang_format.check, {}, []),

@@ -22,7 +22,8 @@
 namespace kernelcase {
 
 inline bool failed = false;
-inline bool full = false; /* the full tier: longer positions, more shapes */
+inline bool full = false;  /* the full tier: longer positions, more shapes */
+inline bool quick = false; /* under a sanitizer: each path once or twice */
 
 inline void report(const std::string &name, bool fine, const std::string &why) {
     failed = failed || !fine;
