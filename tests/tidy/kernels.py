@@ -9,7 +9,8 @@ import tree
 
 WRAPPERS = re.compile(r"^ptx\w*\.cuh$")
 WRONG = [
-    (re.compile(r"\b(asm|__asm__)\b"), "inline PTX outside ptx*.cuh: add a wrapper, and its twin in tests/emu"),
+    (re.compile(r"\b(asm|__asm__)\b"),
+     "inline PTX outside ptx*.cuh: add a wrapper, and its twin in tests/emu"),
     (re.compile(r"<<<"), "a launch with brackets: use ptx_launch"),
 ]
 
