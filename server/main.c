@@ -10,6 +10,7 @@
 #include "engine/base/config.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
+#include "engine/worker/timedprofile.h"
 #include "engine/worker/worker.h"
 #include "models/text/tokenizer.h"
 #include "server/commands.h"
@@ -217,6 +218,16 @@ static int bench_main(int argc, char *const *argv) {
     return 2;
 }
 
+/* Only workers know what a profile is. */
+static status check_profile(const char *path, diag *d) {
+    timedprofile read;
+    return timedprofile_read(path, &read, d);
+}
+
+static int serve(int argc, char *const *argv) {
+    return serve_main(argc, argv, check_profile);
+}
+
 static int version_main(int argc, char *const *argv) {
     (void)argc;
     (void)argv;
@@ -229,7 +240,7 @@ static const struct {
     int (*run)(int argc, char *const *argv);
     const char *help;
 } commands[] = {
-    {"serve", serve_main, "serve a model: gateway and local workers"},
+    {"serve", serve, "serve a model: gateway and local workers"},
     {"gateway", serve_gateway_main, "an HTTP front end for the workers of a cluster"},
     {"worker", worker_main, "one model replica: started by serve, or joins a cluster"},
     {"controller", controller_main, "the hub of a cluster"},

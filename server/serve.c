@@ -688,10 +688,15 @@ static int read_settings(config *c, server *s, int argc, char *const *argv) {
     return -1;
 }
 
-static int front_main(const config_table *which, int argc, char *const *argv) {
+static int front_main(const config_table *which, int argc, char *const *argv,
+                      serve_check *check_profile) {
     server s = {.table = which, .started_us = clock_now_us()};
     config c;
     int code = read_settings(&c, &s, argc, argv);
+    if (code < 0 && s.set.profile && check_profile(s.set.profile, &s.d) != STATUS_OK) {
+        (void)fprintf(stderr, "%s: --profile: %s\n", s.table->command, s.d.text);
+        code = 2;
+    }
     if (code < 0) {
         log_setup((log_level)s.set.log_level, s.set.log_json, "gateway");
         status done = failpoint_setup_env(&s.d);
@@ -712,10 +717,10 @@ static int front_main(const config_table *which, int argc, char *const *argv) {
     return code;
 }
 
-int serve_main(int argc, char *const *argv) {
-    return front_main(&table, argc, argv);
+int serve_main(int argc, char *const *argv, serve_check *check_profile) {
+    return front_main(&table, argc, argv, check_profile);
 }
 
 int serve_gateway_main(int argc, char *const *argv) {
-    return front_main(&gateway_table, argc, argv);
+    return front_main(&gateway_table, argc, argv, NULL);
 }

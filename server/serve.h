@@ -10,8 +10,14 @@
 #ifndef SERVER_SERVE_H
 #define SERVER_SERVE_H
 
+#include "engine/base/status.h"
+
+/* Whether workers of the timed backend will understand this profile. The gateway's side does not
+ * know their files, so the caller brings it: a wrong one is to be told before any worker starts. */
+typedef status serve_check(const char *profile_path, diag *d);
+
 /* argv[0 .. argc-1] are the arguments after `weir serve`. Returns the exit status. */
-int serve_main(int argc, char *const *argv);
+int serve_main(int argc, char *const *argv, serve_check *check_profile);
 
 /* The same for `weir gateway`: no workers of its own, those of a cluster. */
 int serve_gateway_main(int argc, char *const *argv);

@@ -5,6 +5,7 @@ and on two.
 The oracle is that of test_exact.py: every answer has the tokens that one aggregated worker gives.
 """
 
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -199,6 +200,102 @@ def a_prefix_cached_through_one_gateway_is_found_through_another():
         assert cached(second, bob) == 0, "another key's prefix was found"
         assert cached(first, alice, cache_salt="mine") == 0, "another salt's prefix was found"
         assert cached(second, alice, cache_salt="mine") == warm
+
+
+def clients_of(gateways, over):
+    """Clients that go to whatever gateway of `gateways` takes them, until `over`: what one has
+    accepted it must finish, with the right tokens. Returns a function that ends them and says how
+    many answers there were."""
+    answers = [0] * 6
+
+    def client(n):
+        i = n
+        while not over.is_set():
+            path, body = jobs[i % len(jobs)]
+            for gateway in list(gateways):
+                try:
+                    got = generate(gateway, path, body)
+                except ConnectionRefusedError:
+                    continue  # it is no more, or not yet
+                except (RuntimeError, Failed) as refused:
+                    assert "503" in str(refused), f"request {i} was dropped: {refused}"
+                    continue
+                assert got.key() == expected[i % len(jobs)].key(), f"request {i}: wrong tokens"
+                answers[n] += 1
+                break
+            i += len(answers)
+
+    pool = concurrent.futures.ThreadPoolExecutor(len(answers))
+    clients = [pool.submit(client, n) for n in range(len(answers))]
+    until(lambda: all(answers), "every client has an answer")
+
+    def end():
+        over.set()
+        for done in clients:
+            done.result()
+        return sum(answers)
+    return end
+
+
+@case
+def a_gateway_is_replaced_and_no_request_is_dropped():
+    reference()
+    with Cluster() as c:
+        first = c.start(decode=2)
+        second = c.gateway()
+        c.wait_joined(second, 3)
+        whole = read(second.stream("/v1/completions", LONG))
+        serving = [first, second]
+        over = threading.Event()
+        end_clients = clients_of(serving, over)
+        try:
+            for old in first, second:
+                streams = [old.stream("/v1/completions", LONG) for _ in range(3)]
+                begun = [read([next(stream)]) for stream in streams]
+                kept = old.connect()
+                kept.request("GET", "/health")
+                assert kept.getresponse().read()
+                old.process.send_signal(signal.SIGTERM)
+                until(lambda: "draining" in old.log(), "it drains", 10)
+                try:
+                    kept.request("GET", "/health")
+                    assert kept.getresponse().status == 503
+                except OSError:
+                    pass  # an idle connection may be closed instead
+                for text, stream in zip(begun, streams):
+                    assert text + read(stream) == whole, "a stream was cut by the drain"
+                old.wait_end(0)
+                serving.remove(old)
+                c.gateways.remove(old)
+                new = c.gateway()
+                c.wait_joined(new, 3)
+                serving.append(new)
+        finally:
+            over.set()
+        print(f"# {end_clients()} requests while both gateways were replaced")
+        check_well(*serving)
+
+
+@case
+def a_killed_gateway_takes_no_other_stream_along():
+    reference()
+    with Cluster() as c:
+        gateway = c.start(decode=2)
+        dying = c.gateway()
+        c.wait_joined(dying, 3)
+
+        def die():
+            streams = [dying.stream("/v1/completions", LONG) for _ in range(4)]
+            for stream in streams:
+                next(stream)
+            c.gateways.remove(dying)
+            dying.kill()
+        check(during(gateway, mid_stream(gateway, die), rounds=1))
+        until(lambda: all(node.log().count("gateway joined") == 2 for node in c.nodes), "all knew")
+        check_well(gateway)  # the workers hold no page for the one that died
+        new = c.gateway()
+        c.wait_joined(new, 3)
+        check_well(gateway, new)
 
 
 @case
