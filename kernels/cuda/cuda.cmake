@@ -35,37 +35,32 @@ endif()
 
 if(WEIR_CUDA_INCLUDE AND CMAKE_CXX_COMPILER AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   enable_language(CXX)
-  file(GLOB emu_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/*.cpp)
-  set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
-    ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
+  set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
   set_source_files_properties(${cuda_kernels} ${emu_test_sources} PROPERTIES LANGUAGE CXX)
   # A fused multiply-add is one instruction or a slow call, with the same result.
   include(CheckCSourceRuns)
   check_c_source_runs("int main(void) { return !(__builtin_cpu_supports(\"fma\") &&
     __builtin_cpu_supports(\"avx2\")); }" WEIR_HOST_FMA)
-  set(emu_flags -x c++ -include ${CMAKE_SOURCE_DIR}/tests/emu/emu.hpp -Wno-unknown-pragmas -O3)
+  set(emu_level -O3)
+  if(WEIR_SANITIZE)
+    set(emu_level -O1)
+  endif()
+  set(emu_flags -x c++ -include ${CMAKE_SOURCE_DIR}/tests/emu/emu.hpp -Wno-unknown-pragmas ${emu_level})
   if(WEIR_HOST_FMA)
     list(APPEND emu_flags -mavx2 -mfma)
   endif()
   set_source_files_properties(${cuda_kernels} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu
     PROPERTIES COMPILE_OPTIONS "${emu_flags}")
-  if(WEIR_SANITIZE MATCHES thread)
-    # Races between a kernel's threads: the kernels are watched, the scheduler that interleaves them
-    # is not, and says itself what orders memory (tests/emu/emu_order.hpp).
-    set_source_files_properties(${emu_sources} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
-      PROPERTIES COMPILE_OPTIONS "-fno-sanitize=thread" COMPILE_DEFINITIONS WEIR_EMU_TSAN)
-  endif()
+  include(tests/emu/emu.cmake)
   weir_cuda_module(weir_cuda_emu)
-  target_sources(weir_cuda_emu PRIVATE ${cuda_kernels} ${emu_sources})
-  add_executable(emu_test ${emu_test_sources} ${emu_sources})
-  target_link_libraries(emu_test PRIVATE weir_options)
-  target_include_directories(emu_test SYSTEM PRIVATE ${WEIR_CUDA_INCLUDE})
+  target_sources(weir_cuda_emu PRIVATE ${cuda_kernels})
+  target_link_libraries(weir_cuda_emu PRIVATE weir_emu)
   # The shipped kernels, called one by one. Their tests may see half floats, so they are built as
   # kernels' callers, not as kernels.
   file(GLOB emu_kernels_tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/kernels/*.cpp)
-  add_executable(emu_kernels_test ${emu_kernels_tests} ${cuda_kernels} ${emu_sources}
+  add_executable(emu_kernels_test ${emu_kernels_tests} ${cuda_kernels}
     ${CMAKE_SOURCE_DIR}/kernels/cuda/cudaplan.c ${CMAKE_SOURCE_DIR}/engine/worker/sampler.c)
-  target_link_libraries(emu_kernels_test PRIVATE weir_base)
+  target_link_libraries(emu_kernels_test PRIVATE weir_base weir_emu)
   target_include_directories(emu_kernels_test SYSTEM PRIVATE ${WEIR_CUDA_INCLUDE})
-  set_target_properties(weir_cuda_emu emu_test emu_kernels_test PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
+  set_target_properties(weir_cuda_emu emu_kernels_test PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
 endif()

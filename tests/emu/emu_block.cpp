@@ -20,8 +20,8 @@
 #error "the emulated device needs x86-64"
 #endif
 
-thread_local emu_fiber *emu_fiber_now;
-thread_local emu_block *emu_block_now;
+EMU_THREAD emu_fiber *emu_fiber_now;
+EMU_THREAD emu_block *emu_block_now;
 
 static uint64_t setting(const char *name) {
     const char *text = getenv(name);
@@ -568,6 +568,8 @@ struct emu_helpers {
 
 void emu_run(dim3 grid, dim3 block, size_t shared_bytes, emu_entry entry, const void *arguments) {
     static emu_helpers *helpers = new emu_helpers; /* never destroyed: its threads use it */
+    static std::mutex one_grid;
+    std::lock_guard<std::mutex> alone(one_grid);
     emu_grid g{grid, block, shared_bytes, entry, arguments, {}, 0};
     g.count = (uint64_t)grid.x * grid.y * grid.z;
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;

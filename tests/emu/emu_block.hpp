@@ -3,7 +3,7 @@
  * Purpose    The scheduler's state, which emu.hpp's built-ins read, and the collectives' slow
  *            halves.
  * Ownership  One emu_block an OS thread that runs blocks, made at its first launch and kept.
- * Threads    emu_run may be called from one thread at a time; it uses helper threads itself.
+ * Threads    emu_run runs one grid at a time, whoever calls; it uses helper threads itself.
  * Limits     EMU_THREADS_MAX threads a block, EMU_STACK_BYTES of stack each.
  */
 #ifndef TESTS_EMU_EMU_BLOCK_HPP
@@ -97,8 +97,10 @@ struct emu_options {
 };
 extern emu_options emu_settings; /* from EMU_SEED, EMU_THREADS, EMU_EAGER at start */
 
-extern thread_local emu_fiber *emu_fiber_now;
-extern thread_local emu_block *emu_block_now;
+/* One load, also from a library that was opened late. */
+#define EMU_THREAD __thread __attribute__((tls_model("initial-exec")))
+extern EMU_THREAD emu_fiber *emu_fiber_now;
+extern EMU_THREAD emu_block *emu_block_now;
 
 /* Runs a whole grid. `arguments` stays as it is meanwhile. */
 void emu_run(dim3 grid, dim3 block, size_t shared_bytes, emu_entry entry, const void *arguments);

@@ -1,5 +1,4 @@
-/* emu_runtime.cpp -- the CUDA runtime on the host: devices, memory, deferred streams, events,
- * graphs.
+/* emu_runtime.cpp -- the CUDA runtime on the host: deferred streams, events, graphs, errors.
  *
  * Every function is declared by CUDA's own header, so a signature that changes is a compile error.
  */
@@ -11,119 +10,114 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <map>
 #include <memory>
-#include <mutex>
-#include <set>
-#include <string>
-#include <vector>
+#include <thread>
 
 #include "tests/emu/emu_block.hpp"
+#include "tests/emu/emu_order.hpp"
+#include "tests/emu/emu_state.hpp"
 
-struct CUgraph_st {
-    std::vector<emu_work> work;
-};
-struct CUgraphExec_st {
-    std::vector<emu_work> work;
-};
-struct CUstream_st {
-    std::deque<emu_work> queue;
-    bool capturing = false;
-    std::vector<emu_work> captured;
-};
-struct CUevent_st {
-    uint64_t recorded = 0, reached = 0;
-    double milliseconds = 0;
-};
+thread_local int emu_device_now;
+thread_local cudaError_t emu_error_last = cudaSuccess;
 
 namespace {
 
-struct runtime {
-    std::recursive_mutex lock;
-    std::set<CUstream_st *> streams;
-    CUstream_st default_stream;
-    std::map<const char *, size_t> allocations;
-    std::set<void *> pinned;
-    std::set<const void *> large_shared; /* kernels allowed more than 48 KiB */
-    std::string fail_function;
-    cudaError_t fail_error = cudaSuccess, last = cudaSuccess, sticky = cudaSuccess;
-    size_t used = 0, capacity;
-    unsigned long launches = 0;
-    int devices, device = 0;
-    uint64_t random;
-
-    runtime() {
-        const char *mb = getenv("EMU_MEMORY_MB"), *count = getenv("EMU_DEVICES");
-        capacity = (mb != nullptr ? strtoull(mb, nullptr, 10) : 4096) << 20;
-        devices = count != nullptr ? (int)strtol(count, nullptr, 10) : 1;
-        random = (emu_settings.seed + 1) * 0x9e3779b97f4a7c15ull | 1;
-    }
-};
-
-/* Never destroyed: threads may still call while the process ends. */
-runtime &the() {
-    static runtime *r = new runtime;
-    return *r;
-}
-
-using guard = std::lock_guard<std::recursive_mutex>;
-
-/* Every function's way out: remembers an error, and fails where a test has asked for it. */
-cudaError_t result(const char *function, cudaError_t e) {
-    guard held(the().lock);
-    runtime &r = the();
-    if (e == cudaSuccess && r.sticky != cudaSuccess) {
-        e = r.sticky;
-    }
-    if (e == cudaSuccess && r.fail_error != cudaSuccess && r.fail_function == function) {
-        e = r.fail_error;
-        r.fail_error = cudaSuccess;
-        if (e == cudaErrorIllegalAddress || e == cudaErrorLaunchFailure) {
-            r.sticky = e; /* as on hardware: nothing works on this device any more */
+/* "function,error=N[,after=N][,device=N];..." */
+void read_faults(const char *text, std::vector<emu_fault> *faults) {
+    for (std::string rest = text; !rest.empty();) {
+        const size_t end = rest.find(';');
+        std::string one = rest.substr(0, end);
+        rest = end == std::string::npos ? "" : rest.substr(end + 1);
+        emu_fault f = {one.substr(0, one.find(',')), cudaErrorUnknown, 0, -1};
+        for (size_t at = one.find(','); at != std::string::npos; at = one.find(',', at + 1)) {
+            const char *word = one.c_str() + at + 1;
+            if (strncmp(word, "error=", 6) == 0) {
+                f.error = (cudaError_t)strtol(word + 6, nullptr, 10);
+            } else if (strncmp(word, "after=", 6) == 0) {
+                f.after = strtoul(word + 6, nullptr, 10);
+            } else if (strncmp(word, "device=", 7) == 0) {
+                f.device = (int)strtol(word + 7, nullptr, 10);
+            } else {
+                emu_die("EMU_CUDA_FAULT: what is \"%s\"?", word);
+            }
         }
+        faults->push_back(f);
     }
-    if (e != cudaSuccess) {
-        r.last = e;
-    }
-    return e;
 }
 
-#define RESULT(e) result(__func__, e)
-
-CUstream_st *stream_of(cudaStream_t s) {
-    return s != nullptr ? s : &the().default_stream;
+bool breaks_device(cudaError_t e) {
+    switch (e) {
+        case cudaErrorIllegalAddress:
+        case cudaErrorLaunchFailure:
+        case cudaErrorLaunchTimeout:
+        case cudaErrorECCUncorrectable:
+        case cudaErrorHardwareStackError:
+        case cudaErrorIllegalInstruction:
+        case cudaErrorMisalignedAddress:
+        case cudaErrorInvalidAddressSpace:
+        case cudaErrorInvalidPc:
+        case cudaErrorAssert:
+            return true;
+        default:
+            return false;
+    }
 }
 
 bool idle(cudaStream_t s) {
-    guard held(the().lock);
-    return stream_of(s)->queue.empty();
+    emu_guard held(emu_the().lock);
+    const CUstream_st *stream = emu_stream_of(s);
+    return stream->queue.empty() && !stream->running;
 }
 
 enum class turn_result { NOTHING, PROGRESS, WAITING };
 
-/* Runs the oldest piece of one stream drawn among all. */
-turn_result turn() {
-    guard held(the().lock);
-    runtime &r = the();
-    std::vector<CUstream_st *> waiting;
-    if (!r.default_stream.queue.empty()) {
-        waiting.push_back(&r.default_stream);
+void streams_with_work(std::vector<CUstream_st *> *out, bool *running) {
+    emu_state &r = emu_the();
+    auto add = [&](CUstream_st *s) {
+        *running = *running || s->running;
+        if (!s->queue.empty() && !s->running && r.devices[s->device].sticky == cudaSuccess) {
+            out->push_back(s);
+        }
+    };
+    for (int i = 0; i < r.devices_count; i++) {
+        add(&r.devices[i].default_stream);
     }
     for (CUstream_st *s : r.streams) {
-        if (!s->queue.empty()) {
-            waiting.push_back(s);
-        }
+        add(s);
     }
+}
+
+/* Runs the oldest piece of one stream drawn among all, without the lock. */
+turn_result turn() {
+    emu_state &r = emu_the();
+    std::unique_lock<std::recursive_mutex> held(r.lock);
+    std::vector<CUstream_st *> waiting;
+    bool running = false;
+    streams_with_work(&waiting, &running);
     if (waiting.empty()) {
-        return turn_result::NOTHING;
+        return running ? turn_result::WAITING : turn_result::NOTHING;
     }
     r.random ^= r.random << 13;
     r.random ^= r.random >> 7;
     r.random ^= r.random << 17;
+    const uint64_t first = r.random;
     for (size_t i = 0; i < waiting.size(); i++) {
-        CUstream_st *s = waiting[(r.random + i) % waiting.size()];
-        if (s->queue.front()()) {
+        CUstream_st *s = waiting[(first + i) % waiting.size()];
+        const uintptr_t at = (uintptr_t)s, devices = (uintptr_t)r.devices;
+        const bool of_device = at >= devices && at < devices + sizeof(r.devices);
+        if (!of_device && r.streams.count(s) == 0) {
+            continue; /* destroyed while the lock was free */
+        }
+        if (s->running || s->queue.empty()) {
+            continue;
+        }
+        s->running = true;
+        emu_work &work = s->queue.front(); /* a deque: pushes leave it where it is */
+        held.unlock();
+        const bool done = work();
+        held.lock();
+        s->running = false;
+        if (done) {
             s->queue.pop_front();
             return turn_result::PROGRESS;
         }
@@ -132,21 +126,103 @@ turn_result turn() {
 }
 
 template <class DONE>
-void run_until(DONE done) {
+cudaError_t run_until(int device, DONE done) {
     while (!done()) {
+        if (emu_device_broken(device) != cudaSuccess) {
+            return emu_device_broken(device);
+        }
         const turn_result t = turn();
         if (t == turn_result::NOTHING) {
-            return;
+            return cudaSuccess;
         }
-        if (t == turn_result::WAITING) { /* for another process */
+        if (t == turn_result::WAITING) { /* for another thread or process */
             usleep(50);
         }
     }
+    return cudaSuccess;
 }
 
-cudaError_t push(cudaStream_t stream, emu_work work) {
-    guard held(the().lock);
-    CUstream_st *s = stream_of(stream);
+double now_ms() {
+    return std::chrono::duration<double, std::milli>(
+               std::chrono::steady_clock::now().time_since_epoch())
+        .count();
+}
+
+}  // namespace
+
+emu_state::emu_state() {
+    const char *mb = getenv("EMU_MEMORY_MB"), *count = getenv("EMU_DEVICES"),
+               *fault = getenv("EMU_CUDA_FAULT");
+    devices_count = count != nullptr ? (int)strtol(count, nullptr, 10) : 1;
+    if (devices_count < 0 || devices_count > EMU_DEVICES_MAX) {
+        emu_die("EMU_DEVICES=%d, at most %d", devices_count, (int)EMU_DEVICES_MAX);
+    }
+    size_t capacity_mb = 4096;
+    for (int i = 0; i < devices_count; i++) {
+        if (mb != nullptr && *mb != 0) { /* the last number is for the devices that are left, too */
+            char *end;
+            capacity_mb = strtoull(mb, &end, 10);
+            mb = *end == ',' ? end + 1 : end;
+        }
+        devices[i].capacity = capacity_mb << 20;
+        devices[i].default_stream.device = i;
+    }
+    random = (emu_settings.seed + 1) * 0x9e3779b97f4a7c15ull | 1;
+    if (fault != nullptr) {
+        read_faults(fault, &faults);
+    }
+    const char *background = getenv("EMU_BACKGROUND");
+    if (background != nullptr && *background == '1') {
+        std::thread([] {
+            for (;;) {
+                emu_go_on();
+            }
+        }).detach();
+    }
+}
+
+emu_state &emu_the() {
+    static emu_state *r = [] {
+        emu_state *made = new emu_state;
+        EMU_RELEASE(made);
+        return made;
+    }();
+    EMU_ACQUIRE(r); /* a race checker does not see who made it */
+    return *r;
+}
+
+cudaError_t emu_result(const char *function, cudaError_t e) {
+    emu_state &r = emu_the();
+    emu_guard held(r.lock);
+    cudaError_t *sticky = &r.devices[emu_device_now].sticky;
+    for (size_t i = 0; i < r.faults.size() && e == cudaSuccess && *sticky == cudaSuccess; i++) {
+        emu_fault &f = r.faults[i];
+        if ((f.function != "*" && f.function != function) ||
+            (f.device >= 0 && f.device != emu_device_now) || f.after-- > 0) {
+            continue;
+        }
+        e = f.error;
+        r.faults.erase(r.faults.begin() + (ptrdiff_t)i);
+        if (breaks_device(e)) {
+            *sticky = e; /* as on hardware: nothing works on this device any more */
+        }
+    }
+    if (*sticky != cudaSuccess) {
+        e = *sticky;
+    }
+    if (e != cudaSuccess) {
+        emu_error_last = e;
+    }
+    return e;
+}
+
+CUstream_st *emu_stream_of(cudaStream_t s) {
+    return s != nullptr ? s : &emu_the().devices[emu_device_now].default_stream;
+}
+
+cudaError_t emu_push(cudaStream_t stream, emu_work work) {
+    emu_guard held(emu_the().lock);
+    CUstream_st *s = emu_stream_of(stream);
     if (s->capturing) {
         s->captured.push_back(std::move(work));
     } else {
@@ -156,9 +232,9 @@ cudaError_t push(cudaStream_t stream, emu_work work) {
 }
 
 /* What a stream under capture must not be asked. */
-bool any_capturing() {
-    guard held(the().lock);
-    for (const CUstream_st *s : the().streams) {
+bool emu_any_capturing() {
+    emu_guard held(emu_the().lock);
+    for (const CUstream_st *s : emu_the().streams) {
         if (s->capturing) {
             return true;
         }
@@ -166,54 +242,52 @@ bool any_capturing() {
     return false;
 }
 
-double now_ms() {
-    return std::chrono::duration<double, std::milli>(
-               std::chrono::steady_clock::now().time_since_epoch())
-        .count();
-}
-
-cudaError_t device_ranges(const void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
-    const bool device_to = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
-    const bool device_from = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
-    if (bytes == 0) {
-        return cudaSuccess;
-    }
-    if (device_to != emu_is_device(to, bytes) || device_from != emu_is_device(from, bytes)) {
-        return cudaErrorInvalidValue;
-    }
-    return cudaSuccess;
-}
-
-}  // namespace
-
 void emu_stream_push(cudaStream_t stream, emu_work work) {
-    (void)push(stream, std::move(work));
+    (void)emu_push(stream, std::move(work));
 }
 
-bool emu_is_device(const void *p, size_t bytes) {
-    guard held(the().lock);
-    auto it = the().allocations.upper_bound((const char *)p);
-    if (it == the().allocations.begin()) {
-        return false;
+int emu_stream_device(cudaStream_t stream) {
+    emu_guard held(emu_the().lock);
+    return emu_stream_of(stream)->device;
+}
+
+bool emu_stream_capturing(cudaStream_t stream) {
+    emu_guard held(emu_the().lock);
+    return emu_stream_of(stream)->capturing;
+}
+
+std::unique_lock<std::recursive_mutex> emu_lock() {
+    return std::unique_lock<std::recursive_mutex>(emu_the().lock);
+}
+
+void emu_go_on() {
+    if (turn() != turn_result::PROGRESS) {
+        usleep(50);
     }
-    --it;
-    return (const char *)p + bytes <= it->first + it->second;
 }
 
 void emu_fail_next(const char *function, cudaError_t error) {
-    guard held(the().lock);
-    the().fail_function = function;
-    the().fail_error = error;
+    emu_fail_after(function, error, 0, -1);
 }
 
-size_t emu_memory_used(void) {
-    guard held(the().lock);
-    return the().used;
+void emu_fail_after(const char *function, cudaError_t error, unsigned long calls, int device) {
+    emu_guard held(emu_the().lock);
+    emu_the().faults.push_back({function, error, calls, device});
+}
+
+cudaError_t emu_device_broken(int device) {
+    emu_guard held(emu_the().lock);
+    return emu_the().devices[device].sticky;
+}
+
+void emu_device_repair(int device) {
+    emu_guard held(emu_the().lock);
+    emu_the().devices[device].sticky = cudaSuccess;
 }
 
 unsigned long emu_launches(void) {
-    guard held(the().lock);
-    return the().launches;
+    emu_guard held(emu_the().lock);
+    return emu_the().launches;
 }
 
 cudaError_t emu_runtime_launch(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes,
@@ -222,21 +296,21 @@ cudaError_t emu_runtime_launch(const void *kernel, dim3 grid, dim3 block, size_t
     const uint64_t threads = (uint64_t)block.x * block.y * block.z;
     if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 ||
         threads == 0 || threads > EMU_THREADS_MAX || block.z > 64 || arguments_bytes > 32764) {
-        return result("cudaLaunchKernel", cudaErrorInvalidConfiguration);
+        return emu_result("cudaLaunchKernel", cudaErrorInvalidConfiguration);
     }
-    guard held(the().lock);
+    emu_guard held(emu_the().lock);
     if (shared_bytes > EMU_SHARED_MAX ||
-        (shared_bytes > 48 * 1024 && the().large_shared.count(kernel) == 0)) {
-        return result("cudaLaunchKernel", cudaErrorInvalidValue);
+        (shared_bytes > 48 * 1024 && emu_the().large_shared.count(kernel) == 0)) {
+        return emu_result("cudaLaunchKernel", cudaErrorInvalidValue);
     }
-    const cudaError_t e = result("cudaLaunchKernel", cudaSuccess);
+    const cudaError_t e = emu_result("cudaLaunchKernel", cudaSuccess);
     if (e != cudaSuccess) {
         return e;
     }
     auto copy = std::make_shared<std::vector<char>>((const char *)arguments,
                                                     (const char *)arguments + arguments_bytes);
-    the().launches++;
-    return push(stream, [=] {
+    emu_the().launches++;
+    return emu_push(stream, [=] {
         emu_run(grid, block, shared_bytes, entry, copy->data());
         return true;
     });
@@ -244,172 +318,15 @@ cudaError_t emu_runtime_launch(const void *kernel, dim3 grid, dim3 block, size_t
 
 extern "C" {
 
-cudaError_t cudaGetDeviceCount(int *count) {
-    *count = the().devices;
-    return RESULT(the().devices > 0 ? cudaSuccess : cudaErrorNoDevice);
-}
-
-cudaError_t cudaSetDevice(int device) {
-    if (device < 0 || device >= the().devices) {
-        return RESULT(cudaErrorInvalidDevice);
-    }
-    the().device = device;
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaGetDevice(int *device) {
-    *device = the().device;
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device) {
-    (void)device;
-    switch (attribute) {
-        case cudaDevAttrMultiProcessorCount:
-            *value = 4;
-            break;
-        case cudaDevAttrComputeCapabilityMajor:
-            *value = 9;
-            break;
-        case cudaDevAttrComputeCapabilityMinor:
-            *value = 0;
-            break;
-        case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-            *value = EMU_SHARED_MAX;
-            break;
-        default:
-            return RESULT(cudaErrorInvalidValue);
-    }
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *properties, int device) {
-    if (device < 0 || device >= the().devices) {
-        return RESULT(cudaErrorInvalidDevice);
-    }
-    memset(properties, 0, sizeof(*properties));
-    snprintf(properties->name, sizeof(properties->name), "emulated device");
-    properties->totalGlobalMem = the().capacity;
-    properties->major = 9;
-    properties->multiProcessorCount = 4;
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaRuntimeGetVersion(int *version) {
-    *version = CUDART_VERSION;
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaDriverGetVersion(int *version) {
-    *version = CUDART_VERSION;
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total) {
-    guard held(the().lock);
-    *total = the().capacity;
-    *free_bytes = the().capacity - the().used;
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaMalloc(void **out, size_t bytes) {
-    guard held(the().lock);
-    if (any_capturing()) {
-        return RESULT(cudaErrorStreamCaptureUnsupported);
-    }
-    if (bytes > the().capacity - the().used) {
-        return RESULT(cudaErrorMemoryAllocation);
-    }
-    const cudaError_t e = RESULT(cudaSuccess);
-    if (e != cudaSuccess) {
-        return e;
-    }
-    const size_t rounded = (bytes + 255) & ~(size_t)255;
-    *out = aligned_alloc(256, rounded != 0 ? rounded : 256);
-    memset(*out, 0xa5, bytes); /* fresh device memory holds anything */
-    the().allocations[(const char *)*out] = bytes;
-    the().used += bytes;
-    return cudaSuccess;
-}
-
-cudaError_t cudaMallocManaged(void **out, size_t bytes, unsigned flags) {
-    (void)flags;
-    return cudaMalloc(out, bytes);
-}
-
-cudaError_t cudaFree(void *p) {
-    if (p == nullptr) {
-        return RESULT(cudaSuccess);
-    }
-    (void)cudaDeviceSynchronize();
-    guard held(the().lock);
-    auto it = the().allocations.find((const char *)p);
-    if (it == the().allocations.end()) {
-        return RESULT(cudaErrorInvalidValue);
-    }
-    the().used -= it->second;
-    the().allocations.erase(it);
-    free(p);
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaMallocHost(void **out, size_t bytes) {
-    const cudaError_t e = RESULT(cudaSuccess);
-    if (e != cudaSuccess) {
-        return e;
-    }
-    *out = aligned_alloc(4096, (bytes + 4095) & ~(size_t)4095);
-    guard held(the().lock);
-    the().pinned.insert(*out);
-    return cudaSuccess;
-}
-
-cudaError_t cudaFreeHost(void *p) {
-    guard held(the().lock);
-    if (p != nullptr && the().pinned.erase(p) == 0) {
-        return RESULT(cudaErrorInvalidValue);
-    }
-    free(p);
-    return RESULT(cudaSuccess);
-}
-
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
-                            cudaStream_t stream) {
-    const cudaError_t e = RESULT(device_ranges(to, from, bytes, kind));
-    if (e != cudaSuccess) {
-        return e;
-    }
-    return push(stream, [=] {
-        memcpy(to, from, bytes);
-        return true;
-    });
-}
-
-cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind) {
-    const cudaError_t e = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
-    return e != cudaSuccess ? e : cudaStreamSynchronize(nullptr);
-}
-
-cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t stream) {
-    const cudaError_t e =
-        RESULT(bytes == 0 || emu_is_device(to, bytes) ? cudaSuccess : cudaErrorInvalidValue);
-    if (e != cudaSuccess) {
-        return e;
-    }
-    return push(stream, [=] {
-        memset(to, value, bytes);
-        return true;
-    });
-}
-
 cudaError_t cudaStreamCreateWithPriority(cudaStream_t *out, unsigned flags, int priority) {
     (void)flags;
     (void)priority;
-    const cudaError_t e = RESULT(cudaSuccess);
+    const cudaError_t e = EMU_RESULT(cudaSuccess);
     if (e == cudaSuccess) {
         *out = new CUstream_st;
-        guard held(the().lock);
-        the().streams.insert(*out);
+        (*out)->device = emu_device_now;
+        emu_guard held(emu_the().lock);
+        emu_the().streams.insert(*out);
     }
     return e;
 }
@@ -418,137 +335,207 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags) {
     return cudaStreamCreateWithPriority(out, flags, 0);
 }
 
+cudaError_t cudaDeviceGetStreamPriorityRange(int *least, int *greatest) {
+    *least = 0;
+    *greatest = -5;
+    return EMU_RESULT(cudaSuccess);
+}
+
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
     (void)cudaStreamSynchronize(stream);
-    guard held(the().lock);
-    the().streams.erase(stream);
+    for (;; usleep(50)) { /* a broken device's queue is dropped, but not under somebody's feet */
+        emu_guard held(emu_the().lock);
+        if (!stream->running) {
+            emu_the().streams.erase(stream);
+            break;
+        }
+    }
     delete stream;
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
-    if (stream_of(stream)->capturing) {
-        return RESULT(cudaErrorStreamCaptureUnsupported);
+    if (emu_stream_capturing(stream)) {
+        return EMU_RESULT(cudaErrorStreamCaptureUnsupported);
     }
-    run_until([=] { return idle(stream); });
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(run_until(emu_stream_device(stream), [=] { return idle(stream); }));
 }
 
 cudaError_t cudaStreamQuery(cudaStream_t stream) {
     (void)turn();
-    return idle(stream) ? RESULT(cudaSuccess) : cudaErrorNotReady;
+    const cudaError_t e = EMU_RESULT(cudaSuccess);
+    return e != cudaSuccess || idle(stream) ? e : cudaErrorNotReady;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, enum cudaStreamCaptureStatus *status) {
+    *status =
+        emu_stream_capturing(stream) ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return EMU_RESULT(cudaSuccess);
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *argument) {
+    const cudaError_t e = EMU_RESULT(cudaSuccess);
+    return e != cudaSuccess ? e : emu_push(stream, [=] {
+        function(argument);
+        return true;
+    });
 }
 
 cudaError_t cudaDeviceSynchronize(void) {
-    if (any_capturing()) {
-        return RESULT(cudaErrorStreamCaptureUnsupported);
+    if (emu_any_capturing()) {
+        return EMU_RESULT(cudaErrorStreamCaptureUnsupported);
     }
-    run_until([] { return false; });
-    return RESULT(cudaSuccess);
+    const int device = emu_device_now;
+    return EMU_RESULT(run_until(device, [=] {
+        emu_state &r = emu_the();
+        emu_guard held(r.lock);
+        const CUstream_st *first = &r.devices[device].default_stream;
+        bool quiet = first->queue.empty() && !first->running;
+        for (const CUstream_st *s : r.streams) {
+            quiet = quiet && (s->device != device || (s->queue.empty() && !s->running));
+        }
+        return quiet;
+    }));
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
     (void)flags;
-    const cudaError_t e = RESULT(cudaSuccess);
+    const cudaError_t e = EMU_RESULT(cudaSuccess);
     if (e == cudaSuccess) {
         *out = new CUevent_st;
     }
     return e;
 }
 
+cudaError_t cudaEventCreate(cudaEvent_t *out) {
+    return cudaEventCreateWithFlags(out, 0);
+}
+
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
     delete event;
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    const uint64_t number = ++event->recorded;
-    return push(stream, [=] {
-        event->reached = event->reached < number ? number : event->reached;
-        event->milliseconds = now_ms();
+    const cudaError_t e = EMU_RESULT(cudaSuccess);
+    if (e != cudaSuccess) {
+        return e;
+    }
+    const std::shared_ptr<emu_event> state = event->state;
+    const uint64_t number = ++state->recorded;
+    return emu_push(stream, [=] {
+        if (state->reached < number) {
+            state->reached = number;
+        }
+        state->milliseconds = now_ms();
         return true;
     });
 }
 
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
+    (void)flags;
+    return cudaEventRecord(event, stream);
+}
+
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags) {
     (void)flags;
-    const uint64_t number = event->recorded;
-    return push(stream, [=] { return event->reached >= number; });
+    const std::shared_ptr<emu_event> state = event->state;
+    const uint64_t number = state->recorded;
+    return emu_push(stream, [=] { return state->reached >= number; });
 }
 
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
-    const uint64_t number = event->recorded;
-    run_until([=] { return event->reached >= number; });
-    return RESULT(cudaSuccess);
+    const std::shared_ptr<emu_event> state = event->state;
+    const uint64_t number = state->recorded;
+    return EMU_RESULT(run_until(emu_device_now, [=] {
+        emu_guard held(emu_the().lock);
+        return state->reached >= number;
+    }));
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t event) {
     (void)turn();
-    return event->reached >= event->recorded ? RESULT(cudaSuccess) : cudaErrorNotReady;
+    const cudaError_t e = EMU_RESULT(cudaSuccess);
+    emu_guard held(emu_the().lock);
+    return e != cudaSuccess || event->state->reached >= event->state->recorded ? e
+                                                                               : cudaErrorNotReady;
 }
 
 cudaError_t cudaEventElapsedTime(float *milliseconds, cudaEvent_t from, cudaEvent_t to) {
-    *milliseconds = (float)(to->milliseconds - from->milliseconds);
-    return RESULT(cudaSuccess);
+    *milliseconds = (float)(to->state->milliseconds - from->state->milliseconds);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, enum cudaStreamCaptureMode mode) {
     (void)mode;
-    guard held(the().lock);
+    emu_guard held(emu_the().lock);
     if (stream == nullptr || stream->capturing) {
-        return RESULT(cudaErrorStreamCaptureUnsupported);
+        return EMU_RESULT(cudaErrorStreamCaptureUnsupported);
     }
     stream->capturing = true;
     stream->captured.clear();
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out) {
-    guard held(the().lock);
+    emu_guard held(emu_the().lock);
     *out = new CUgraph_st{std::move(stream->captured)};
     stream->capturing = false;
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph,
                                  unsigned long long flags) {
     (void)flags;
     *out = new CUgraphExec_st{graph->work};
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
+    const cudaError_t e = EMU_RESULT(cudaSuccess);
     for (const emu_work &w : graph->work) {
-        (void)push(stream, w);
+        if (e == cudaSuccess) {
+            (void)emu_push(stream, w);
+        }
     }
-    return RESULT(cudaSuccess);
+    return e;
+}
+
+cudaError_t cudaGraphUpload(cudaGraphExec_t graph, cudaStream_t stream) {
+    (void)graph;
+    (void)stream;
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
     delete graph;
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
     delete graph;
-    return RESULT(cudaSuccess);
+    return EMU_RESULT(cudaSuccess);
 }
 
 cudaError_t cudaFuncSetAttribute(const void *function, enum cudaFuncAttribute attribute,
                                  int value) {
-    guard held(the().lock);
+    emu_guard held(emu_the().lock);
     if (attribute == cudaFuncAttributeMaxDynamicSharedMemorySize && value <= EMU_SHARED_MAX) {
-        the().large_shared.insert(function);
-        return RESULT(cudaSuccess);
+        emu_the().large_shared.insert(function);
+        return EMU_RESULT(cudaSuccess);
     }
-    return RESULT(cudaErrorInvalidValue);
+    return EMU_RESULT(cudaErrorInvalidValue);
 }
 
 cudaError_t cudaGetLastError(void) {
-    guard held(the().lock);
-    const cudaError_t e = the().last;
-    the().last = the().sticky;
+    emu_guard held(emu_the().lock);
+    const cudaError_t e = emu_error_last;
+    emu_error_last = emu_the().devices[emu_device_now].sticky;
     return e;
+}
+
+cudaError_t cudaPeekAtLastError(void) {
+    return emu_error_last;
 }
 
 const char *cudaGetErrorName(cudaError_t e) {
@@ -565,6 +552,10 @@ const char *cudaGetErrorName(cudaError_t e) {
             return "cudaErrorIllegalAddress";
         case cudaErrorLaunchFailure:
             return "cudaErrorLaunchFailure";
+        case cudaErrorECCUncorrectable:
+            return "cudaErrorECCUncorrectable";
+        case cudaErrorInvalidValue:
+            return "cudaErrorInvalidValue";
         default:
             return "cudaError";
     }
