@@ -34,7 +34,7 @@ typedef struct {
 typedef struct {
     const char *model, *prompt_text, *batch_text, *threads_text, *isa, *profile_out;
     int64_t gen, repeat, chunk;
-    int32_t activations, kv;
+    int32_t activations, kv, weights;
     bool json, profile;
     list prompts, batches, threads;
 } settings;
@@ -54,6 +54,8 @@ static const config_option options[] = {
      "rows of a prefill step"},
     {"repeat", CONFIG_INT, offsetof(settings, repeat), 1, REPEAT_MAX, "3", NULL, NULL,
      "runs of each case; the median is told"},
+    {"weights", CONFIG_ENUM, offsetof(settings, weights), 0, 0, "file", workerflags_weights, NULL,
+     "how weights of F32, F16 and BF16 are kept"},
     {"activations", CONFIG_ENUM, offsetof(settings, activations), 0, 0, "int8",
      workerflags_activations, NULL, "how inputs meet quantised weights"},
     {"kv-dtype", CONFIG_ENUM, offsetof(settings, kv), 0, 0, "f16", workerflags_kv_dtypes, NULL,
@@ -168,6 +170,7 @@ static status engine_open(const settings *s, int32_t threads, bed *b, diag *d) {
         .device = b->device,
         .kv_pages = (uint32_t)(batch * b->pages_each),
         .kv_type = (backend_kv_type)s->kv,
+        .weights = (model_weights)s->weights,
         .activations = s->activations ? BACKEND_ACTIVATIONS_F32 : BACKEND_ACTIVATIONS_INT8,
         .rows_max = rows,
         .logit_rows_max = batch};

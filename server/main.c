@@ -24,7 +24,7 @@ typedef struct {
     const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
         context, seqs, chunk;
-    int32_t role, kv_dtype, activations, log_level;
+    int32_t role, kv_dtype, activations, weights, log_level;
     bool log_json, deterministic;
     int64_t device;
     double memory_fraction;
@@ -74,6 +74,8 @@ static const config_option worker_flags[] = {
      "KV cache; 0: on a GPU what --memory-fraction leaves, else 1g"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", workerflags_kv_dtypes, NULL,
      "dtype of the cache"},
+    {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,
+     "how weights of F32, F16 and BF16 are kept: as the file has them, or as Q8_0"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
      "how activations meet quantised weights"},
     {"context", CONFIG_INT, FIELD(context), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
@@ -154,6 +156,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .threads_own = (int32_t)o->threads_own,
                         .cores_fd = (int)o->cores_fd,
                         .kv_type = (backend_kv_type)o->kv_dtype,
+                        .weights = (model_weights)o->weights,
                         .activations = (backend_activations)o->activations,
                         .kv_bytes = (uint64_t)o->kv_bytes,
                         .context_tokens = (int32_t)o->context,

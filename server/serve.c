@@ -26,7 +26,7 @@ typedef struct {
     int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
     int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
         silence_ms, pending_ms;
-    int32_t backend, kv_dtype, activations, kv_transport, route, log_level;
+    int32_t backend, kv_dtype, activations, weights, kv_transport, route, log_level;
     bool aggregated, metrics_open, log_json, deterministic;
     int64_t device;
     double memory_fraction;
@@ -231,6 +231,8 @@ static const config_option options[] = {
      "leaves, else 1g"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", workerflags_kv_dtypes, NULL,
      "dtype of the KV cache"},
+    {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,
+     "how weights of F32, F16 and BF16 are kept: as the file has them, or as Q8_0"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
      "how activations meet quantised weights"},
     {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL,
@@ -432,11 +434,11 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         "--memory-fraction", fraction, o->deterministic ? "--deterministic" : "--no-deterministic",
         "--threads", thread_text, "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv,
         "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype], "--activations",
-        workerflags_activations[o->activations], "--context", context, "--max-seqs", seqs,
-        "--prefill-chunk", chunk, "--log-level", log_level_names[o->log_level],
-        o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
-        "--queue-timeout-ms", queue, "--drain-timeout-ms", drain, "--profile",
-        o->profile ? o->profile : "",
+        workerflags_activations[o->activations], "--weights", workerflags_weights[o->weights],
+        "--context", context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--log-level",
+        log_level_names[o->log_level], o->log_json ? "--log-json" : "--no-log-json", "--trace",
+        o->trace ? o->trace : "", "--queue-timeout-ms", queue, "--drain-timeout-ms", drain,
+        "--profile", o->profile ? o->profile : "",
         /* From here on for links between hosts; cut off below without them. */
         "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
     uint32_t count = sizeof args / sizeof args[0];

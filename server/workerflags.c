@@ -5,3 +5,4 @@
 
 const char *const workerflags_kv_dtypes[] = {"f16", "f32", "bf16", "int8", NULL};
 const char *const workerflags_activations[] = {"int8", "f32", NULL};
+const char *const workerflags_weights[] = {"file", "q8_0", NULL};

@@ -12,5 +12,6 @@
  * does not know. */
 extern const char *const workerflags_kv_dtypes[];
 extern const char *const workerflags_activations[];
+extern const char *const workerflags_weights[]; /* of model_weights (models/arch/model.h) */
 
 #endif

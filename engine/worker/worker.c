@@ -324,6 +324,7 @@ static status open_model(worker_state *w, uint32_t *pages) {
                         .kv_bytes = o->kv_bytes ? o->kv_bytes : WORKER_KV_BYTES,
                         .kv_rest = o->kv_bytes == 0,
                         .kv_type = o->kv_type,
+                        .weights = o->weights,
                         .activations = o->activations,
                         .context_tokens = o->context_tokens,
                         .rows_max = batch_rows_max(o),

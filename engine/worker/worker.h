@@ -13,6 +13,7 @@
 #include "engine/core/core.h"
 #include "engine/net/clusterkey.h"
 #include "kernels/backend.h"
+#include "models/arch/model.h"
 
 /* The pool in host memory when nobody says how large. */
 #define WORKER_KV_BYTES (UINT64_C(1) << 30)
@@ -36,6 +37,7 @@ typedef struct {
     int32_t threads_own; /* of them when every worker on this machine is busy */
     int cores_fd;        /* engine/base/cores.h board, taken over; -1: none */
     backend_kv_type kv_type;
+    model_weights weights;
     backend_activations activations;
     uint64_t kv_bytes;      /* of the page pool; at least one whole context is taken. 0: what
                              * memory_fraction leaves of a GPU, WORKER_KV_BYTES of host memory */

@@ -101,7 +101,7 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     }
     m->device = options->device;
     m->shape = shape;
-    status s = llama_load_tensors(file, &shape, m->device, options->activations, &m->weights, d);
+    status s = llama_load_tensors(file, &shape, m->device, options, &m->weights, d);
     if (s == STATUS_OK) {
         s = llama_stretch(m, d);
     }

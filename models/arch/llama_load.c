@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/base/mem.h"
+#include "models/arch/requant.h"
 
 enum { NAME_BYTES = 96 };
 
@@ -42,7 +43,7 @@ typedef struct {
     const gguf *file;
     const llama_shape *shape;
     backend *device;
-    backend_activations activations;
+    const model_options *options;
     llama_load_weights *out;
     diag *d;
 } llama_loader;
@@ -90,8 +91,21 @@ static status llama_take_matrix(const llama_loader *l, const gguf_tensor *t, int
                                 int32_t outputs, const backend_weight **out) {
     TRY(llama_shape_fits(l, t, inputs, outputs));
     diag why = {0};
-    status s = backend_weight_load(l->device, (backend_type)t->type, t->data, t->bytes, outputs,
-                                   inputs, l->activations, out, &why);
+    const void *data = t->data;
+    backend_type type = (backend_type)t->type;
+    uint8_t *blocks = NULL;
+    status s = STATUS_OK;
+    if (l->options->weights == MODEL_WEIGHTS_Q8_0 && requant_fits(t->type, t->dims[0])) {
+        s = requant_q8_0(t->type, t->data, t->dims[1], t->dims[0], &blocks, &why);
+        data = blocks;
+        type = BACKEND_Q8_0;
+    }
+    if (s == STATUS_OK) {
+        uint64_t bytes = blocks ? backend_type_bytes(type, outputs, inputs) : t->bytes;
+        s = backend_weight_load(l->device, type, data, bytes, outputs, inputs,
+                                l->options->activations, out, &why);
+    }
+    mem_free(blocks);
     if (s != STATUS_OK) {
         return status_fail(l->d, s, "tensor %.*s: %s", (int)t->name.bytes, t->name.data, why.text);
     }
@@ -237,13 +251,13 @@ static status llama_complete(const llama_loader *l) {
 }
 
 status llama_load_tensors(const gguf *file, const llama_shape *shape, backend *device,
-                          backend_activations activations, llama_load_weights *out, diag *d) {
+                          const model_options *options, llama_load_weights *out, diag *d) {
     *out = (llama_load_weights){0};
     out->layers = mem_calloc((size_t)shape->layers, sizeof(out->layers[0]));
     if (!out->layers) {
         return status_fail(d, STATUS_NOMEM, "no memory for %d layers", shape->layers);
     }
-    llama_loader l = {file, shape, device, activations, out, d};
+    llama_loader l = {file, shape, device, options, out, d};
     for (uint64_t i = 0; i < gguf_tensors_count(file); i++) {
         gguf_tensor t;
         TRY(gguf_tensor_at(file, i, &t, d));

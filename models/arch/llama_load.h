@@ -10,6 +10,7 @@
 
 #include "kernels/backend.h"
 #include "models/arch/llama_keys.h"
+#include "models/arch/model.h"
 
 /* Matrices and vectors of one layer; the order is that of the tables in llama_load.c. */
 enum { LLAMA_Q, LLAMA_K, LLAMA_V, LLAMA_OUT, LLAMA_GATE, LLAMA_UP, LLAMA_DOWN, LLAMA_MATRICES };
@@ -38,8 +39,7 @@ typedef struct {
 } llama_load_weights;
 
 MUST_USE status llama_load_tensors(const gguf *file, const llama_shape *shape, backend *device,
-                                   backend_activations activations, llama_load_weights *out,
-                                   diag *d);
+                                   const model_options *options, llama_load_weights *out, diag *d);
 
 /* Also after a failed llama_load_tensors. */
 void llama_load_free(const llama_shape *shape, backend *device, llama_load_weights *w);

@@ -25,6 +25,9 @@ enum { MODEL_VOCAB_MAX = 1 << 19 };
 
 typedef struct model model;
 
+/* How matrices of F32, F16 and BF16 are kept: as the file has them, or as Q8_0. */
+typedef enum { MODEL_WEIGHTS_FILE = 0, MODEL_WEIGHTS_Q8_0 = 1 } model_weights;
+
 typedef struct {
     const char *path;                /* a GGUF file */
     backend *device;                 /* not owned; must outlive the model */
@@ -35,6 +38,7 @@ typedef struct {
                                       * has no bound */
     int32_t context_tokens;          /* serve no longer sequences than this; 0: as trained */
     backend_kv_type kv_type;         /* dtype of the cache */
+    model_weights weights;           /* of float matrices; quantised ones stay */
     backend_activations activations; /* int8 groups (default) or f32 */
     int32_t rows_max;                /* most rows in one forward */
     int32_t logit_rows_max;          /* most rows whose logits are asked for in one forward */

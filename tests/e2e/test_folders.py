@@ -52,7 +52,7 @@ def every_family_generates_what_transformers_does():
 
 @case
 def a_folder_is_known_by_its_name_and_carries_its_template():
-    with Server(model=folder("llama") + "/") as server:
+    with Server("--weights", "q8_0", model=folder("llama") + "/") as server:
         names = [m["id"] for m in server.get("/v1/models").json()["data"]]
         assert names == ["llama"], names
         chat = [{"role": "user", "content": "the and of"}]

@@ -1,6 +1,7 @@
 /* weir_logits.c -- teacher-forced log probabilities of token windows.
  *
- *     weir_logits MODEL TOKENS [--activations int8|f32] [--kv f16|bf16|f32|int8] [--chunk N]
+ *     weir_logits MODEL TOKENS [--activations int8|f32] [--weights file|q8_0]
+ *                 [--kv f16|bf16|f32|int8] [--chunk N]
  *                 [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]
  *
  * TOKENS has one window of token ids a line, each run on its own from position 0. Prints, a line a
@@ -24,14 +25,15 @@ typedef struct {
     backend_activations activations;
     backend_kv_type kv;
     int64_t chunk, threads, windows;
+    model_weights weights;
 } settings;
 
 static bool parse(int argc, char **argv, settings *s) {
     if (argc < 3 || argc % 2 == 0) {
         return false;
     }
-    *s = (settings){argv[1],        argv[2], "cpu", NULL,     BACKEND_ACTIVATIONS_INT8,
-                    BACKEND_KV_F16, 128,     0,     INT64_MAX};
+    *s = (settings){argv[1],        argv[2], "cpu", NULL,      BACKEND_ACTIVATIONS_INT8,
+                    BACKEND_KV_F16, 128,     0,     INT64_MAX, MODEL_WEIGHTS_FILE};
     for (int i = 3; i < argc; i += 2) {
         const char *flag = argv[i];
         str value = str_from(argv[i + 1]);
@@ -40,6 +42,9 @@ static bool parse(int argc, char **argv, settings *s) {
             good = str_equal_z(value, "int8") || str_equal_z(value, "f32");
             s->activations =
                 str_equal_z(value, "f32") ? BACKEND_ACTIVATIONS_F32 : BACKEND_ACTIVATIONS_INT8;
+        } else if (strcmp(flag, "--weights") == 0) {
+            good = str_equal_z(value, "file") || str_equal_z(value, "q8_0");
+            s->weights = str_equal_z(value, "q8_0") ? MODEL_WEIGHTS_Q8_0 : MODEL_WEIGHTS_FILE;
         } else if (strcmp(flag, "--kv") == 0) {
             for (backend_kv_type type = 0; type < BACKEND_KV_TYPES; type++) {
                 if (str_equal_z(value, backend_kv_type_name(type))) {
@@ -170,7 +175,8 @@ int main(int argc, char **argv) {
     settings s;
     if (!parse(argc, argv, &s)) {
         fprintf(stderr,
-                "usage: weir_logits MODEL TOKENS [--activations int8|f32] [--kv f16|f32] "
+                "usage: weir_logits MODEL TOKENS [--activations int8|f32] [--weights file|q8_0] "
+                "[--kv f16|f32] "
                 "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
         return 2;
     }
@@ -184,6 +190,7 @@ int main(int argc, char **argv) {
                            .device = device,
                            .kv_pages = WINDOW_TOKENS_MAX / 16,
                            .kv_type = s.kv,
+                           .weights = s.weights,
                            .activations = s.activations,
                            .rows_max = (int32_t)s.chunk,
                            .logit_rows_max = (int32_t)s.chunk};
