@@ -112,16 +112,6 @@ static seat *holder(hub *h, uint32_t number) {
     return NULL;
 }
 
-static bool free_number(hub *h, uint32_t *out) {
-    for (uint32_t n = h->options.reserved; n < LIMIT_WORKERS; n++) {
-        if (!holder(h, n)) {
-            *out = n;
-            return true;
-        }
-    }
-    return false;
-}
-
 /* Whether it can be among those that are here. */
 static status check_fits(hub *h, const seat *s, diag *d) {
     const message_hello *hello = &s->hello.hello;
