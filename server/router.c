@@ -41,7 +41,10 @@ struct router {
     uint32_t *held;                      /* [workers_max] pages of the prompt at hand */
     router_candidate *candidates[SIDES]; /* [workers_max] */
     router_explanation last;
-    uint64_t turn; /* requests remembered */
+    uint64_t names[EXPECTED_PAGES]; /* [names_count] of the first pages of the prompt at hand */
+    uint32_t names_count;
+    uint64_t serial; /* of the last router_choose */
+    uint64_t turn;   /* requests remembered */
     uint64_t random;
 };
 
@@ -114,6 +117,7 @@ static void find_held(router *r, const router_request *q) {
     for (uint32_t w = 0; w < r->options.workers_max; w++) {
         r->held[w] = 0;
     }
+    r->names_count = 0;
     uint32_t pages = (uint32_t)(q->prompt_count - 1) / LIMIT_PAGE_TOKENS;
     uint64_t names[AHEAD], name = 0;
     pageindex_set set;
@@ -121,6 +125,10 @@ static void find_held(router *r, const router_request *q) {
         for (uint32_t k = 0; page % AHEAD == 0 && k < AHEAD && page + k < pages; k++) {
             name = pagename_next(name, q->salt, q->prompt + (size_t)(page + k) * LIMIT_PAGE_TOKENS);
             names[k] = name;
+            if (page + k < EXPECTED_PAGES) {
+                r->names[page + k] = name;
+                r->names_count = page + k + 1;
+            }
             pageindex_prefetch(r->index, name);
             routememo_prefetch(&r->memo, name);
         }
@@ -137,9 +145,12 @@ void router_remember(router *r, const router_request *q, const router_choice *ch
     const uint32_t workers[SIDES] = {choice->prefill, choice->decode};
     int64_t until_us = q->now_us + choice->predicted_us + EXPECTED_MORE_US;
     uint32_t pages = (uint32_t)q->prompt_count / LIMIT_PAGE_TOKENS;
+    uint32_t named = choice->serial != 0 && choice->serial == r->serial ? r->names_count : 0;
     uint64_t name = 0;
     for (uint32_t page = 0; page < pages && page < EXPECTED_PAGES; page++) {
-        name = pagename_next(name, q->salt, q->prompt + (size_t)page * LIMIT_PAGE_TOKENS);
+        name = page < named
+                   ? r->names[page]
+                   : pagename_next(name, q->salt, q->prompt + (size_t)page * LIMIT_PAGE_TOKENS);
         for (int side = 0; side < SIDES; side++) {
             if (workers[side] != MESSAGE_NO_WORKER) {
                 routememo_expect(&r->memo, name, workers[side], q->now_us, until_us);
@@ -465,18 +476,32 @@ static pick pick_decode(router *r, const router_view *views, uint32_t views_coun
 
 static router_choice local_choice(const router_view *views, const routecost_reference *ref,
                                   const router_request *q, const pick *d, router_path path) {
-    router_candidate c = *d->best;
-    int64_t own = (int64_t)q->prompt_count + q->delivered - c.cached_tokens;
-    c.queue_us = routecost_queue_us(&views[c.worker], ref, q->now_us);
-    c.compute_us = routecost_prefill_us(&views[c.worker], ref, own, c.cached_tokens);
-    return (router_choice){MESSAGE_NO_WORKER, c.worker, c.cached_tokens, c.queue_us + c.compute_us,
-                           c.compute_us,      path,     d->reason};
+    const router_view *v = &views[d->best->worker];
+    int32_t cached = d->best->cached_tokens;
+    int64_t own = (int64_t)q->prompt_count + q->delivered - cached;
+    int64_t compute_us = routecost_prefill_us(v, ref, own, cached);
+    return (router_choice){
+        .prefill = MESSAGE_NO_WORKER,
+        .decode = d->best->worker,
+        .cached_tokens = cached,
+        .predicted_us = routecost_queue_us(v, ref, q->now_us) + compute_us,
+        .compute_us = compute_us,
+        .path = path,
+        .reason = d->reason,
+    };
 }
 
 static router_choice pair_choice(const pick *p, uint32_t decode, router_path path) {
     const router_candidate *c = p->best;
-    return (router_choice){c->worker,     decode, c->cached_tokens, c->queue_us + c->compute_us,
-                           c->compute_us, path,   p->reason};
+    return (router_choice){
+        .prefill = c->worker,
+        .decode = decode,
+        .cached_tokens = c->cached_tokens,
+        .predicted_us = c->queue_us + c->compute_us,
+        .compute_us = c->compute_us,
+        .path = path,
+        .reason = p->reason,
+    };
 }
 
 static router_result choose(router *r, const router_view *views, uint32_t views_count,
@@ -515,7 +540,9 @@ router_result router_choose(router *r, const router_view *views, uint32_t views_
     r->last = (router_explanation){.prefill = r->candidates[AS_PREFILL],
                                    .decode = r->candidates[AS_DECODE]};
     r->last.result = choose(r, views, views_count, q, out);
+    r->serial++;
     if (r->last.result == ROUTER_CHOSEN) {
+        out->serial = r->serial;
         r->last.choice = *out;
     }
     return r->last.result;

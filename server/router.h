@@ -87,6 +87,7 @@ typedef struct {
     int64_t compute_us;    /* of it, its own: what the queue grows by */
     router_path path;
     router_reason reason;
+    uint64_t serial; /* of the router_choose that made it; 0: none did */
 } router_choice;
 
 typedef enum {
