@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "bench/engine.h"
+#include "bench/kernels.h"
 #include "bench/loadgen.h"
 #include "bench/routebench.h"
 #include "engine/base/config.h"
@@ -214,10 +215,13 @@ static int bench_main(int argc, char *const *argv) {
     if (argc > 0 && strcmp(argv[0], "serve") == 0) {
         return loadgen_main(argc - 1, argv + 1);
     }
+    if (argc > 0 && strcmp(argv[0], "kernels") == 0) {
+        return kernels_bench(argc - 1, argv + 1);
+    }
     if (argc > 0 && strcmp(argv[0], "route") == 0) {
         return routebench(argc - 1, argv + 1);
     }
-    (void)fprintf(stderr, "usage: weir bench engine|serve|route [--help]\n");
+    (void)fprintf(stderr, "usage: weir bench engine|kernels|serve|route [--help]\n");
     return 2;
 }
 

@@ -1,11 +1,11 @@
-/* weir_parity.c -- every operator on every instruction set: distance from a plain reference, time.
+/* weir_parity.c -- every operator on every backend: distance from a plain reference, time.
  *
- *     weir_parity [--json] [--threads N] [--rows N]
+ *     weir_parity [--json] [--threads N] [--rows N] [--backend cpu|cuda]
  *
  * One line a case. `distance` is the largest difference over the reference's largest magnitude; the
  * bound beside it is the case's own, and passing it is a failure (exit status 1). `same` says that
- * the bits equal the first instruction set's. The references here are double and textbook; the
- * arithmetic itself is tested bit by bit in tests/unit/kernels. */
+ * the bits equal those of the first backend of that numerics class. The references here are double
+ * and textbook; the arithmetic itself is tested bit by bit in tests/unit/kernels. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,12 +29,14 @@ enum {
     REPEATS = 7, /* the fastest is reported */
     ROWS_MAX = 512,
     CHECKED_ROWS = 4,
-    CHECKED_HEADS = 2
+    CHECKED_HEADS = 2,
+    SKIPPED = 77 /* what tests/run takes for "cannot run here" */
 };
 
 typedef struct {
     bool json;
     int32_t threads, rows;
+    const char *backend; /* NULL: the CPU's */
 } settings;
 
 typedef struct {
@@ -42,6 +44,7 @@ typedef struct {
     settings set;
     bool failed;
     int isa_index;
+    bool cuda;
 } bench;
 
 /* First instruction set's outputs, by case. */
@@ -72,6 +75,27 @@ static void must(status s) {
     CHECK_EQ(s, STATUS_OK);
 }
 
+/* Device memory with that in it; NULL: zeros. */
+static float *device_take(const bench *t, const float *host, int64_t count) {
+    void *p = NULL;
+    must(backend_alloc(t->b, (uint64_t)count * sizeof(float), &p));
+    if (host != NULL) {
+        must(backend_upload(t->b, p, host, (uint64_t)count * sizeof(float)));
+    }
+    return p;
+}
+
+static void device_read(const bench *t, float *host, const float *device, int64_t count) {
+    must(backend_download(t->b, host, device, (uint64_t)count * sizeof(float)));
+}
+
+/* How far this backend may be from the reference: `exact` where inputs stay f32, else what rounding
+ * them to bf16 makes of it. */
+static double bound_of(const bench *t, double exact) {
+    const bool rounds = t->cuda && strcmp(t->b->isa, "plain") != 0;
+    return rounds && exact < 1e-2 ? 1e-2 : exact;
+}
+
 /* The least time of one call, in microseconds. */
 #define TIMED(us, call)                                                   \
     do {                                                                  \
@@ -79,6 +103,7 @@ static void must(status s) {
         for (int timed_ = 0; timed_ < REPEATS; timed_++) {                \
             const int64_t start_ = clock_now_ns();                        \
             must(call);                                                   \
+            must(backend_sync(t->b));                                     \
             const double took_ = (double)(clock_now_ns() - start_) / 1e3; \
             us = took_ < us ? took_ : us;                                 \
         }                                                                 \
@@ -161,14 +186,17 @@ static void linear_case(bench *t, int number, backend_type type, backend_activat
     random_state = 100 + (uint64_t)number;
     const int32_t rows = t->set.rows;
     uint8_t *data = matrix(type);
-    float *x = noise_take((int64_t)ROWS_MAX * INPUTS), *out = noise_take((int64_t)rows * OUTPUTS);
+    float *x = noise_take((int64_t)rows * INPUTS), *out = noise_take((int64_t)rows * OUTPUTS);
+    float *dx = device_take(t, x, (int64_t)rows * INPUTS);
+    float *dout = device_take(t, NULL, (int64_t)rows * OUTPUTS);
     const uint64_t row_bytes = backend_type_bytes(type, 1, INPUTS);
     const backend_weight *w = NULL;
     must(backend_weight_load(t->b, type, data, row_bytes * OUTPUTS, OUTPUTS, INPUTS, mode, &w,
                              NULL));
-    ops_linear op = {.x = x, .rows = rows, .parts = {{w, NULL, out, false}}, .parts_count = 1};
+    ops_linear op = {.x = dx, .rows = rows, .parts = {{w, NULL, dout, false}}, .parts_count = 1};
     double us, expected[CHECKED_ROWS * OUTPUTS];
     TIMED(us, backend_linear(t->b, &op));
+    device_read(t, out, dout, (int64_t)rows * OUTPUTS);
     const int32_t checked = rows < CHECKED_ROWS ? rows : CHECKED_ROWS;
     for (int32_t i = 0; i < checked * OUTPUTS; i++) {
         expected[i] = 0;
@@ -182,7 +210,8 @@ static void linear_case(bench *t, int number, backend_type type, backend_activat
     (void)snprintf(name, sizeof(name), "linear %s %s", backend_type_name(type),
                    int8 ? "int8" : "f32");
     report(t, number, name, rows, us, 2e-3 * rows * INPUTS * OUTPUTS / us, out, expected,
-           checked * OUTPUTS, int8 ? 0.02 : 1e-5);
+           checked * OUTPUTS, int8 ? 0.02 : bound_of(t, 1e-5));
+    backend_free(t->b, dx), backend_free(t->b, dout);
     mem_free(data), mem_free(x), mem_free(out);
 }
 
@@ -190,9 +219,12 @@ static void rows_cases(bench *t, int number) {
     random_state = 200;
     const int32_t rows = t->set.rows, count = rows * INPUTS;
     float *a = noise_take(count), *b = noise_take(count), *out = noise_take(count);
+    float *da = device_take(t, a, count), *db = device_take(t, b, count);
+    float *dout = device_take(t, NULL, count);
     double us, expected[INPUTS], sum = 0;
-    const ops_rmsnorm norm = {a, b, out, rows, INPUTS, 1e-5f};
+    const ops_rmsnorm norm = {da, db, dout, rows, INPUTS, 1e-5f};
     TIMED(us, backend_rmsnorm(t->b, &norm));
+    device_read(t, out, dout, count);
     for (int32_t i = 0; i < INPUTS; i++) {
         sum += (double)a[i] * (double)a[i];
     }
@@ -200,12 +232,14 @@ static void rows_cases(bench *t, int number) {
         expected[i] = (double)a[i] / sqrt(sum / INPUTS + 1e-5) * (double)b[i];
     }
     report(t, number, "rmsnorm", rows, us, 4e-3 * count / us, out, expected, INPUTS, 1e-6);
-    const ops_silu_mul silu = {a, b, out, rows, INPUTS};
+    const ops_silu_mul silu = {da, db, dout, rows, INPUTS};
     TIMED(us, backend_silu_mul(t->b, &silu));
+    device_read(t, out, dout, count);
     for (int32_t i = 0; i < INPUTS; i++) {
         expected[i] = (double)a[i] / (1 + exp(-(double)a[i])) * (double)b[i];
     }
     report(t, number + 1, "silu_mul", rows, us, 4e-3 * count / us, out, expected, INPUTS, 1e-6);
+    backend_free(t->b, da), backend_free(t->b, db), backend_free(t->b, dout);
     mem_free(a), mem_free(b), mem_free(out);
 }
 
@@ -214,9 +248,13 @@ static void rows_cases(bench *t, int number) {
 static void attention_case(bench *t, int number, backend_kv_type type, double bound) {
     random_state = 300;
     const int32_t rows = t->set.rows, q_row = HEADS * HEAD_DIM, kv_row = KV_HEADS * HEAD_DIM;
-    float *q = noise_take((int64_t)CONTEXT * q_row), *out = noise_take((int64_t)CONTEXT * q_row);
+    float *q = noise_take((int64_t)CONTEXT * q_row), *out = noise_take((int64_t)rows * q_row);
     float *k = noise_take((int64_t)CONTEXT * kv_row), *v = noise_take((int64_t)CONTEXT * kv_row);
-    float *table = memory(CONTEXT * 2, sizeof(float));
+    float *dq = device_take(t, q, (int64_t)CONTEXT * q_row);
+    float *dk = device_take(t, k, (int64_t)CONTEXT * kv_row);
+    float *dv = device_take(t, v, (int64_t)CONTEXT * kv_row);
+    float *dout = device_take(t, NULL, (int64_t)rows * q_row);
+    float *table = device_take(t, NULL, CONTEXT * 2);
     int32_t *positions = memory(CONTEXT, sizeof(int32_t));
     uint32_t pages[CONTEXT / 16];
     for (uint32_t i = 0; i < CONTEXT / 16; i++) {
@@ -228,13 +266,14 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
     const ops_seq all = {0, CONTEXT, 0, pages, CONTEXT / 16};
     const ops_seq last = {0, rows, CONTEXT - rows, pages, CONTEXT / 16};
     const ops_rope_table rope = {positions, NULL, table, 1, 0, 1, CONTEXT, 2};
-    const ops_rope_append append = {q, k,       v, table, kv, &all,
-                                    1, CONTEXT, 0, HEADS, 2,  OPS_ROPE_NEOX};
-    const ops_attention attention = {q, out, kv, &last, 1, rows, 0, HEADS, 0.125f};
+    const ops_rope_append append = {dq, dk,      dv, table, kv, &all,
+                                    1,  CONTEXT, 0,  HEADS, 2,  OPS_ROPE_NEOX};
+    const ops_attention attention = {dq, dout, kv, &last, 1, rows, 0, HEADS, 0.125f};
     double us, expected[CHECKED_HEADS * HEAD_DIM], weight[CONTEXT];
     must(backend_rope_table(t->b, &rope));
     must(backend_rope_append(t->b, &append));
     TIMED(us, backend_attention(t->b, &attention));
+    device_read(t, out, dout, (int64_t)rows * q_row);
     for (int32_t h = 0; h < CHECKED_HEADS; h++) { /* of the first row; both on kv head 0 */
         double sum = 0;
         for (int32_t s = 0; s <= CONTEXT - rows; s++) {
@@ -255,9 +294,11 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
     char name[40];
     (void)snprintf(name, sizeof(name), "attention %d %s", CONTEXT, backend_kv_type_name(type));
     report(t, number, name, rows, us, 4e-3 * visible * q_row / us, out, expected,
-           CHECKED_HEADS * HEAD_DIM, bound);
+           CHECKED_HEADS * HEAD_DIM, bound_of(t, bound));
     backend_kv_close(t->b, kv);
-    mem_free(q), mem_free(k), mem_free(v), mem_free(out), mem_free(table), mem_free(positions);
+    backend_free(t->b, dq), backend_free(t->b, dk), backend_free(t->b, dv);
+    backend_free(t->b, dout), backend_free(t->b, table);
+    mem_free(q), mem_free(k), mem_free(v), mem_free(out), mem_free(positions);
 }
 
 static bool number_of(const char *text, int32_t max, int32_t *out) {
@@ -269,12 +310,41 @@ static bool number_of(const char *text, int32_t max, int32_t *out) {
     return true;
 }
 
-int main(int argc, char **argv) {
-    static const char *const isas[] = {"amx", "avx512", "avxvnni", "avx2", "portable"};
+static void all_cases(bench *t) {
     static const backend_type types[] = {BACKEND_Q4_0, BACKEND_Q4_1, BACKEND_Q5_0, BACKEND_Q5_1,
                                          BACKEND_Q8_0, BACKEND_Q4_K, BACKEND_Q5_K, BACKEND_Q6_K,
                                          BACKEND_F32,  BACKEND_F16,  BACKEND_BF16};
-    settings set = {false, 1, 16};
+    int number = 0;
+    for (size_t k = 0; k < sizeof(types) / sizeof(types[0]); k++) {
+        linear_case(t, number++, types[k], BACKEND_ACTIVATIONS_INT8);
+    }
+    linear_case(t, number++, BACKEND_Q4_1, BACKEND_ACTIVATIONS_F32);
+    rows_cases(t, number);
+    attention_case(t, number + 2, BACKEND_KV_F16, 2e-3);
+    attention_case(t, number + 3, BACKEND_KV_F32, 1e-5);
+    attention_case(t, number + 4, BACKEND_KV_BF16, 1e-2);
+    attention_case(t, number + 5, BACKEND_KV_INT8, 1e-2);
+}
+
+/* False, with a word, when the module or the device is not there. */
+static bool on_backend(bench *t, const char *name, const char *isa) {
+    const backend_options options = {.threads = t->set.threads, .isa = isa, .deterministic = true};
+    diag d;
+    if (backend_open(name, &options, &t->b, &d) != STATUS_OK) {
+        if (t->cuda) {
+            (void)printf("%s\n", d.text);
+        }
+        return false;
+    }
+    all_cases(t);
+    backend_close(t->b);
+    t->isa_index++;
+    return true;
+}
+
+int main(int argc, char **argv) {
+    static const char *const isas[] = {"amx", "avx512", "avxvnni", "avx2", "portable"};
+    settings set = {.threads = 1, .rows = 16, .backend = "cpu"};
     for (int i = 1; i < argc; i++) {
         const char *next = i + 1 < argc ? argv[i + 1] : NULL;
         if (strcmp(argv[i], "--json") == 0) {
@@ -283,30 +353,27 @@ int main(int argc, char **argv) {
             i++;
         } else if (strcmp(argv[i], "--rows") == 0 && number_of(next, ROWS_MAX, &set.rows)) {
             i++;
+        } else if (strcmp(argv[i], "--backend") == 0 && next != NULL) {
+            set.backend = argv[++i];
         } else {
-            (void)fprintf(stderr, "usage: weir_parity [--json] [--threads N] [--rows 1..%d]\n",
+            (void)fprintf(stderr,
+                          "usage: weir_parity [--json] [--threads N] [--rows 1..%d] [--backend "
+                          "cpu|cuda]\n",
                           (int)ROWS_MAX);
             return 2;
         }
     }
     bench t = {.set = set};
+    if (strcmp(set.backend, "cuda") == 0) {
+        t.cuda = true;
+        if (!on_backend(&t, "cuda", "plain")) {
+            return SKIPPED;
+        }
+        t.isa_index = 0; /* the tensor cores' arithmetic is another one */
+        return on_backend(&t, "cuda", "auto") && !t.failed ? 0 : 1;
+    }
     for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
-        const backend_options options = {.threads = set.threads, .isa = isas[i]};
-        if (backend_open("cpu", &options, &t.b, NULL) != STATUS_OK) {
-            continue;
-        }
-        int number = 0;
-        for (size_t k = 0; k < sizeof(types) / sizeof(types[0]); k++) {
-            linear_case(&t, number++, types[k], BACKEND_ACTIVATIONS_INT8);
-        }
-        linear_case(&t, number++, BACKEND_Q4_1, BACKEND_ACTIVATIONS_F32);
-        rows_cases(&t, number);
-        attention_case(&t, number + 2, BACKEND_KV_F16, 2e-3);
-        attention_case(&t, number + 3, BACKEND_KV_F32, 1e-5);
-        attention_case(&t, number + 4, BACKEND_KV_BF16, 1e-2);
-        attention_case(&t, number + 5, BACKEND_KV_INT8, 1e-2);
-        backend_close(t.b);
-        t.isa_index++;
+        (void)on_backend(&t, "cpu", isas[i]);
     }
     return t.failed ? 1 : 0;
 }
