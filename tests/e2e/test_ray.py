@@ -96,6 +96,13 @@ def start_ray():
         running["ray"] = True
 
 
+def agents():
+    """Processes of the agent."""
+    found = subprocess.run(["pgrep", "-f", f"python3* {AGENT} --"], capture_output=True, text=True,
+                           check=False).stdout.split()
+    return [int(pid) for pid in found]
+
+
 def worker(name):
     return next((w for w in call("GET", "/v1/workers")[1]["workers"] if w["id"] == name), None)
 
@@ -207,11 +214,10 @@ def workers_outlive_their_agent_and_the_next_one_knows_them():
     start_ray()
     assert call("PUT", "/v1/workers/stays", {"argv": ["sleep", "600"], "num_gpus": 0.5})[0] == 201
     pid = wait_state("stays", "running")["pid"]
-    agents = subprocess.run(["pgrep", "-f", f"{AGENT} --port"], capture_output=True, text=True,
-                            check=True).stdout.split()
-    for agent in agents:
-        os.kill(int(agent), signal.SIGKILL)
-    until(lambda: not any(alive(int(a)) for a in agents), "the agent is gone", LIMIT_S)
+    gone = agents()
+    for agent in gone:
+        os.kill(agent, signal.SIGKILL)
+    until(lambda: not any(alive(a) for a in gone), "the agent is gone", LIMIT_S)
     submit("weir-agent-2")
     assert wait_state("stays", "running")["pid"] == pid and alive(pid)
     call("DELETE", "/v1/workers/stays")
@@ -230,14 +236,95 @@ def two_pools_of_weir_workers_serve():
             spec = {"argv": argv, "num_cpus": 1, "num_gpus": 0.5, "labels": labels,
                     "env": {"WEIR_CLUSTER_KEY": os.environ["WEIR_CLUSTER_KEY"]}}
             assert call("PUT", f"/v1/workers/{role}", spec)[0] == 201
-        gateway.wait_ready()
+        wait_state("prefill", "running")
         assert wait_state("decode", "running")["node_ip"] == "127.0.0.2"
+        gateway.wait_ready()
+        cluster.wait_joined(gateway, 2)
         result = generate(gateway, "/v1/completions",
                           {"prompt": "the water " * 20, "max_tokens": 8})
         assert result.finish == ["length"] or result.finish == ["stop"], result.finish
         for role in ("prefill", "decode"):
             call("DELETE", f"/v1/workers/{role}?grace_s=20")
             assert wait_state(role, "exited")["exit"] == 0  # it drained
+
+
+class Driver:
+    """The controller's driver, told what to do."""
+
+    def __init__(self, *args):
+        tool = os.path.join(os.path.dirname(BIN), "weir_driver")
+        self.process = subprocess.Popen(
+            [tool, "ray", f"http://127.0.0.1:{PORT}", TOKEN, f"http://127.0.0.1:{DASHBOARD}", AGENT,
+             *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=ray_environment())
+
+    def say(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def start(self, pool):
+        answers = []
+
+        def asked():  # nothing can be started before the cluster has said what is there
+            answers.append(self.say(f"start {pool}"))
+            return answers[-1].startswith("ok")
+        until(asked, f"a {pool} worker is asked for", LIMIT_S)
+        return int(answers[-1].split()[1])
+
+    def wait(self, *lines):
+        """Until the list is exactly these workers."""
+        def same():
+            return self.say("list").split("capacity")[0].strip("; ") == "; ".join(lines)
+        until(same, f"the driver lists {lines}", LIMIT_S)
+
+    def close(self):
+        self.process.stdin.close()
+        assert self.process.wait(LIMIT_S) == 0
+
+
+@case
+def the_driver_starts_pools_and_takes_up_what_an_earlier_one_left():
+    start_ray()
+    for agent in agents():  # the driver starts its own
+        os.kill(agent, signal.SIGKILL)
+    with Cluster() as cluster:
+        gateway = cluster.gateway(wait=False)
+        words = [BIN, "0.5", "pool=decode", "--join", cluster.address, "--threads", "1", "--model",
+                 tiny_model(), "--kv-memory", "4m"]
+        first = Driver(*words)
+        assert [first.start("prefill"), first.start("decode")] == [0, 1]
+        first.wait("0 prefill serving", "1 decode serving")
+        gateway.wait_ready()
+        body = {"prompt": "the water " * 20, "max_tokens": 8, "temperature": 0}
+        want = generate(gateway, "/v1/completions", body)
+        first.close()
+        # Another takes over: the workers have not noticed.
+        second = Driver(*words)
+        assert second.say("token 5") == "ok"
+        second.wait("0 prefill serving", "1 decode serving")
+        assert second.start("decode") == 2
+        second.wait("0 prefill serving", "1 decode serving", "2 decode serving")
+        # One that something killed comes back under its number.
+        pid = next(w["pid"] for w in call("GET", "/v1/workers")[1]["workers"]
+                   if w["id"].startswith("decode-1-") and w["state"] == "running")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: not alive(pid), "it is dead", LIMIT_S)
+        def returned():
+            return any(w["id"].startswith("decode-1-") and w["state"] == "running"
+                       and w["pid"] != pid for w in call("GET", "/v1/workers")[1]["workers"])
+        until(returned, "it is back", LIMIT_S)
+        # An old token is refused here, and by the agent.
+        assert second.say("token 4") == "ok" and "stale" in second.say("start decode")
+        assert second.say("token 5") == "ok"
+        assert call("PUT", "/v1/workers/x", {"argv": ["sleep", "600"], "fence": 4})[0] == 409
+        assert generate(gateway, "/v1/completions", body).key() == want.key()
+        for i in range(3):
+            assert second.say(f"stop {i} 20") == "ok"
+        second.wait("")
+        second.close()
+    left = [w for w in call("GET", "/v1/workers")[1]["workers"] if w["state"] == "running"]
+    assert not left, left
 
 
 @case
