@@ -15,7 +15,8 @@ static const int64_t PRIORITY_US = 1000000000000;
 enum {
     DESK_EXIT_US = 2000000, /* a worker without a link has this long to end */
     PASSED_BY = 2,          /* a request lets pass what comes within so many times its own work */
-    RETRY_MOST_S = 60
+    RETRY_MOST_S = 60,
+    COLD_RATE = 1000 /* prompt tokens a second, for the order in line until one is known */
 };
 
 static void take_actions(gateway_state *g);
@@ -170,6 +171,7 @@ static fair_item place_of(const gateway_state *g, uint32_t index, const admit_fl
         answers += (uint64_t)q.params->max_tokens * (uint64_t)q.params->choices;
     }
     uint64_t rate = admit_rate(&g->admit, f, fair_count(g->line) > 0);
+    rate = rate ? rate : COLD_RATE;
     return (fair_item){.key = (uint32_t)(s->key + 1),
                        .cost = capped(prompts + answers),
                        .work = capped(prompts),

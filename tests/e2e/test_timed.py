@@ -11,7 +11,8 @@ import subprocess
 import threading
 import time
 
-from weirtest import BIN, HANG_S, Server, case, generate, main, parallel, scratch, tiny_model
+from weirtest import (BIN, HANG_S, Server, case, generate, main, parallel, scratch, tiny_model,
+                      until)
 
 FAST = ("prefill-us = 500\nprefill-token-us = 5\nprefill-context-us = 0\ndecode-us = 2000\n"
         "decode-seq-us = 50\ndecode-context-us = 0\nkv-gbps = 1\nkv-bytes-per-token = 20000\n")
@@ -129,6 +130,67 @@ def a_wrong_profile_is_named():
                           stderr=subprocess.PIPE)
     text = done.stderr.decode()
     assert done.returncode != 0 and "wrong.profile" in text and "no-such" in text, text
+    for wrong, words in (("decode-us = 5\nno-such = 1\n", (":2", "no-such")),
+                         ("\ndecode-us = much\n", (":2", "decode-us", "much")),
+                         ("kv-gbps = -1\n", (":1", "kv-gbps"))):
+        path = profile(wrong, "wrong.profile")
+        done = subprocess.run([BIN, "serve", "--backend", "timed", "--profile", path, "--model",
+                               tiny_model(), "--port", "0"], timeout=HANG_S,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE)
+        text = done.stderr.decode()
+        assert done.returncode == 2, "it starts with a profile that no worker takes"
+        for word in ("wrong.profile", *words):
+            assert word in text, (word, text)
+    missing = subprocess.run([BIN, "serve", "--backend", "timed", "--profile", "/no/such/file",
+                              "--model", tiny_model(), "--port", "0"], timeout=HANG_S,
+                             stdin=subprocess.DEVNULL, capture_output=True)
+    assert missing.returncode == 2 and b"/no/such/file" in missing.stderr, missing.stderr
+
+
+@case
+def short_prompts_do_not_starve_behind_long_ones():
+    """18 long prompts, then 11 short ones: each short one is answered before most of the long ones
+    have begun, and all of them with the right tokens."""
+    slow = FAST.replace("prefill-token-us = 5\n", "prefill-token-us = 200\n")  # 0.16 s a long one
+    long_jobs = [{"prompt": f"{i} " + "the long water " * 100, "max_tokens": 8, "ignore_eos": True,
+                  "temperature": 0, "seed": i, "return_token_ids": True} for i in range(18)]
+    short_jobs = [{**job, "prompt": f"{i} short"} for i, job in enumerate(long_jobs[:11])]
+    begun, answers, lock = [], {}, threading.Lock()
+    with Server("--backend", "timed", "--profile", profile(slow, "slow-prefill.profile"),
+                "--local-prefill-max", "0") as server:
+        def client(name, job):
+            ids = []
+            for event in server.stream("/v1/completions", job):
+                for choice in event["choices"] if event else ():
+                    with lock:
+                        if not ids and choice.get("token_ids"):
+                            begun.append(name)
+                    ids += choice.get("token_ids") or []
+            answers[name] = ids
+
+        def start(kind, jobs):
+            threads = [threading.Thread(target=client, args=((kind, i), job))
+                       for i, job in enumerate(jobs)]
+            for thread in threads:
+                thread.start()
+            return threads
+
+        threads = start("long", long_jobs)
+        until(lambda: server.metrics().sum("weir_requests_open") == 18 or begun, "they are there")
+        threads += start("short", short_jobs)
+        for thread in threads:
+            thread.join(HANG_S)
+        assert len(begun) == 29, f"{len(begun)} of 29 were answered"
+        last_short = max(i for i, (kind, _) in enumerate(begun) if kind == "short")
+        longs_before = sum(kind == "long" for kind, _ in begun[:last_short])
+        print(f"# {longs_before} of 18 long prompts went before the last of 11 short ones")
+        assert longs_before <= 9, f"short prompts waited behind long ones: {begun}"
+        for kind, jobs in ("long", long_jobs), ("short", short_jobs):
+            for i, job in enumerate(jobs):
+                prompt = server.post("/tokenize", {"prompt": job["prompt"]}).json()["tokens"]
+                assert answers[kind, i] == oracle(prompt, job), f"wrong tokens of {kind} {i}"
+        server.check_pages_free()
 
 
 main()
