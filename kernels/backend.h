@@ -158,6 +158,10 @@ MUST_USE status backend_weight_load(backend *b, backend_type type, const void *d
 /* "f16", "f32", "bf16", "int8"; "unknown" for anything else. */
 const char *backend_kv_type_name(backend_kv_type type);
 
+/* `wanted`; or for BACKEND_KV_TYPES this backend's choice: int8 on the CPU, where reading the cache
+ * is what long contexts and large batches wait for, f16 elsewhere. */
+backend_kv_type backend_kv_choose(const backend *b, backend_kv_type wanted);
+
 /* Bytes of one kv head in one (layer, page); 0 when the type is unknown or head_dim is not a
  * multiple of 16 up to OPS_HEAD_DIM_MAX. */
 uint64_t backend_kv_head_bytes(backend_kv_type type, int32_t head_dim);

@@ -1,4 +1,6 @@
 /* backend_kv.c -- storage types of the KV pool: names and sizes. */
+#include <string.h>
+
 #include "engine/base/limits.h"
 #include "kernels/backend.h"
 
@@ -16,6 +18,13 @@ const char *backend_kv_type_name(backend_kv_type type) {
             break;
     }
     return "unknown";
+}
+
+backend_kv_type backend_kv_choose(const backend *b, backend_kv_type wanted) {
+    if (wanted != BACKEND_KV_TYPES) {
+        return wanted;
+    }
+    return strcmp(b->name, "cpu") == 0 ? BACKEND_KV_INT8 : BACKEND_KV_F16;
 }
 
 uint64_t backend_kv_head_bytes(backend_kv_type type, int32_t head_dim) {

@@ -229,8 +229,8 @@ static const config_option options[] = {
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
      "KV cache of each worker, at least one whole context; 0: on a GPU what --memory-fraction "
      "leaves, else 1g"},
-    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "f16", workerflags_kv_dtypes, NULL,
-     "dtype of the KV cache"},
+    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "auto", workerflags_kv_dtypes, NULL,
+     "dtype of the KV cache; auto: int8 on the CPU, f16 elsewhere"},
     {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,
      "how weights of F32, F16 and BF16 are kept: as the file has them, or as Q8_0"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,

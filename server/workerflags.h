@@ -9,9 +9,10 @@
 #define SERVER_WORKERFLAGS_H
 
 /* In the order of backend_kv_type and backend_activations (kernels/backend.h), which this layer
- * does not know. */
+ * does not know; and "auto" (backend_kv_choose) after the former. */
 extern const char *const workerflags_kv_dtypes[];
 extern const char *const workerflags_activations[];
+
 extern const char *const workerflags_weights[]; /* of model_weights (models/arch/model.h) */
 
 #endif

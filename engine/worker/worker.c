@@ -323,7 +323,7 @@ static status open_model(worker_state *w, uint32_t *pages) {
                         .device = w->backend,
                         .kv_bytes = o->kv_bytes ? o->kv_bytes : WORKER_KV_BYTES,
                         .kv_rest = o->kv_bytes == 0,
-                        .kv_type = o->kv_type,
+                        .kv_type = backend_kv_choose(w->backend, o->kv_type),
                         .weights = o->weights,
                         .activations = o->activations,
                         .context_tokens = o->context_tokens,

@@ -33,10 +33,10 @@ typedef struct {
     bool listens;   /* at `listen`; one that joins listens anyway */
     hostport hub, listen;
     clusterkey key;
-    int32_t threads;     /* most compute threads; 0: one a core */
-    int32_t threads_own; /* of them when every worker on this machine is busy */
-    int cores_fd;        /* engine/base/cores.h board, taken over; -1: none */
-    backend_kv_type kv_type;
+    int32_t threads;         /* most compute threads; 0: one a core */
+    int32_t threads_own;     /* of them when every worker on this machine is busy */
+    int cores_fd;            /* engine/base/cores.h board, taken over; -1: none */
+    backend_kv_type kv_type; /* or BACKEND_KV_TYPES: the backend's choice */
     model_weights weights;
     backend_activations activations;
     uint64_t kv_bytes;      /* of the page pool; at least one whole context is taken. 0: what

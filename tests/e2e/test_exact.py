@@ -11,6 +11,7 @@ from weirtest import Server, case, generate, main, parallel, real_model, until
 COUNT = 200
 LAYERS, LAYER_PAGE_BYTES, PAGE_TOKENS = 2, 16 * 2 * 2 * 16 * 2, 16  # the tiny model's, KV in f16
 DISAGGREGATED = ("--local-prefill-max", "0", "--threads", "1")
+F16 = ("--kv-dtype", "f16")  # where pages and their bytes are counted
 
 jobs = mixed.requests(COUNT)
 expected = []
@@ -156,9 +157,9 @@ def few_pages_so_that_requests_wait_and_are_preempted():
     """256 pages for requests that want about fifty each, 32 at a time."""
     many = [(path, {**body, "max_tokens": 120, "ignore_eos": True})
             for path, body in mixed.requests(40, seed=3)]
-    with Server("--threads", "1") as server:
+    with Server("--threads", "1", *F16) as server:
         want = run(server, 8, many)
-    with Server(*DISAGGREGATED, "--kv-memory", "1m", "--max-seqs", "64") as server:
+    with Server(*DISAGGREGATED, *F16, "--kv-memory", "1m", "--max-seqs", "64") as server:
         assert server.metrics().all("weir_kv_pages") == [256, 256]
         check(run(server, 32, many), want, many)
         m = server.metrics()
@@ -196,7 +197,7 @@ def kv_bytes_are_the_pages_of_the_prompts():
     # A request of one token ends where it was prefilled.
     own = [(path, {**body, "cache_salt": f"s{i}", "max_tokens": 2, "ignore_eos": True})
            for i, (path, body) in enumerate(jobs[:80])]
-    with Server(*DISAGGREGATED) as server:
+    with Server(*DISAGGREGATED, *F16) as server:
         pages = 0
         for path, body in own:
             text = {k: v for k, v in body.items() if k in ("messages", "prompt")}
@@ -218,7 +219,7 @@ def shared_prefixes_move_once():
     """The second of two equal prompts sends only what D does not hold yet."""
     prompt = "the water is long and the people know what words were called " * 10
     body = {"prompt": prompt, "max_tokens": 8, "temperature": 0}
-    with Server(*DISAGGREGATED) as server:
+    with Server(*DISAGGREGATED, *F16) as server:
         first = generate(server, "/v1/completions", body)
         before = check_moved(server).sum("weir_kv_bytes_received_total")
         second = generate(server, "/v1/completions", body)

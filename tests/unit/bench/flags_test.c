@@ -8,7 +8,8 @@ Test(flags, kv_dtypes_are_the_backends_in_order) {
     for (int i = 0; i < BACKEND_KV_TYPES; i++) {
         cr_assert_str_eq(workerflags_kv_dtypes[i], backend_kv_type_name((backend_kv_type)i));
     }
-    cr_assert_null(workerflags_kv_dtypes[BACKEND_KV_TYPES]);
+    cr_assert_str_eq(workerflags_kv_dtypes[BACKEND_KV_TYPES], "auto");
+    cr_assert_null(workerflags_kv_dtypes[BACKEND_KV_TYPES + 1]);
 }
 
 Test(flags, activations_are_the_backends_in_order) {

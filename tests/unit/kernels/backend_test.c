@@ -303,3 +303,13 @@ Test(backend, device_memory_is_aligned_and_zeroed) {
         backend_free(device, p);
     }
 }
+
+Test(backend, kv_dtype_is_the_wanted_one_or_the_backends_choice) {
+    const struct backend cpu = {.name = "cpu"}, cuda = {.name = "cuda"};
+    for (backend_kv_type type = 0; type < BACKEND_KV_TYPES; type++) {
+        cr_expect_eq(backend_kv_choose(&cpu, type), type);
+        cr_expect_eq(backend_kv_choose(&cuda, type), type);
+    }
+    cr_expect_eq(backend_kv_choose(&cpu, BACKEND_KV_TYPES), BACKEND_KV_INT8);
+    cr_expect_eq(backend_kv_choose(&cuda, BACKEND_KV_TYPES), BACKEND_KV_F16);
+}
