@@ -5,6 +5,7 @@ A wrong, stale or missing page changes the tokens: so equal tokens over 4+4 work
 with a worker killed mean that pages and messages went the same way as with a real model.
 """
 
+import concurrent.futures
 import os
 import signal
 import subprocess
@@ -108,6 +109,52 @@ def a_killed_worker_changes_no_token():
         assert list(events)[-1] is None, "the stream ends well"
         thread.join(HANG_S)
         assert got == want
+        server.check_pages_free()
+
+
+def arrivals(server, gap_s, over):
+    """A request every `gap_s` until it is over, whatever becomes of those before."""
+    with concurrent.futures.ThreadPoolExecutor(128) as pool:
+        due, running = time.monotonic(), []
+        while not over.is_set():
+            running.append(pool.submit(generate, server, *JOBS[len(running) % len(JOBS)]))
+            due += gap_s
+            over.wait(max(0.0, due - time.monotonic()))
+        return [future.result().key() for future in running]  # Failed would fail the test
+
+
+@case
+def three_rounds_of_restarts_and_kills_at_four_fifths_of_the_load():
+    want = expected()
+    with timed("--prefill", "2", "--decode", "2", "--drain-timeout-ms", "200") as server:
+        start = time.monotonic()
+        assert run(server) == want
+        gap_s = (time.monotonic() - start) / len(JOBS) / 0.8
+        over, done = threading.Event(), 0
+
+        def end(pid, how):
+            nonlocal done
+            server.worker_pids.add(pid)
+            os.kill(pid, how)
+            done += 1
+            until(lambda: server.metrics().sum("weir_worker_restarts_total") >= done, "it ends")
+            until(lambda: len(server.workers()) == 4 and server.healthy(), "it is started again", 30)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            answers = pool.submit(arrivals, server, gap_s, over)
+            try:
+                for _ in range(3):
+                    for pid in server.workers():
+                        end(pid, signal.SIGTERM)
+                    for role in "prefill", "decode":
+                        end(server.workers(role)[0], signal.SIGKILL)
+            finally:
+                over.set()
+            got = answers.result()
+        print(f"# {len(got)} requests, one every {gap_s * 1000:.0f} ms, {done} workers ended")
+        for i, key in enumerate(got):
+            assert key == want[i % len(JOBS)], f"request {i}: wrong tokens"
+        assert server.metrics().sum("weir_inexact_tokens_total") == 0
         server.check_pages_free()
 
 
