@@ -2,7 +2,7 @@
 #
 # Two modules with one door (cuda_open in cuda.h):
 #   libweir_cuda.so      WEIR_CUDA=ON: nvcc, the real runtime
-#   libweir_cuda_emu.so  wherever CUDA's headers are: g++, tests/emu instead of the runtime
+#   libweir_cuda_emu.so  otherwise, wherever CUDA's headers are: g++, tests/emu instead of the runtime
 
 file(GLOB cuda_kernels CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.cu)
 file(GLOB cuda_host CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/kernels/cuda/*.c)
@@ -25,15 +25,24 @@ function(weir_cuda_module name)
 endfunction()
 
 if(WEIR_CUDA)
+  # Code for Hopper as it is, and for anything since Ampere by way of the driver's compiler.
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 90a 80)
+  endif()
   enable_language(CUDA)
   weir_cuda_module(weir_cuda)
   target_sources(weir_cuda PRIVATE ${cuda_kernels})
   set_target_properties(weir_cuda PROPERTIES CUDA_STANDARD 17 CUDA_RUNTIME_LIBRARY Static)
   # -fmad=false: fused multiply-adds are written where they are meant (exactness).
   target_compile_options(weir_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-fmad=false>)
+  # What a user whose device is another one is told (cudadevice.c).
+  string(REPLACE ";" "," cuda_compiled_for "${CMAKE_CUDA_ARCHITECTURES}")
+  target_compile_definitions(weir_cuda PRIVATE WEIR_CUDA_COMPILED_FOR="${cuda_compiled_for}")
 endif()
 
-if(WEIR_CUDA_INCLUDE AND CMAKE_CXX_COMPILER AND CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+# One build has one of the two: a source has one language.
+if(NOT WEIR_CUDA AND WEIR_CUDA_INCLUDE AND CMAKE_CXX_COMPILER AND
+    CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   enable_language(CXX)
   set(emu_test_sources ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
   set_source_files_properties(${cuda_kernels} ${emu_test_sources} PROPERTIES LANGUAGE CXX)

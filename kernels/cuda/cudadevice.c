@@ -10,7 +10,7 @@ enum {
     ARCHITECTURES_MAX = 16
 };
 
-/* What nvcc made: "90a;80": code for exactly 9.0, and code that the driver makes fit 8.0 and later.
+/* What nvcc made: "90a,80": code for exactly 9.0, and code that the driver makes fit 8.0 and later.
  */
 #ifndef WEIR_CUDA_COMPILED_FOR
 #define WEIR_CUDA_COMPILED_FOR "80"
@@ -29,7 +29,7 @@ static bool compiled_for(int capability) {
         if (fits(at, capability)) {
             return true;
         }
-        at = strchr(at, ';');
+        at = strchr(at, ',');
         at = at != NULL ? at + 1 : NULL;
     }
     return false;

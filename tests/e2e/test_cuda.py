@@ -13,6 +13,8 @@ import signal
 import mixed
 from weirtest import BIN, FULL, Server, Skip, case, generate, main, parallel, until
 
+# WEIR_CUDA_DEVICE=real: on a GPU, for the cases that need no emulator (tests/gpu/run).
+REAL = os.environ.get("WEIR_CUDA_DEVICE") == "real"
 MODULE = os.path.join(os.path.dirname(BIN), "libweir_cuda_emu.so")
 # A device of this size holds the tiny model and more pages than any test here needs.
 DEVICE = {"WEIR_CUDA_MODULE": MODULE, "EMU_MEMORY_MB": "96", "EMU_THREADS": "1"}
@@ -25,6 +27,10 @@ expected = {}
 
 
 def device(**more):
+    if REAL:
+        if more:
+            raise Skip("needs the emulated device")
+        return {}
     if not os.path.exists(MODULE):
         raise Skip("built without the emulated device: no CUDA headers here")
     return {**DEVICE, **{name: str(value) for name, value in more.items()}}
@@ -86,6 +92,13 @@ def disaggregated_as_aggregated():
         with Server(*CUDA, *flags, env=device()) as server:
             same(run(server, short(8), 4), reference)
             server.check_pages_free()
+
+
+@case
+def the_same_apart():
+    """One pair of workers beside one that does both, on whatever device this is."""
+    with Server(*CUDA, *APART, env=device()) as server:
+        same(run(server, short(8)[:3], 2), want(8)[:3])
 
 
 @case

@@ -109,6 +109,15 @@ static double bound_of(const bench *t, double exact) {
         }                                                                 \
     } while (0)
 
+/* FNV-1a, to be compared with another machine's. */
+static uint64_t bits_of(const void *data, size_t bytes) {
+    uint64_t h = UINT64_C(14695981039346656037);
+    for (size_t i = 0; i < bytes; i++) {
+        h = (h ^ ((const uint8_t *)data)[i]) * UINT64_C(1099511628211);
+    }
+    return h;
+}
+
 static void report(bench *t, int number, const char *name, int32_t rows, double us, double gops,
                    const float *out, const double *expected, int32_t count, double bound) {
     double worst = 0, top = 1e-30;
@@ -127,11 +136,13 @@ static void report(bench *t, int number, const char *name, int32_t rows, double 
     const char *format =
         t->set.json
             ? "{\"isa\":\"%s\",\"case\":\"%s\",\"rows\":%d,\"threads\":%d,\"us\":%.1f,"
-              "\"gops\":%.1f,\"distance\":%.3g,\"bound\":%.3g,\"same\":%s,\"ok\":%s}\n"
+              "\"gops\":%.1f,\"distance\":%.3g,\"bound\":%.3g,\"same\":%s,\"ok\":%s,"
+              "\"bits\":\"%016llx\"}\n"
             : "%-9s %-22s rows %3d threads %d %10.1f us %8.1f Gop/s  distance %-8.2g of %-8.2g "
-              "same %-5s ok %s\n";
+              "same %-5s ok %s  bits %016llx\n";
     (void)printf(format, t->b->isa, name, (int)rows, (int)t->b->threads, us, gops, worst / top,
-                 bound, same ? "true" : "false", fine ? "true" : "false");
+                 bound, same ? "true" : "false", fine ? "true" : "false",
+                 (unsigned long long)bits_of(out, bytes));
 }
 
 static uint8_t *matrix(backend_type type) {
