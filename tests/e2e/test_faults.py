@@ -392,12 +392,12 @@ def the_only_workers_of_their_roles_restarted_drop_nothing():
 
 @case
 def what_a_drain_does_not_finish_in_time_is_finished_by_others():
-    """Answers that take seconds, and 100 ms to finish them in."""
+    """Whatever is under way then (test_timed.py has a deadline that some meet and some do not)."""
     long_jobs = [(path, {**body, "max_tokens": 600}) for path, body in jobs[:24]]
     with Server("--threads", "1") as server:
         answers = parallel(long_jobs, lambda job: generate(server, *job), 12)
     for flags in ("--prefill", "2", "--decode", "2"), ():
-        assert roll("--drain-timeout-ms", "100", *flags, rounds=3 if FULL else 1,
+        assert roll("--drain-timeout-ms", "0", *flags, rounds=3 if FULL else 1,
                     work=(long_jobs, answers)) > 0, "everything was finished in time"
 
 

@@ -124,6 +124,31 @@ def arrivals(server, gap_s, over):
 
 
 @case
+def what_a_drain_does_not_finish_in_time_is_finished_by_others():
+    """Answers of 0.02 to 6 s, and 300 ms to finish them in."""
+    slow = profile(FAST.replace("decode-us = 2000", "decode-us = 20000"), "slow-decode.profile")
+    jobs = [{"prompt": f"{i} the water", "max_tokens": 1 + 20 * i, "ignore_eos": True, "seed": i,
+             "temperature": 0} for i in range(16)]
+    with Server("--backend", "timed", "--profile", slow, "--local-prefill-max", "0", "--decode",
+                "2", "--drain-timeout-ms", "300") as server:
+        prompts = [server.post("/tokenize", {"prompt": j["prompt"]}).json()["tokens"] for j in jobs]
+        with concurrent.futures.ThreadPoolExecutor(len(jobs)) as pool:
+            answers = [pool.submit(generate, server, "/v1/completions", job) for job in jobs]
+            until(lambda: server.metrics().sum("weir_adoptions_total", role="decode") >= 12,
+                  "they are decoded")
+            for n, pid in enumerate(server.workers("decode"), 1):
+                server.worker_pids.add(pid)
+                os.kill(pid, signal.SIGTERM)
+                until(lambda: server.metrics().sum("weir_worker_restarts_total") >= n, "it ends")
+                until(lambda: len(server.workers()) == 3 and server.healthy(), "it is back", 30)
+            for prompt, job, answer in zip(prompts, jobs, answers):
+                assert answer.result().ids[0] == oracle(prompt, job), job["seed"]
+        assert "handed back requests=" in server.log(), "all was finished in time"
+        assert server.metrics().sum("weir_inexact_tokens_total") == 0
+        server.check_pages_free()
+
+
+@case
 def three_rounds_of_restarts_and_kills_at_four_fifths_of_the_load():
     want = expected()
     with timed("--prefill", "2", "--decode", "2", "--drain-timeout-ms", "200") as server:
