@@ -1,15 +1,19 @@
 #!/usr/bin/env python3
-"""test_deploy.py -- what server/deploy gives to operators, as they would use it: the commands of the
-systemd units with the configuration beside them, and the container file.
+"""test_deploy.py -- what server/deploy gives to operators, as they would use it: the commands of
+the systemd units with the configuration beside them, the pods of the Kubernetes manifests, and the
+container file.
 """
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import urllib.request
 
-from weirtest import (BIN, ROOT, Server, Skip, case, main, scratch, tiny_model)
+from weirtest import (BIN, ROOT, Server, Skip, case, main, scratch, tiny_model, until)
 from hosts import Node
 
 DEPLOY = os.path.join(ROOT, "server", "deploy")
@@ -46,6 +50,14 @@ def arguments(unit, folder, instance=""):
     for old, new in {"%i": instance, "%d": folder, "/etc/weir": folder}.items():
         line = line.replace(old, new)
     return line.split()
+
+
+def beside(tool):
+    """A tool that pip put beside this Python, or the system's."""
+    found = shutil.which(tool, path=f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}")
+    if not found:
+        raise Skip(f"no {tool}")
+    return found
 
 
 class Unit(Node):
@@ -139,13 +151,134 @@ def the_container_file_names_what_exists():
 
 @case
 def the_container_file_passes_a_linter():
-    beside = os.path.dirname(sys.executable)  # where pip puts it
-    linter = shutil.which("hadolint", path=f"{beside}:{os.environ['PATH']}")
-    if not linter:
-        raise Skip("no hadolint")
-    done = subprocess.run([linter, os.path.join(DEPLOY, "container", "Containerfile")],
+    done = subprocess.run([beside("hadolint"), os.path.join(DEPLOY, "container", "Containerfile")],
                           capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def manifests(kustomization):
+    """The objects that kustomize makes of a folder."""
+    done = subprocess.run([beside("kubectl"), "kustomize", os.path.join(DEPLOY, "kubernetes",
+                                                                       kustomization)],
+                          capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def objects(kustomization):
+    yaml = need_yaml()
+    return [o for o in yaml.safe_load_all(manifests(kustomization)) if o]
+
+
+def need_yaml():
+    try:
+        import yaml
+    except ImportError:
+        raise Skip("no PyYAML") from None
+    return yaml
+
+
+@case
+def the_manifests_are_what_the_api_takes():
+    validate = beside("kubernetes-validate")
+    for name in ("base", "gpu"):
+        path = scratch(f"{name}.yaml")
+        with open(path, "w", encoding="utf-8") as f:
+            f.write(manifests(name))
+        for version in ("1.31", "1.37"):
+            done = subprocess.run([validate, "-k", version, "--strict", path], capture_output=True,
+                                  text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+    kinds = [o["kind"] for o in objects("monitoring")]  # its CRD is not among the schemas
+    assert sorted(set(kinds)) == ["Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service",
+                                  "ServiceMonitor"], kinds
+
+
+@case
+def what_selects_pods_selects_some():
+    for name in ("base", "gpu", "monitoring"):
+        all_objects = objects(name)
+        pods = {o["metadata"]["name"]: o["spec"]["template"] for o in all_objects
+                if o["kind"] == "Deployment"}
+        assert set(pods) == {"weir-controller", "weir-gateway", "weir-prefill", "weir-decode"}
+        for o in all_objects:
+            if o["kind"] not in ("Deployment", "Service", "PodDisruptionBudget"):
+                continue
+            wanted = o["spec"]["selector"]
+            wanted = wanted.get("matchLabels", wanted)
+            found = [n for n, pod in pods.items()
+                     if wanted.items() <= pod["metadata"]["labels"].items()]
+            assert len(found) == 1, (o["metadata"]["name"], found)
+            ports = {p["name"] for p in pods[found[0]]["spec"]["containers"][0]["ports"]}
+            for port in o["spec"].get("ports", ()):
+                assert port["targetPort"] in ports, o["metadata"]["name"]
+        if name == "gpu":
+            limits = {n: p["spec"]["containers"][0]["resources"]["limits"] for n, p in pods.items()}
+            assert [n for n, x in limits.items() if "nvidia.com/gpu" in x] == \
+                ["weir-decode", "weir-prefill"]
+
+
+class Pod(Node):
+    """A pod's container as a process; its probes are made as the kubelet would."""
+
+    def __init__(self, template, folder, ports):
+        self.spec = template["spec"]["containers"][0]
+        self.ports = ports
+        words = []
+        for word in self.spec["args"]:
+            for old, new in {"/keys": folder, "$(POD_IP)": "127.0.0.1", "0.0.0.0": "127.0.0.1",
+                             "weir-controller:7000": f"127.0.0.1:{ports['hub']}",
+                             ":7000": f":{ports['hub']}", ":7100": f":{ports['peers']}"}.items():
+                word = word.replace(old, new)
+            words.append(str(ports["http"]) if word == "8000" else word)
+        if words[0] != "controller":
+            words += ["--model", tiny_model()]
+        super().__init__(*words)
+
+    def probe(self, name):
+        probe = self.spec[name]
+        if "tcpSocket" in probe:
+            port = self.ports[probe["tcpSocket"]["port"]]
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=5).close()
+                return True
+            except OSError:
+                return False
+        get = probe["httpGet"]
+        url = f"http://127.0.0.1:{self.ports[get['port']]}{get['path']}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            return False
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@case
+def the_pods_of_the_manifests_serve_and_their_probes_pass():
+    templates = {o["metadata"]["name"]: o["spec"]["template"] for o in objects("base")
+                 if o["kind"] == "Deployment"}
+    folder = etc()
+    shared = {"hub": free_port(), "http": free_port()}
+    pods = [Pod(templates[f"weir-{name}"], folder, {**shared, "peers": free_port()})
+            for name in ("controller", "prefill", "decode", "gateway")]
+    for pod in pods:
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            if probe in pod.spec:
+                until(lambda p=pod, n=probe: p.probe(n), f"{pod.spec['name']}: {probe}")
+    body = json.dumps({"prompt": "the water", "max_tokens": 4}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{shared['http']}/v1/completions", body,
+        {"Authorization": f"Bearer {API_KEY}", "Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        assert json.loads(answer.read())["usage"]["completion_tokens"] > 0
+    for pod in reversed(pods):
+        pod.end()
 
 
 if __name__ == "__main__":
