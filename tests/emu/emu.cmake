@@ -9,6 +9,11 @@ if(WEIR_NCCL_INCLUDE)
   file(GLOB emu_nccl_sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/libs/emu_nccl*.cpp)
   list(APPEND emu_libraries ${emu_nccl_sources})
 endif()
+find_path(WEIR_CUBLASLT_INCLUDE cublasLt.h PATHS $ENV{CUDA_HOME}/include /usr/local/cuda/include
+  ${WEIR_CUDA_INCLUDE})
+if(WEIR_CUBLASLT_INCLUDE)
+  list(APPEND emu_libraries ${CMAKE_SOURCE_DIR}/tests/emu/libs/emu_cublas.cpp)
+endif()
 if(WEIR_SANITIZE MATCHES thread)
   # Races between a kernel's threads: the kernels are watched, the scheduler that interleaves them
   # is not, and says itself what orders memory (tests/emu/emu_order.hpp).
@@ -21,6 +26,9 @@ target_include_directories(weir_emu SYSTEM PUBLIC ${WEIR_CUDA_INCLUDE})
 if(WEIR_NCCL_INCLUDE)
   target_include_directories(weir_emu SYSTEM PUBLIC ${WEIR_NCCL_INCLUDE})
 endif()
+if(WEIR_CUBLASLT_INCLUDE)
+  target_include_directories(weir_emu SYSTEM PUBLIC ${WEIR_CUBLASLT_INCLUDE})
+endif()
 
 # weir_emu_program(NAME SOURCE...): a program on the emulated device.
 function(weir_emu_program name)
@@ -32,4 +40,6 @@ endfunction()
 weir_emu_program(emu_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
   ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
 weir_emu_program(emu_nccl_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_nccl_test.cpp)
+weir_emu_program(emu_device_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_device_test.cpp)
+weir_emu_program(emu_cublas_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_cublas_test.cpp)
 set_target_properties(weir_emu PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)
