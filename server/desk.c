@@ -42,6 +42,23 @@ static void sent_over(gateway_state *g, uint32_t index, int32_t run, bool done) 
     }
 }
 
+/* What the controller wants to know of a session that has ended. */
+static void note_end(gateway_state *g, gatestats_end end, const session_times *t) {
+    if (end != GATESTATS_OK || t->prompt_tokens <= 0 || t->first_token_us == 0) {
+        return;
+    }
+    g->demand.finished++;
+    g->demand.finished_tokens += t->completion_tokens;
+    double share = (double)t->cached_tokens / t->prompt_tokens;
+    g->cached_share += 0.02 * ((share < 1 ? share : 1) - g->cached_share);
+    if (g->scale) {
+        int64_t later = t->completion_tokens > 1
+                            ? (t->last_token_us - t->first_token_us) / (t->completion_tokens - 1)
+                            : 0;
+        autoscale_latency(g->scale, t->first_token_us - t->received_us, later);
+    }
+}
+
 static void end_session(gateway_state *g, uint32_t index, gatestats_end end) {
     desk_slot *s = &g->slots[index];
     fair_remove(g->line, index);
@@ -50,6 +67,7 @@ static void end_session(gateway_state *g, uint32_t index, gatestats_end end) {
     }
     session_times times = session_get_times(s->session);
     gatestats_session(g->stats, end, &times);
+    note_end(g, end, &times);
     trace_request(g, index, &times);
     if (end == GATESTATS_CANCELLED) {
         LOG(DEBUG, "gateway", "client left", "request=%" PRIu64 " prompt_tokens=%d now_us=%" PRId64,
@@ -268,6 +286,10 @@ void desk_start(gateway_state *g, intake_item *item) {
     admit_fleet f = fleet_of(g);
     fair_item place = place_of(g, index, &f);
     if (comes_in_time(g, index, &place, &f)) {
+        double uncached = place.work * (1 - g->cached_share);
+        g->demand.requests++;
+        g->demand.prompt_tokens += uncached;
+        g->demand.prompt_squares += uncached * uncached;
         fair_push(g->line, index, &place);
         desk_let_through(g);
     }

@@ -13,6 +13,7 @@
 
 #include "engine/base/hash.h"
 #include "server/admit.h"
+#include "server/autoscale.h"
 #include "server/fair.h"
 #include "server/gatestats.h"
 #include "server/gateway.h"
@@ -58,6 +59,10 @@ typedef struct {
     uint32_t ended_count, ended_max;
     bool broken[LIMIT_WORKERS]; /* links to drop */
     message_scratch *scratch;
+    autoscale *scale;       /* NULL: none */
+    scaler_counters demand; /* since the start */
+    double cached_share;    /* of prompts, of late */
+    int64_t scale_due_us;
     uint64_t seed_state;
     int signal_fd;
     int64_t tick_due_us;

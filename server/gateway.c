@@ -18,6 +18,7 @@
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "server/desk.h"
+#include "server/gatescale.h"
 
 enum {
     EVENTS_MAX = 64,
@@ -101,6 +102,8 @@ static void answer_plain(gateway_state *g, routes_route route, exchange *x) {
         answer_metrics(g, x);
     } else if (route == ROUTES_DECISIONS) {
         answer_decisions(g, x);
+    } else if (route >= ROUTES_CONTROLLER && route <= ROUTES_CONTROLLER_SCALE) {
+        gatescale_answer(g, route, x);
     } else if (pool_ready(&g->pool) && !g->stop_by_us) {
         static const char ok[] = "{\"status\":\"ok\"}";
         (void)exchange_respond(x, 200, "application/json", str_from(ok), NULL, 0);
@@ -409,6 +412,7 @@ static void timers(gateway_state *g) {
             desk_act(g);
         }
     }
+    gatescale_turn(g, now);
     if (!g->ready_said && pool_ready(&g->pool)) {
         g->ready_said = true;
         g->options->on_ready(g->options->self);
@@ -568,6 +572,7 @@ static status open_loop(gateway_state *g) {
 }
 
 static void close_all(gateway_state *g) {
+    autoscale_close(g->scale);
     desk_close(g);
     gate_destroy(g->gate);
     message_scratch_close(g->scratch);
@@ -590,6 +595,9 @@ status gateway_run(const gateway_options *options, diag *d) {
     status s = open_tables(g);
     if (s == STATUS_OK) {
         s = open_loop(g);
+    }
+    if (s == STATUS_OK) {
+        s = gatescale_open(g);
     }
     if (s == STATUS_OK) {
         s = loop(g);

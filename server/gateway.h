@@ -18,7 +18,15 @@
 #include "server/http.h"
 #include "server/intake.h"
 #include "server/router.h"
+#include "server/scaler.h"
 #include "server/supervisor.h"
+
+/* How the local workers are scaled: of `local` children so many run at first. */
+typedef struct {
+    scaler_options scaler;
+    uint32_t first[SCALER_POOLS];
+    const char *lease_path; /* NULL: no other controller can act */
+} gateway_scale;
 
 typedef struct {
     intake *intake;
@@ -43,6 +51,7 @@ typedef struct {
     int64_t pending_us;           /* a request waits this long for workers, then 503 */
     int64_t drain_us;             /* requests under way get this long to end */
     trace *trace;                 /* spans of requests; NULL: off */
+    const gateway_scale *scale;   /* NULL: the number of local workers does not change */
     void (*on_ready)(void *self); /* once, when the first request would succeed */
     void *self;
 } gateway_options;

@@ -301,5 +301,5 @@ bool pool_ready(const pool *p) {
             roles |= p->workers[i].hello.roles;
         }
     }
-    return roles && (roles & p->roles_wanted) == p->roles_wanted;
+    return p->holds || (roles && (roles & p->roles_wanted) == p->roles_wanted);
 }

@@ -41,6 +41,7 @@ typedef struct {
     bool met[LIMIT_WORKERS][LIMIT_WORKERS];            /* introduced; lower number first */
     uint32_t roles_wanted; /* ready means that each of these has joined */
     uint64_t model_hash;   /* what a worker's must be; 0: that of the first to join */
+    bool holds;            /* ready without any: requests are held until workers have started */
     bool by_address;       /* no sockets for pairs: KV moves over TCP on this machine too */
 } pool;
 

@@ -30,6 +30,10 @@ static const routes_entry routes_table[] = {
     {"/debug/route", "GET", ROUTES_DECISIONS, false},
     {"/v1/models", "GET", ROUTES_MODELS, false},
     {"/version", "GET", ROUTES_VERSION, false},
+    {"/controller/state", "GET", ROUTES_CONTROLLER, false},
+    {"/controller/drain", "POST", ROUTES_CONTROLLER_DRAIN, false},
+    {"/controller/flip", "POST", ROUTES_CONTROLLER_FLIP, false},
+    {"/controller/scale", "POST", ROUTES_CONTROLLER_SCALE, false},
 };
 
 static const char routes_model_prefix[] = "/v1/models/";
@@ -206,6 +210,10 @@ static void routes_request(void *self, exchange *x, int32_t number) {
         case ROUTES_HEALTH:
         case ROUTES_READY:
         case ROUTES_METRICS:
+        case ROUTES_CONTROLLER:
+        case ROUTES_CONTROLLER_DRAIN:
+        case ROUTES_CONTROLLER_FLIP:
+        case ROUTES_CONTROLLER_SCALE:
         case ROUTES_DECISIONS:
             r->options.request(r->options.self, route, x, NULL);
             break;

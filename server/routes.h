@@ -19,18 +19,22 @@
 #include "server/openai.h"
 
 typedef enum {
-    ROUTES_CHAT,        /* POST /v1/chat/completions */
-    ROUTES_COMPLETIONS, /* POST /v1/completions */
-    ROUTES_EXPLAIN,     /* POST /debug/route/explain: {prompt | messages} */
-    ROUTES_TOKENIZE,    /* POST /tokenize */
-    ROUTES_DETOKENIZE,  /* POST /detokenize */
-    ROUTES_HEALTH,      /* GET /health: open to all, also when there are keys */
-    ROUTES_READY,       /* GET /ready: the same */
-    ROUTES_METRICS,     /* GET /metrics: keyed unless metrics_open */
-    ROUTES_DECISIONS,   /* GET /debug/route */
-    ROUTES_MODELS,      /* GET /v1/models: answered here */
-    ROUTES_MODEL,       /* GET /v1/models/{id}: answered here */
-    ROUTES_VERSION      /* GET /version: answered here */
+    ROUTES_CHAT,             /* POST /v1/chat/completions */
+    ROUTES_COMPLETIONS,      /* POST /v1/completions */
+    ROUTES_EXPLAIN,          /* POST /debug/route/explain: {prompt | messages} */
+    ROUTES_TOKENIZE,         /* POST /tokenize */
+    ROUTES_DETOKENIZE,       /* POST /detokenize */
+    ROUTES_HEALTH,           /* GET /health: open to all, also when there are keys */
+    ROUTES_READY,            /* GET /ready: the same */
+    ROUTES_METRICS,          /* GET /metrics: keyed unless metrics_open */
+    ROUTES_DECISIONS,        /* GET /debug/route */
+    ROUTES_MODELS,           /* GET /v1/models: answered here */
+    ROUTES_MODEL,            /* GET /v1/models/{id}: answered here */
+    ROUTES_CONTROLLER,       /* GET /controller/state: pools, workers, decisions */
+    ROUTES_CONTROLLER_DRAIN, /* POST /controller/drain */
+    ROUTES_CONTROLLER_FLIP,  /* POST /controller/flip */
+    ROUTES_CONTROLLER_SCALE, /* POST /controller/scale */
+    ROUTES_VERSION           /* GET /version: answered here */
 } routes_route;
 
 typedef struct {

@@ -30,6 +30,11 @@ typedef struct {
     bool aggregated, metrics_open, log_json, deterministic;
     int64_t device;
     double memory_fraction;
+    bool autoscale, dry_run;
+    int64_t prefill_min, prefill_max, decode_min, decode_max, slo_ttft_ms, slo_tpot_ms, hold_s,
+        idle_s;
+    double gpu_cap;
+    const char *lease_file;
 } settings;
 
 static const char *const backends[] = {"auto", "cpu", "cuda", "timed", NULL};
@@ -208,6 +213,28 @@ static const config_option options[] = {
     NAME_FLAGS,
     {"prefill", CONFIG_INT, FIELD(prefill), 0, 32, "1", NULL, NULL, "prefill workers"},
     {"decode", CONFIG_INT, FIELD(decode), 0, 32, "1", NULL, NULL, "decode workers"},
+    {"autoscale", CONFIG_BOOL, FIELD(autoscale), 0, 0, "false", NULL, NULL,
+     "start, stop and flip local workers as the load asks for; --prefill and --decode are how many "
+     "there are at first"},
+    {"prefill-min", CONFIG_INT, FIELD(prefill_min), 0, 32, "1", NULL, NULL,
+     "with --autoscale: never fewer prefill workers; 0: none while nothing comes"},
+    {"prefill-max", CONFIG_INT, FIELD(prefill_max), 1, 32, "4", NULL, NULL, "never more"},
+    {"decode-min", CONFIG_INT, FIELD(decode_min), 0, 32, "1", NULL, NULL, "the same for decode"},
+    {"decode-max", CONFIG_INT, FIELD(decode_max), 1, 32, "4", NULL, NULL, "never more"},
+    {"gpu-cap", CONFIG_DOUBLE, FIELD(gpu_cap), 0, 1024, "0", NULL, NULL,
+     "workers of both roles together, those that still drain too; 0: both maxima"},
+    {"slo-ttft-ms", CONFIG_INT, FIELD(slo_ttft_ms), 1, 3600000, "2000", NULL, NULL,
+     "objective of --autoscale: time to the first token of 95 % of requests"},
+    {"slo-tpot-ms", CONFIG_INT, FIELD(slo_tpot_ms), 1, 60000, "100", NULL, NULL,
+     "and time per token after it"},
+    {"scale-hold-s", CONFIG_INT, FIELD(hold_s), 5, 86400, "300", NULL, NULL,
+     "no worker goes before the load of so long fits in fewer"},
+    {"scale-idle-s", CONFIG_INT, FIELD(idle_s), 5, 86400, "300", NULL, NULL,
+     "a pool whose minimum is 0 goes after so long without a request"},
+    {"scale-lease", CONFIG_STRING, FIELD(lease_file), 0, 4095, NULL, NULL, "FILE",
+     "of several controllers that share this file, one acts"},
+    {"dry-run", CONFIG_BOOL, FIELD(dry_run), 0, 0, "false", NULL, NULL,
+     "with --autoscale: only tell what would be done, and why"},
     {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
      "one worker does both phases, for comparison"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
@@ -410,6 +437,18 @@ static int64_t workers_count(const server *s) {
     return s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode;
 }
 
+/* Children that may run; with --autoscale more than those that do at first. */
+static int64_t children_count(const server *s) {
+    if (!s->set.autoscale) {
+        return workers_count(s);
+    }
+    int64_t most = s->set.prefill_max + s->set.decode_max;
+    if (s->set.gpu_cap > 0 && (int64_t)s->set.gpu_cap < most) {
+        most = (int64_t)s->set.gpu_cap;
+    }
+    return most > workers_count(s) ? most : workers_count(s);
+}
+
 static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
     char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16],
         queue[16], drain[16], device[16], fraction[16];
@@ -422,18 +461,19 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(kv, sizeof kv, "%lld", (long long)o->kv_bytes);
     (void)snprintf(device, sizeof device, "%d", (int)o->device);
     (void)snprintf(fraction, sizeof fraction, "%.6f",
-                   o->memory_fraction / (double)workers_count(s));
+                   o->memory_fraction / (double)children_count(s));
     (void)snprintf(context, sizeof context, "%d", (int)s->limits.context_tokens);
     (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
     (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
     (void)snprintf(queue, sizeof queue, "%d", (int)o->pending_ms);
     (void)snprintf(drain, sizeof drain, "%d", (int)o->drain_ms);
     const char *args[] = {
-        "worker", "--role", role, "--worker", number, "--epoch", "{epoch}", "--link-fd", "3",
-        "--model", o->model, "--backend", backends[o->backend], "--device", device,
-        "--memory-fraction", fraction, o->deterministic ? "--deterministic" : "--no-deterministic",
-        "--threads", thread_text, "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv,
-        "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype], "--activations",
+        "worker", s->set.autoscale ? "--flips" : "--no-flips", "--role", role, "--worker", number,
+        "--epoch", "{epoch}", "--link-fd", "3", "--model", o->model, "--backend",
+        backends[o->backend], "--device", device, "--memory-fraction", fraction,
+        o->deterministic ? "--deterministic" : "--no-deterministic", "--threads", thread_text,
+        "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-dtype",
+        workerflags_kv_dtypes[o->kv_dtype], "--activations",
         workerflags_activations[o->activations], "--weights", workerflags_weights[o->weights],
         "--context", context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--log-level",
         log_level_names[o->log_level], o->log_json ? "--log-json" : "--no-log-json", "--trace",
@@ -453,7 +493,7 @@ static int64_t usable_cores(void) {
 
 static status open_workers(server *s) {
     int64_t threads = s->set.threads ? s->set.threads : usable_cores();
-    int64_t workers = workers_count(s);
+    int64_t workers = children_count(s);
     int64_t own = workers > 0 && threads / workers > 0 ? threads / workers : 1;
     TRY(cores_create(&s->cores, &s->d));
     supervisor_share(s->supervisor, s->cores.fd);
@@ -461,6 +501,12 @@ static status open_workers(server *s) {
         for (int64_t i = 0; i < s->set.decode; i++) {
             TRY(add_worker(s, "both", threads, own));
         }
+        return STATUS_OK;
+    }
+    for (int64_t i = 0; i < workers && s->set.autoscale; i++) {
+        TRY(add_worker(s, "{role}", threads, own));
+    }
+    if (s->set.autoscale) {
         return STATUS_OK;
     }
     for (int64_t i = 0; i < s->set.prefill; i++) {
@@ -505,10 +551,7 @@ static status open_hub(server *s) {
                            "one: its workers are told to be there too",
                            s->set.cluster_listen);
     }
-    hub_options ho = {
-        .address = at,
-        .key = s->key,
-        .reserved = (uint32_t)(s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode)};
+    hub_options ho = {.address = at, .key = s->key, .reserved = (uint32_t)children_count(s)};
     TRY(hub_start(&ho, &s->hub, &s->d));
     s->hub_address = hub_address(s->hub);
     hostport_print(&s->hub_address, s->hub_text);
@@ -529,7 +572,7 @@ static uint32_t local_workers(const server *s) {
     if (s->set.join) {
         return 0;
     }
-    return (uint32_t)(s->set.aggregated ? s->set.decode : s->set.prefill + s->set.decode);
+    return (uint32_t)children_count(s);
 }
 
 /* One tenant cannot take every place, where there are others. */
@@ -593,6 +636,23 @@ static void say_ready(void *self) {
     (void)fflush(stdout);
 }
 
+static gateway_scale scale_settings(const server *s) {
+    const settings *o = &s->set;
+    return (gateway_scale){
+        .scaler = {.bounds = {{(uint32_t)o->prefill_min, (uint32_t)o->prefill_max},
+                              {(uint32_t)o->decode_min, (uint32_t)o->decode_max}},
+                   .gpus_max = o->gpu_cap,
+                   .slo = {(double)o->slo_ttft_ms * 1000, (double)o->slo_tpot_ms * 1000},
+                   .seqs_max = (double)o->seqs,
+                   .drain_us =
+                       o->drain_ms * 1000 + 5000000, /* the worker's own limit comes first */
+                   .hold_us = o->hold_s * 1000000,
+                   .idle_us = o->idle_s * 1000000,
+                   .dry_run = o->dry_run},
+        .first = {(uint32_t)o->prefill, (uint32_t)o->decode},
+        .lease_path = o->lease_file};
+}
+
 static status run(server *s) {
     TRY(tracefile_open(&s->trace, s->set.trace, "gateway", &s->d));
     TRY(open_model(s));
@@ -608,7 +668,12 @@ static status run(server *s) {
     TRY(open_http(s));
     bool prefills = !s->set.join && (s->set.aggregated || s->set.prefill > 0);
     uint32_t roles = prefills ? MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE : MESSAGE_ROLE_DECODE;
+    gateway_scale scale = scale_settings(s);
+    if (s->set.autoscale && s->set.prefill_min == 0 && s->set.decode_min == 0) {
+        roles = 0; /* without workers, requests are held */
+    }
     gateway_options go = {.intake = s->intake,
+                          .scale = s->set.autoscale ? &scale : NULL,
                           .http = s->http,
                           .supervisor = s->supervisor,
                           .local = local_workers(s),
@@ -678,8 +743,15 @@ static int read_settings(config *c, server *s, int argc, char *const *argv) {
         (void)fprintf(stderr, "weir gateway: --join HOST:PORT is needed\n");
         return 2;
     }
-    if (s->table == &table && !s->set.cluster_listen && s->set.decode == 0) {
-        (void)fprintf(stderr, "weir serve: --decode 0 needs --cluster-listen\n");
+    if (s->table == &table && !s->set.cluster_listen && s->set.decode == 0 && !s->set.autoscale) {
+        (void)fprintf(stderr, "weir serve: --decode 0 needs --cluster-listen or --autoscale\n");
+        return 2;
+    }
+    if (s->set.autoscale && (s->set.aggregated || s->set.prefill_min > s->set.prefill_max ||
+                             s->set.decode_min > s->set.decode_max)) {
+        (void)fprintf(stderr,
+                      "weir serve: --autoscale needs two pools, and minima that are not above "
+                      "their maxima\n");
         return 2;
     }
     if (s->set.chunk % LIMIT_PAGE_TOKENS) {

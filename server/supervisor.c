@@ -35,6 +35,8 @@ typedef struct {
     int64_t kill_us;                     /* of the kill it has coming; 0: none */
     int64_t backoff_us;
     uint64_t epoch;
+    char role[16]; /* what "{role}" stands for */
+    bool unwanted; /* not to be started (again) */
 } child_record;
 
 struct supervisor {
@@ -101,7 +103,9 @@ static int spawn_child(supervisor *s, child_record *c, int child_fd) {
     char *args[SUPERVISOR_ARGS_MAX + 2];
     (void)snprintf(epoch, sizeof epoch, "%llu", (unsigned long long)c->epoch);
     for (int i = 0; i < SUPERVISOR_ARGS_MAX + 2; i++) {
-        args[i] = c->args[i] && strcmp(c->args[i], "{epoch}") == 0 ? epoch : c->args[i];
+        bool is_epoch = c->args[i] && strcmp(c->args[i], "{epoch}") == 0;
+        bool is_role = c->args[i] && strcmp(c->args[i], "{role}") == 0;
+        args[i] = is_epoch ? epoch : is_role ? c->role : c->args[i];
     }
     sigemptyset(&none);
     sigfillset(&all);
@@ -173,7 +177,7 @@ static bool reap_child(supervisor *s, uint32_t index, int64_t now_us, supervisor
     }
     c->backoff_us = backoff_after(c, now_us);
     c->due_us = now_us + c->backoff_us;
-    s->restarts += s->stopping ? 0 : 1;
+    s->restarts += s->stopping || c->unwanted ? 0 : 1;
     *out = (supervisor_event){SUPERVISOR_ENDED, index, c->pid, -1, how};
     c->pid = 0;
     return true;
@@ -192,7 +196,7 @@ bool supervisor_poll(supervisor *s, int64_t now_us, supervisor_event *out) {
             if (c->kill_us && now_us >= c->kill_us) {
                 (void)kill(c->pid, SIGKILL);
             }
-        } else if (!s->stopping && now_us >= c->due_us) {
+        } else if (!s->stopping && !c->unwanted && now_us >= c->due_us) {
             if (start_child(s, i, now_us, out)) {
                 return true;
             }
@@ -205,10 +209,30 @@ int64_t supervisor_next_us(const supervisor *s) {
     int64_t next = INT64_MAX;
     for (uint32_t i = 0; i < s->children_count && !s->stopping; i++) {
         const child_record *c = &s->children[i];
-        int64_t due = !c->pid ? c->due_us : c->kill_us ? c->kill_us : INT64_MAX;
+        int64_t start = c->unwanted ? INT64_MAX : c->due_us;
+        int64_t due = !c->pid ? start : c->kill_us ? c->kill_us : INT64_MAX;
         next = due < next ? due : next;
     }
     return next;
+}
+
+void supervisor_set_role(supervisor *s, uint32_t child, const char *role) {
+    CHECK_LT(child, s->children_count);
+    (void)snprintf(s->children[child].role, sizeof s->children[child].role, "%s", role);
+}
+
+void supervisor_want(supervisor *s, uint32_t child, bool wanted) {
+    CHECK_LT(child, s->children_count);
+    child_record *c = &s->children[child];
+    if (wanted && c->unwanted) {
+        c->due_us = c->backoff_us = 0; /* it did not die: it was not needed */
+    }
+    c->unwanted = !wanted;
+}
+
+bool supervisor_wanted(const supervisor *s, uint32_t child) {
+    CHECK_LT(child, s->children_count);
+    return !s->children[child].unwanted;
 }
 
 int supervisor_fd(const supervisor *s) {

@@ -47,6 +47,14 @@ void supervisor_share(supervisor *s, int fd);
 MUST_USE status supervisor_add(supervisor *s, const char *const *args, uint32_t args_count,
                                uint32_t *child, diag *d);
 
+/* "{role}" among a child's arguments becomes this from its next start on. */
+void supervisor_set_role(supervisor *s, uint32_t child, const char *role);
+
+/* Whether the child is to run: one that is not is left to end by itself, and not started again.
+ * All are wanted at first. */
+void supervisor_want(supervisor *s, uint32_t child, bool wanted);
+bool supervisor_wanted(const supervisor *s, uint32_t child);
+
 /* Starts what is due, reaps what has ended. True with one event; call until false. */
 bool supervisor_poll(supervisor *s, int64_t now_us, supervisor_event *out);
 
