@@ -127,6 +127,7 @@ def flips_of_the_real_model_are_exact():
         got = []
         thread = threading.Thread(target=lambda: got.extend(keys(server, jobs)))
         thread.start()
+        until(lambda: len(roles(server)) == 3, "all have joined")
         assert order(server, "flip", worker=0, role="decode").status == 200
         until(lambda: roles(server).get(0) == "decode", "the role has changed")
         thread.join(HANG_S)
@@ -135,12 +136,18 @@ def flips_of_the_real_model_are_exact():
 
 
 @case
-def each_pool_grows_with_its_own_load_and_shrinks_again():
+def prefill_grows_with_prompts_and_shrinks_again():
     with timed("--prefill-max", "5", "--decode-max", "5") as server:
         with Load(server, 12, 300, 2):
             until(lambda: pool(server, "prefill")["serving"] >= 3, "prefill grows")
             assert pool(server, "decode")["serving"] == 1
         until(lambda: pool(server, "prefill")["serving"] == 1, "prefill shrinks")
+        server.check_pages_free()
+
+
+@case
+def decode_grows_with_answers_and_shrinks_again():
+    with timed("--prefill-max", "5", "--decode-max", "5") as server:
         with Load(server, 60, 1, 60):
             until(lambda: pool(server, "decode")["serving"] >= 2, "decode grows")
             assert pool(server, "prefill")["serving"] == 1

@@ -101,6 +101,8 @@ static const entry entries[] = {
     {"/health", "GET", "", ROUTES_HEALTH, true},
     {"/ready", "GET", "", ROUTES_READY, true},
     {"/metrics", "GET", "", ROUTES_METRICS, false},
+    {"/controller/state", "GET", "", ROUTES_CONTROLLER, false},
+    {"/controller/drain", "POST", "{\"worker\":0}", ROUTES_CONTROLLER_DRAIN, false},
     {"/debug/route", "GET", "", ROUTES_DECISIONS, false},
     {"/v1/models", "GET", "", -1, false},
     {"/v1/models/tiny", "GET", "", -1, false},
