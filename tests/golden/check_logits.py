@@ -79,8 +79,10 @@ def compare(name, got, want):
     distance = [abs(a - b) for a, b in zip(got, want)]
     mean = sum(distance) / len(distance)
     ratio = perplexity(got) / perplexity(want) - 1
+    error = math.sqrt(sum(d * d for d in distance)) / len(distance)  # of the mean, as if independent
     print(f"{name}: {len(got)} tokens, mean |d logprob| {mean:.6f}, largest {max(distance):.4f}, "
-          f"perplexity {perplexity(got):.4f} against {perplexity(want):.4f} ({100 * ratio:+.4f} %)",
+          f"perplexity {perplexity(got):.4f} against {perplexity(want):.4f} ({100 * ratio:+.4f} %, "
+          f"standard error {100 * error:.2f} %)",
           flush=True)
     return mean, abs(ratio)
 
