@@ -13,7 +13,8 @@ enum {
     BACKOFF_FIRST_US = 5000000,
     BACKOFF_MAX_US = 300000000,
     FLIP_HOLD_US = 60000000,
-    HOLD_MOST = 32 /* times the hold, where a pool's going was taken back again and again */
+    SAMPLES_GOOD = 64, /* of a fit that is used where there is one */
+    HOLD_MOST = 32     /* times the hold, where a pool's going was taken back again and again */
 };
 
 static const double piled_share = 2;   /* of the objective: the wait that is piled-up work */
@@ -258,7 +259,8 @@ static uint32_t have(const scaler_state *p) {
 }
 
 /* The step times of the middle worker: one that is odd, or new, decides nothing. */
-static void learn_phase(scaler *s, const scaler_observation *o, stepmodel_phase phase) {
+static bool learn_from(scaler *s, const scaler_observation *o, stepmodel_phase phase,
+                       uint32_t samples) {
     const scaler_worker *known[LIMIT_WORKERS];
     double cost[LIMIT_WORKERS];
     uint32_t count = 0;
@@ -266,7 +268,7 @@ static void learn_phase(scaler *s, const scaler_observation *o, stepmodel_phase 
         const scaler_worker *w = &o->workers[i];
         const stepmodel_fit *f = phase == STEPMODEL_PREFILL ? &w->prefill_fit : &w->decode_fit;
         double us = f->fixed_us + 256.0 * f->row_us + 32896.0 * f->work_us;
-        if (w->phase != SCALER_SERVING || !stepmodel_known(f) || !isfinite(us) || us <= 0) {
+        if (w->phase != SCALER_SERVING || f->samples < samples || !isfinite(us) || us <= 0) {
             continue;
         }
         uint32_t at = count++;
@@ -286,6 +288,14 @@ static void learn_phase(scaler *s, const scaler_observation *o, stepmodel_phase 
             s->speed.decode = w->decode_fit;
             s->speed.pages = w->pages_total;
         }
+    }
+    return count > 0;
+}
+
+/* A fit of few samples cannot tell its parts apart: others first. */
+static void learn_phase(scaler *s, const scaler_observation *o, stepmodel_phase phase) {
+    if (!learn_from(s, o, phase, SAMPLES_GOOD)) {
+        (void)learn_from(s, o, phase, STEPMODEL_SAMPLES_KNOWN);
     }
 }
 
