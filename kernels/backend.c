@@ -46,6 +46,13 @@ uint64_t backend_room(const backend *b) {
     return b->table->room != NULL ? b->table->room(b) : 0;
 }
 
+void backend_memory(const backend *b, uint64_t *free_bytes, uint64_t *total_bytes) {
+    *free_bytes = *total_bytes = 0;
+    if (b->table->memory != NULL) {
+        b->table->memory(b, free_bytes, total_bytes);
+    }
+}
+
 const char *backend_fault(const backend *b) {
     return b->table->fault != NULL ? b->table->fault(b) : "";
 }
@@ -350,9 +357,41 @@ static status seqs_check(const backend_kv *kv, const ops_seq *seqs, int32_t seqs
     return STATUS_OK;
 }
 
+/* The same for an operator, unless its batch was checked when the forward pass began. */
+static status layer_check(const backend *b, const backend_kv *kv, const ops_seq *seqs,
+                          int32_t seqs_count, int32_t rows) {
+    const ops_batch *begun = &b->begun;
+    if (begun->seqs != NULL && begun->seqs == seqs && begun->kv == kv &&
+        begun->seqs_count == seqs_count && begun->rows == rows) {
+        return STATUS_OK;
+    }
+    return seqs_check(kv, seqs, seqs_count, rows);
+}
+
 static bool heads_fine(const backend_kv *kv, int32_t layer, int32_t heads) {
     return layer >= 0 && layer < kv->shape.layers && heads >= 1 && heads <= 1024 &&
            heads % kv->shape.kv_heads == 0;
+}
+
+status backend_reserve(backend *b, const ops_sizes *s) {
+    REFUSE_UNLESS(s != NULL && s->rows_max >= 1 && s->rows_max <= OPS_ROWS_MAX);
+    REFUSE_UNLESS(s->context_tokens >= 1 && s->context_tokens <= LIMIT_CONTEXT_TOKENS);
+    REFUSE_UNLESS(width_fine(s->width_max) && s->heads >= 1 && s->heads <= 1024);
+    REFUSE_UNLESS(s->kv_heads >= 1 && s->heads % s->kv_heads == 0);
+    REFUSE_UNLESS(s->head_dim >= 1 && s->head_dim <= OPS_HEAD_DIM_MAX);
+    return b->table->reserve != NULL ? b->table->reserve(b, s) : STATUS_OK;
+}
+
+status backend_batch(backend *b, const ops_batch *op) {
+    b->begun.seqs = NULL;
+    REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
+    REFUSE_UNLESS(heads_fine(op->kv, 0, op->heads));
+    TRY(seqs_check(op->kv, op->seqs, op->seqs_count, op->rows));
+    if (op->rows > 0 && b->table->batch != NULL) {
+        TRY(b->table->batch(b, op));
+    }
+    b->begun = *op;
+    return STATUS_OK;
 }
 
 status backend_rope_append(backend *b, const ops_rope_append *op) {
@@ -360,7 +399,7 @@ status backend_rope_append(backend *b, const ops_rope_append *op) {
     REFUSE_UNLESS(heads_fine(op->kv, op->layer, op->heads));
     REFUSE_UNLESS(op->dim >= 2 && op->dim % 2 == 0 && op->dim <= op->kv->shape.head_dim);
     REFUSE_UNLESS(op->pairs == OPS_ROPE_INTERLEAVED || op->pairs == OPS_ROPE_NEOX);
-    TRY(seqs_check(op->kv, op->seqs, op->seqs_count, op->rows));
+    TRY(layer_check(b, op->kv, op->seqs, op->seqs_count, op->rows));
     if (op->rows == 0) {
         return STATUS_OK;
     }
@@ -371,7 +410,7 @@ status backend_rope_append(backend *b, const ops_rope_append *op) {
 status backend_attention(backend *b, const ops_attention *op) {
     REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
     REFUSE_UNLESS(heads_fine(op->kv, op->layer, op->heads) && isfinite(op->scale));
-    TRY(seqs_check(op->kv, op->seqs, op->seqs_count, op->rows));
+    TRY(layer_check(b, op->kv, op->seqs, op->seqs_count, op->rows));
     if (op->rows == 0) {
         return STATUS_OK;
     }

@@ -79,6 +79,8 @@ struct backend {
     char isa[BACKEND_NAME_BYTES];          /* "avx512" */
     char numerics[BACKEND_NUMERICS_BYTES]; /* equal strings promise equal bits */
     int32_t threads;
+    ops_batch
+        begun; /* backend.c's: checked, for the layers of this forward pass; seqs NULL: none */
 };
 
 /* A loaded weight; read-only. Implementations put it first in their own struct. */
@@ -125,6 +127,9 @@ const char *backend_choose(const backend_options *options, diag *why);
 /* Bytes that a KV pool may still take of the device, after what was taken so far; 0 where memory is
  * the host's and has no such bound. */
 uint64_t backend_room(const backend *b);
+
+/* The device's memory, as it is now; both 0 where memory is the host's. */
+void backend_memory(const backend *b, uint64_t *free_bytes, uint64_t *total_bytes);
 
 /* What ended the device, in its own words, once a call has returned STATUS_DEVICE; else "". */
 const char *backend_fault(const backend *b);
@@ -196,6 +201,13 @@ MUST_USE status backend_kv_write(backend *b, const backend_kv *kv, const backend
 /* Copies one page, all layers. */
 MUST_USE status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
 
+/* Takes scratch memory for the largest batch, once, before the KV pool. After it no operator
+ * within these sizes takes memory. */
+MUST_USE status backend_reserve(backend *b, const ops_sizes *sizes);
+
+/* Begins a forward pass: see ops_batch. Optional; else the same is worked out in each layer. */
+MUST_USE status backend_batch(backend *b, const ops_batch *op);
+
 /* Operators: STATUS_INVALID when a shape, index or pointer is wrong (nothing was run). Zero rows
  * is fine and does nothing. */
 MUST_USE status backend_embed(backend *b, const ops_embed *op);
@@ -213,9 +225,10 @@ MUST_USE status backend_sync(backend *b);
 /* What a backend implements; arguments are already checked. */
 struct backend_table {
     void (*close)(backend *b);
-    void (*use_threads)(backend *b, int32_t threads); /* may be NULL */
-    uint64_t (*room)(const backend *b);               /* may be NULL */
-    const char *(*fault)(const backend *b);           /* may be NULL */
+    void (*use_threads)(backend *b, int32_t threads);                              /* may be NULL */
+    uint64_t (*room)(const backend *b);                                            /* may be NULL */
+    void (*memory)(const backend *b, uint64_t *free_bytes, uint64_t *total_bytes); /* may be NULL */
+    const char *(*fault)(const backend *b);                                        /* may be NULL */
     status (*alloc)(backend *b, uint64_t bytes, void **out);
     void (*free)(backend *b, void *device);
     status (*upload)(backend *b, void *device, const void *host, uint64_t bytes);
@@ -229,6 +242,8 @@ struct backend_table {
     status (*kv_read)(backend *b, const backend_kv *kv, const backend_kv_run *run, uint8_t *out);
     status (*kv_write)(backend *b, const backend_kv *kv, const backend_kv_run *run,
                        const uint8_t *in);
+    status (*reserve)(backend *b, const ops_sizes *sizes); /* may be NULL */
+    status (*batch)(backend *b, const ops_batch *op);      /* may be NULL */
     status (*embed)(backend *b, const ops_embed *op);
     status (*rmsnorm)(backend *b, const ops_rmsnorm *op);
     status (*silu_mul)(backend *b, const ops_silu_mul *op);

@@ -40,6 +40,25 @@ typedef struct {
     int32_t pages_count;    /* covers position_first + rows */
 } ops_seq;
 
+/* The largest batch that a model will run: what a backend takes scratch memory for. */
+typedef struct {
+    int32_t rows_max;       /* also of sequences */
+    int32_t context_tokens; /* of one sequence */
+    int32_t width_max;      /* inputs of the widest linear operator */
+    int32_t heads, kv_heads, head_dim;
+} ops_sizes;
+
+/* The sequences of a forward pass, told before its layers: every rope_append and attention that
+ * names the same `seqs` (the pointer; nothing behind it may change) until the next ops_batch is of
+ * this batch. */
+typedef struct {
+    const ops_seq *seqs; /* host [seqs_count] */
+    int32_t seqs_count;
+    int32_t rows;
+    int32_t heads; /* of q */
+    const struct backend_kv *kv;
+} ops_batch;
+
 /* out[r] = dequantised row tokens[r] of the table. */
 typedef struct {
     const struct backend_weight *table; /* [vocab, width] */

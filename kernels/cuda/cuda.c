@@ -37,6 +37,9 @@ status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes) {
     if (bytes <= b->bytes) {
         return STATUS_OK;
     }
+    if (c->sealed) {
+        return STATUS_LIMIT;
+    }
     void *memory = NULL;
     TRY(cudastate_take(c, bytes, &memory));
     const status s = cudastate_check(c, cudaFree(b->memory)); /* waits for what still uses it */
@@ -85,8 +88,7 @@ static void cuda_close(backend *b) {
     if (c->stream != NULL) {
         (void)cudaStreamDestroy(c->stream);
     }
-    mem_free(c->tables_host);
-    mem_free(c->work_host);
+    mem_free(c->batch_host);
     mem_free(c);
 }
 
@@ -98,6 +100,7 @@ static const char *cuda_fault(const backend *b) {
 static const backend_table cuda_table = {
     .close = cuda_close,
     .room = cudamemory_room,
+    .memory = cudamemory_memory,
     .fault = cuda_fault,
     .alloc = cudamemory_alloc,
     .free = cudamemory_free,
@@ -109,6 +112,8 @@ static const backend_table cuda_table = {
     .kv_copy = cudamemory_kv_copy,
     .kv_read = cudamemory_kv_read,
     .kv_write = cudamemory_kv_write,
+    .reserve = cudabatch_reserve,
+    .batch = cudabatch_begin,
     .embed = cudaops_embed,
     .rmsnorm = cudaops_rmsnorm,
     .silu_mul = cudaops_silu_mul,

@@ -62,6 +62,14 @@ status cudamemory_download(backend *b, void *host, const void *device, uint64_t 
     return STATUS_OK;
 }
 
+void cudamemory_memory(const backend *b, uint64_t *free_bytes, uint64_t *total_bytes) {
+    size_t unused = 0, total = 0;
+    (void)b;
+    (void)cudaMemGetInfo(&unused, &total);
+    *free_bytes = unused;
+    *total_bytes = total;
+}
+
 uint64_t cudamemory_room(const backend *b) {
     const cudastate *c = (const cudastate *)b;
     size_t unused = 0, total = 0;

@@ -1,10 +1,6 @@
 /* cudaops.c -- from the operators of ops.h to launches: host arrays sent, structs filled. */
 #include <math.h>
-#include <string.h>
 
-#include "engine/base/limits.h"
-#include "engine/base/mem.h"
-#include "kernels/cuda/cudaplan.h"
 #include "kernels/cuda/cudastate.h"
 
 static const cuda_matrix *matrix_of(const backend_weight *w) {
@@ -145,62 +141,6 @@ status cudaops_rope_table(backend *b, const ops_rope_table *op) {
     return cudastate_check(c, plain_rope_table(&k, c->stream));
 }
 
-/* Sequences as the kernels read them, in one run of four-byte words: row_seq[rows], position[rows],
- * pages_first[seqs], then the block tables. */
-static void tables_fill(const ops_seq *seqs, int32_t seqs_count, int32_t rows, int32_t *words) {
-    int32_t *row_seq = words, *position = words + rows, *first = words + 2 * (int64_t)rows;
-    int32_t *pages = first + seqs_count;
-    int32_t used = 0;
-    for (int32_t r = 0; r < rows; r++) {
-        row_seq[r] = -1;
-        position[r] = 0;
-    }
-    for (int32_t i = 0; i < seqs_count; i++) {
-        const ops_seq *s = &seqs[i];
-        const int32_t tokens = s->position_first + s->rows;
-        const int32_t count = (tokens + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS;
-        for (int32_t r = 0; r < s->rows; r++) {
-            row_seq[s->row_first + r] = i;
-            position[s->row_first + r] = s->position_first + r;
-        }
-        first[i] = used;
-        memcpy(pages + used, s->pages, (size_t)count * sizeof(pages[0]));
-        used += count;
-    }
-}
-
-/* The batch on the device; it is sent again only when it is another one than before. */
-static status batch_of(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
-                       cuda_batch *out) {
-    uint64_t words = 2 * (uint64_t)rows + (uint64_t)seqs_count;
-    for (int32_t i = 0; i < seqs_count; i++) {
-        const int32_t tokens = seqs[i].position_first + seqs[i].rows;
-        words += (uint64_t)((tokens + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS);
-    }
-    const uint64_t bytes = words * sizeof(int32_t);
-    int32_t *fresh = mem_alloc(words, sizeof(fresh[0]));
-    if (fresh == NULL) {
-        return STATUS_NOMEM;
-    }
-    tables_fill(seqs, seqs_count, rows, fresh);
-    if (c->tables_host != NULL && c->tables_bytes == bytes &&
-        memcmp(c->tables_host, fresh, bytes) == 0) {
-        mem_free(fresh);
-    } else {
-        mem_free(c->tables_host);
-        c->tables_host = (uint8_t *)fresh;
-        c->tables_bytes = bytes;
-        TRY(cudastate_reserve(c, &c->tables, bytes));
-        TRY(cudastate_send(c, c->tables.memory, fresh, bytes));
-    }
-    const int32_t *at = c->tables.memory;
-    *out = (cuda_batch){.row_seq = at,
-                        .position = at + rows,
-                        .pages_first = at + 2 * (int64_t)rows,
-                        .pages = (const uint32_t *)(at + 2 * (int64_t)rows + seqs_count)};
-    return STATUS_OK;
-}
-
 static cuda_kv_layer kv_layer_of(const backend_kv *kv, int32_t layer) {
     const uint64_t layer_bytes = (uint64_t)kv->shape.pages * kv->layer_page_bytes;
     return (cuda_kv_layer){.layer = kv->base + (uint64_t)layer * layer_bytes,
@@ -222,49 +162,9 @@ status cudaops_rope_append(backend *b, const ops_rope_append *op) {
                           .heads = op->heads,
                           .dim = op->dim,
                           .interleaved = op->pairs == OPS_ROPE_INTERLEAVED};
-    TRY(batch_of(c, op->seqs, op->seqs_count, op->rows, &k.batch));
+    TRY(cudabatch_tables(c, op->seqs, op->seqs_count, op->rows, &k.batch));
     return cudastate_check(
         c, c->plain ? plain_rope_append(&k, c->stream) : fused_rope_append(&k, c->stream));
-}
-
-enum { SLOTS_BYTES_MAX = 256 << 20 };
-
-/* Items of work for the tensor-core kernel, sent when they are others than the layer's before. */
-static status attention_work(cudastate *c, const ops_attention *op, cuda_attention *k) {
-    const uint64_t slot = (uint64_t)k->heads * ((uint64_t)k->kv.head_dim + 2) * sizeof(float);
-    const cudaplan_shape shape = {k->heads, k->kv.kv_heads, k->window,
-                                  (int32_t)(SLOTS_BYTES_MAX / slot)};
-    const cudaplan_counts n = cudaplan_attention(&shape, op->seqs, op->seqs_count, NULL, NULL);
-    const uint64_t items = (uint64_t)(n.wide + n.narrow) * sizeof(cuda_attention_item);
-    const uint64_t merges = (uint64_t)n.merges * sizeof(cuda_attention_merge);
-    uint8_t *fresh = mem_alloc(items + merges, 1);
-    if (fresh == NULL) {
-        return STATUS_NOMEM;
-    }
-    (void)cudaplan_attention(&shape, op->seqs, op->seqs_count, (cuda_attention_item *)(void *)fresh,
-                             (cuda_attention_merge *)(void *)(fresh + items));
-    status s = cudastate_reserve(c, &c->slots, (uint64_t)n.slots * slot);
-    if (s == STATUS_OK) {
-        s = cudastate_reserve(c, &c->work, items + merges);
-    }
-    if (s == STATUS_OK && (c->work_host == NULL || c->work_bytes != items + merges ||
-                           memcmp(c->work_host, fresh, items + merges) != 0)) {
-        s = cudastate_send(c, c->work.memory, fresh, items + merges);
-        mem_free(c->work_host);
-        c->work_host = fresh;
-        c->work_bytes = items + merges;
-    } else {
-        mem_free(fresh);
-    }
-    const uint8_t *at = c->work.memory;
-    k->work =
-        (cuda_attention_work){.items = (const cuda_attention_item *)(const void *)at,
-                              .merges = (const cuda_attention_merge *)(const void *)(at + items),
-                              .slots = c->slots.memory,
-                              .wide = n.wide,
-                              .narrow = n.narrow,
-                              .merges_count = n.merges};
-    return s;
 }
 
 status cudaops_attention(backend *b, const ops_attention *op) {
@@ -275,10 +175,11 @@ status cudaops_attention(backend *b, const ops_attention *op) {
                         .rows = op->rows,
                         .heads = op->heads,
                         .scale = op->scale};
-    TRY(batch_of(c, op->seqs, op->seqs_count, op->rows, &k.batch));
+    TRY(cudabatch_tables(c, op->seqs, op->seqs_count, op->rows, &k.batch));
     if (c->plain || op->seqs_count == 0 || !attention_tensor_can(&k, c->shared_max)) {
         return cudastate_check(c, plain_attention(&k, c->stream));
     }
-    TRY(attention_work(c, op, &k));
+    const cudabatch_heads heads = {k.heads, k.kv.kv_heads, k.kv.head_dim, k.window};
+    TRY(cudabatch_work(c, op->seqs, op->seqs_count, op->rows, &heads, &k.work));
     return cudastate_check(c, attention_tensor(&k, c->stream));
 }

@@ -19,6 +19,12 @@ typedef struct {
     uint64_t bytes;
 } cudastate_buffer;
 
+/* What attention's plan depends on besides the sequences. */
+typedef struct {
+    int32_t heads, kv_heads, head_dim;
+    int32_t window; /* as cuda_attention */
+} cudabatch_heads;
+
 typedef struct {
     backend base;
     int device;
@@ -37,12 +43,15 @@ typedef struct {
     cudastate_buffer input;  /* a linear operator's transformed rows, and their sums */
     cudastate_buffer index;  /* tokens, row numbers, positions, frequencies: one call's */
     cudastate_buffer tables; /* sequences and block tables */
-    uint8_t *tables_host;    /* what `tables` holds: a layer asks for the same as the one before */
-    uint64_t tables_bytes;
-    cudastate_buffer work; /* attention's items and merges */
-    uint8_t *work_host;    /* what `work` holds */
-    uint64_t work_bytes;
-    cudastate_buffer slots;           /* attention's splits */
+    cudastate_buffer work;   /* attention's items and merges */
+    cudastate_buffer slots;  /* attention's splits */
+    bool sealed;             /* the buffers are as large as any batch can want */
+    uint8_t *batch_host;     /* [batch_host_bytes] in which the next two are put together */
+    uint64_t batch_host_bytes;
+    ops_batch begun; /* the batch of the forward pass under way; seqs NULL: none */
+    cuda_batch begun_tables;
+    cudabatch_heads begun_heads;
+    cuda_attention_work begun_work;
     struct cudastate_weight *weights; /* all that were loaded */
     _Atomic cudaError_t failed;       /* the first error that is for good; nothing works after it */
 } cudastate;
@@ -63,7 +72,8 @@ MUST_USE status cudastate_enter(cudastate *c);
 /* Device memory, counted. */
 MUST_USE status cudastate_take(cudastate *c, uint64_t bytes, void **out);
 
-/* At least `bytes`; what was there is lost. */
+/* At least `bytes`; what was there is lost. STATUS_LIMIT when that would take memory while serving:
+ * cudabatch_reserve has counted wrongly. */
 MUST_USE status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes);
 
 /* Copies host memory to the device in the stream's order; `host` may change at once after. */
@@ -76,6 +86,7 @@ void cudamemory_free(backend *b, void *device);
 MUST_USE status cudamemory_upload(backend *b, void *device, const void *host, uint64_t bytes);
 MUST_USE status cudamemory_download(backend *b, void *host, const void *device, uint64_t bytes);
 uint64_t cudamemory_room(const backend *b);
+void cudamemory_memory(const backend *b, uint64_t *free_bytes, uint64_t *total_bytes);
 MUST_USE status cudamemory_kv_open(backend *b, backend_kv *kv, diag *d);
 void cudamemory_kv_close(backend *b, backend_kv *kv);
 MUST_USE status cudamemory_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
@@ -89,6 +100,14 @@ status cudamemory_short(const cudastate *c, status s, diag *d, const char *what,
 MUST_USE status cudaweights_load(backend *b, const backend_weight *shape, const void *data,
                                  uint64_t bytes, const backend_weight **out, diag *d);
 void cudaweights_close(cudastate *c);
+
+/* cudabatch.c: of backend_table; then what the operators ask for, sent now if it was not before. */
+MUST_USE status cudabatch_begin(backend *b, const ops_batch *op);
+MUST_USE status cudabatch_reserve(backend *b, const ops_sizes *sizes);
+MUST_USE status cudabatch_tables(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
+                                 int32_t rows, cuda_batch *out);
+MUST_USE status cudabatch_work(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
+                               const cudabatch_heads *heads, cuda_attention_work *out);
 
 /* cudaops.c: the operators of backend_table. */
 MUST_USE status cudaops_embed(backend *b, const ops_embed *op);

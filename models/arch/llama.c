@@ -34,6 +34,13 @@ static status llama_floats(backend *device, int32_t rows, int32_t width, float *
     return STATUS_OK;
 }
 
+/* Of the floats below: what a user is told when they do not fit. */
+static double llama_workspace_bytes(const llama_shape *s, const model_options *o) {
+    const double row = (double)s->width + 2.0 * s->heads * s->head_dim +
+                       2.0 * s->kv_heads * s->head_dim + 2.0 * s->ffn + s->rope_dim;
+    return 4 * (o->rows_max * row + o->logit_rows_max * ((double)s->width + s->vocab));
+}
+
 static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
     const llama_shape *s = &m->shape;
     m->positions = mem_calloc((size_t)rows, sizeof(m->positions[0]));
@@ -50,7 +57,16 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
     TRY(llama_floats(m->device, rows, s->ffn, &m->up));
     TRY(llama_floats(m->device, rows, s->rope_dim, &m->rope));
     TRY(llama_floats(m->device, logit_rows, s->width, &m->last));
-    return llama_floats(m->device, logit_rows, s->vocab, &m->logits);
+    TRY(llama_floats(m->device, logit_rows, s->vocab, &m->logits));
+    int32_t query = s->heads * s->head_dim;
+    int32_t widest = s->ffn > s->width ? s->ffn : s->width;
+    ops_sizes sizes = {.rows_max = rows,
+                       .context_tokens = s->context_tokens,
+                       .width_max = widest > query ? widest : query,
+                       .heads = s->heads,
+                       .kv_heads = s->kv_heads,
+                       .head_dim = s->head_dim};
+    return backend_reserve(m->device, &sizes);
 }
 
 void llama_close(void *self) {
@@ -108,7 +124,15 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     if (s == STATUS_OK) {
         s = llama_workspace(m, options->rows_max, options->logit_rows_max);
         if (s != STATUS_OK) {
-            s = status_fail(d, s, "no device memory for batches of %d rows", options->rows_max);
+            uint64_t unused, total;
+            backend_memory(m->device, &unused, &total);
+            s = status_fail(d, s,
+                            "no memory for batches of %d rows and %d of logits (--prefill-chunk, "
+                            "--max-seqs): %.1f MiB are asked for next to the weights; %.1f of the "
+                            "device's %.1f MiB are free",
+                            options->rows_max, options->logit_rows_max,
+                            llama_workspace_bytes(&shape, options) / 0x1p20,
+                            (double)unused / 0x1p20, (double)total / 0x1p20);
         }
     }
     if (s != STATUS_OK) {
@@ -129,7 +153,7 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
 }
 
 /* The batch in the kernels' terms, and the table of its positions' rotations. */
-static status llama_begin(llama *m, const model_batch *b) {
+static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b) {
     for (int32_t i = 0; i < b->seqs_count; i++) {
         const model_seq *from = &b->seqs[i];
         m->seqs[i] = (ops_seq){from->row_first, from->rows, from->position_first, from->pages,
@@ -138,6 +162,8 @@ static status llama_begin(llama *m, const model_batch *b) {
             m->positions[from->row_first + r] = from->position_first + r;
         }
     }
+    ops_batch batch = {m->seqs, b->seqs_count, b->rows, m->shape.heads, kv};
+    TRY(backend_batch(m->device, &batch));
     ops_rope_table table = {.positions = m->positions,
                             .freq_factors = m->weights.freq_factors,
                             .table = m->rope,
@@ -256,7 +282,7 @@ static status llama_end(llama *m, const model_batch *b) {
 
 status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
     llama *m = self;
-    TRY(llama_begin(m, b));
+    TRY(llama_begin(m, kv, b));
     for (int32_t layer = 0; layer < m->shape.layers; layer++) {
         bool last = layer + 1 == m->shape.layers;
         TRY(llama_append(m, kv, b, layer));

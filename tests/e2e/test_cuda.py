@@ -160,7 +160,7 @@ def what_a_user_reads():
     text = refused(device(EMU_DRIVER=11080))
     assert "knows CUDA 11.8, this needs " in text, text
     text = refused(device(EMU_MEMORY_MB=1))
-    assert "MiB of device 0" in text and "are free" in text, text
+    assert "MiB are asked for" in text and "of the device's 1.0 MiB are free" in text, text
     text = refused(device(), "--kv-memory", "1g")
     assert "a KV pool of" in text and "are free" in text, text
 

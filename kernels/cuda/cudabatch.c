@@ -1,0 +1,180 @@
+/* cudabatch.c -- a forward pass's batch on the device: block tables and attention's plan, sent
+ * once.
+ *
+ * All layers of a forward pass have the same sequences. What kernels need to know of them is worked
+ * out when the pass begins and goes over in two copies; callers that announce nothing (single
+ * operators, in tests) have it worked out in every call.
+ */
+#include <string.h>
+
+#include "engine/base/limits.h"
+#include "engine/base/mem.h"
+#include "kernels/cuda/cudaplan.h"
+#include "kernels/cuda/cudastate.h"
+
+enum { SLOTS_BYTES_MAX = 256 << 20 };
+
+static uint64_t larger(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
+/* Host memory in which a batch is put together; what was there is lost. */
+static void *host_take(cudastate *c, uint64_t bytes) {
+    if (bytes > c->batch_host_bytes) {
+        mem_free(c->batch_host);
+        c->batch_host = mem_alloc(bytes, 1);
+        c->batch_host_bytes = c->batch_host != NULL ? bytes : 0;
+    }
+    return c->batch_host;
+}
+
+static int32_t pages_of(const ops_seq *s) {
+    return (s->position_first + s->rows + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS;
+}
+
+/* Sequences as the kernels read them, in one run of four-byte words: row_seq[rows], position[rows],
+ * pages_first[seqs], then the block tables. */
+static void tables_fill(const ops_seq *seqs, int32_t seqs_count, int32_t rows, int32_t *words) {
+    int32_t *row_seq = words, *position = words + rows, *first = words + 2 * (int64_t)rows;
+    int32_t *pages = first + seqs_count;
+    int32_t used = 0;
+    for (int32_t r = 0; r < rows; r++) {
+        row_seq[r] = -1;
+        position[r] = 0;
+    }
+    for (int32_t i = 0; i < seqs_count; i++) {
+        const ops_seq *s = &seqs[i];
+        for (int32_t r = 0; r < s->rows; r++) {
+            row_seq[s->row_first + r] = i;
+            position[s->row_first + r] = s->position_first + r;
+        }
+        first[i] = used;
+        memcpy(pages + used, s->pages, (size_t)pages_of(s) * sizeof(pages[0]));
+        used += pages_of(s);
+    }
+}
+
+static status tables_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
+                          cuda_batch *out) {
+    uint64_t words = 2 * (uint64_t)rows + (uint64_t)seqs_count;
+    for (int32_t i = 0; i < seqs_count; i++) {
+        words += (uint64_t)pages_of(&seqs[i]);
+    }
+    int32_t *host = host_take(c, words * sizeof(int32_t));
+    if (host == NULL) {
+        return STATUS_NOMEM;
+    }
+    tables_fill(seqs, seqs_count, rows, host);
+    TRY(cudastate_reserve(c, &c->tables, words * sizeof(int32_t)));
+    TRY(cudastate_send(c, c->tables.memory, host, words * sizeof(int32_t)));
+    const int32_t *at = c->tables.memory;
+    *out = (cuda_batch){.row_seq = at,
+                        .position = at + rows,
+                        .pages_first = at + 2 * (int64_t)rows,
+                        .pages = (const uint32_t *)(at + 2 * (int64_t)rows + seqs_count)};
+    return STATUS_OK;
+}
+
+static uint64_t slot_bytes(int32_t heads, int32_t head_dim) {
+    return (uint64_t)heads * ((uint64_t)head_dim + 2) * sizeof(float);
+}
+
+/* Items of work for the tensor-core kernel. */
+static status plan_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
+                        const cudabatch_heads *h, cuda_attention_work *out) {
+    const uint64_t slot = slot_bytes(h->heads, h->head_dim);
+    const cudaplan_shape shape = {h->heads, h->kv_heads, h->window,
+                                  (int32_t)(SLOTS_BYTES_MAX / slot)};
+    const cudaplan_counts n = cudaplan_attention(&shape, seqs, seqs_count, NULL, NULL);
+    const uint64_t items = (uint64_t)(n.wide + n.narrow) * sizeof(cuda_attention_item);
+    const uint64_t merges = (uint64_t)n.merges * sizeof(cuda_attention_merge);
+    uint8_t *host = host_take(c, items + merges);
+    if (host == NULL) {
+        return STATUS_NOMEM;
+    }
+    (void)cudaplan_attention(&shape, seqs, seqs_count, (cuda_attention_item *)(void *)host,
+                             (cuda_attention_merge *)(void *)(host + items));
+    TRY(cudastate_reserve(c, &c->slots, (uint64_t)n.slots * slot));
+    TRY(cudastate_reserve(c, &c->work, items + merges));
+    TRY(cudastate_send(c, c->work.memory, host, items + merges));
+    const uint8_t *at = c->work.memory;
+    *out = (cuda_attention_work){.items = (const cuda_attention_item *)(const void *)at,
+                                 .merges = (const cuda_attention_merge *)(const void *)(at + items),
+                                 .slots = c->slots.memory,
+                                 .wide = n.wide,
+                                 .narrow = n.narrow,
+                                 .merges_count = n.merges};
+    return STATUS_OK;
+}
+
+status cudabatch_begin(backend *b, const ops_batch *op) {
+    cudastate *c = (cudastate *)b;
+    c->begun.seqs = NULL;
+    TRY(cudastate_enter(c));
+    TRY(tables_send(c, op->seqs, op->seqs_count, op->rows, &c->begun_tables));
+    if (!c->plain && op->seqs_count > 0) {
+        c->begun_heads = (cudabatch_heads){.heads = op->heads,
+                                           .kv_heads = op->kv->shape.kv_heads,
+                                           .head_dim = op->kv->shape.head_dim};
+        TRY(plan_send(c, op->seqs, op->seqs_count, &c->begun_heads, &c->begun_work));
+    }
+    c->begun = *op;
+    return STATUS_OK;
+}
+
+static bool is_begun(const cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows) {
+    return c->begun.seqs == seqs && seqs != NULL && c->begun.seqs_count == seqs_count &&
+           c->begun.rows == rows;
+}
+
+status cudabatch_tables(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
+                        cuda_batch *out) {
+    if (is_begun(c, seqs, seqs_count, rows)) {
+        *out = c->begun_tables;
+        return STATUS_OK;
+    }
+    c->begun.seqs = NULL; /* its tables are overwritten */
+    return tables_send(c, seqs, seqs_count, rows, out);
+}
+
+status cudabatch_work(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
+                      const cudabatch_heads *heads, cuda_attention_work *out) {
+    const cudabatch_heads *h = &c->begun_heads;
+    if (is_begun(c, seqs, seqs_count, rows) && h->heads == heads->heads &&
+        h->kv_heads == heads->kv_heads && h->head_dim == heads->head_dim &&
+        h->window == heads->window) {
+        *out = c->begun_work;
+        return STATUS_OK;
+    }
+    c->begun.seqs = NULL;
+    return plan_send(c, seqs, seqs_count, heads, out);
+}
+
+status cudabatch_reserve(backend *b, const ops_sizes *s) {
+    cudastate *c = (cudastate *)b;
+    const uint64_t rows = (uint64_t)s->rows_max, context = (uint64_t)s->context_tokens;
+    const uint64_t padded = (rows + CUDA_ROWS_PASS - 1) / CUDA_ROWS_PASS * CUDA_ROWS_PASS;
+    const uint64_t stride = ((uint64_t)s->width_max + CUDA_SPAN - 1) / CUDA_SPAN * CUDA_SPAN + 32;
+    const uint64_t pages = (context + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS;
+    const uint64_t tables = (3 * rows + rows * pages) * sizeof(int32_t);
+    const uint64_t slot = slot_bytes(s->heads, s->head_dim);
+    const uint64_t splits = context / CUDA_SPLIT_TOKENS + 1;
+    const uint64_t slots_max = SLOTS_BYTES_MAX / slot;
+    const uint64_t slots = rows * splits < slots_max ? rows * splits : slots_max;
+    const uint64_t work =
+        (rows + slots) * sizeof(cuda_attention_item) + rows * sizeof(cuda_attention_merge);
+    TRY(cudastate_enter(c));
+    c->sealed = false;
+    TRY(cudastate_reserve(c, &c->input,
+                          c->plain ? rows * (uint64_t)s->width_max * sizeof(float)
+                                   : padded * stride * 2 + padded * stride / 32 * sizeof(float)));
+    TRY(cudastate_reserve(c, &c->index,
+                          rows * sizeof(int32_t) + OPS_HEAD_DIM_MAX / 2 * sizeof(double)));
+    TRY(cudastate_reserve(c, &c->tables, tables));
+    if (!c->plain) {
+        TRY(cudastate_reserve(c, &c->work, work));
+        TRY(cudastate_reserve(c, &c->slots, slots * slot));
+    }
+    c->sealed = true;
+    return host_take(c, larger(tables, work)) != NULL ? STATUS_OK : STATUS_NOMEM;
+}
