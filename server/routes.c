@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "server/dashboard.h"
 #include "server/reply.h"
 
 struct routes {
@@ -30,6 +31,7 @@ static const routes_entry routes_table[] = {
     {"/debug/route", "GET", ROUTES_DECISIONS, false},
     {"/v1/models", "GET", ROUTES_MODELS, false},
     {"/version", "GET", ROUTES_VERSION, false},
+    {"/dashboard", "GET", ROUTES_DASHBOARD, true},
     {"/controller/state", "GET", ROUTES_CONTROLLER, false},
     {"/controller/drain", "POST", ROUTES_CONTROLLER_DRAIN, false},
     {"/controller/flip", "POST", ROUTES_CONTROLLER_FLIP, false},
@@ -221,6 +223,10 @@ static void routes_request(void *self, exchange *x, int32_t number) {
         case ROUTES_MODEL:
         case ROUTES_VERSION:
             routes_answer_here(r, x, route);
+            break;
+        case ROUTES_DASHBOARD:
+            (void)dashboard_answer(x);
+            exchange_release(x);
             break;
     }
 }

@@ -34,6 +34,7 @@ typedef enum {
     ROUTES_CONTROLLER_DRAIN, /* POST /controller/drain */
     ROUTES_CONTROLLER_FLIP,  /* POST /controller/flip */
     ROUTES_CONTROLLER_SCALE, /* POST /controller/scale */
+    ROUTES_DASHBOARD,        /* GET /dashboard: open to all, answered here */
     ROUTES_VERSION           /* GET /version: answered here */
 } routes_route;
 

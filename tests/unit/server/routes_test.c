@@ -107,6 +107,7 @@ static const entry entries[] = {
     {"/v1/models", "GET", "", -1, false},
     {"/v1/models/tiny", "GET", "", -1, false},
     {"/version", "GET", "", -1, false},
+    {"/dashboard", "GET", "", -1, true},
 };
 
 static const char *const methods[] = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"};
