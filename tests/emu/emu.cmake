@@ -18,6 +18,7 @@ if(WEIR_SANITIZE MATCHES thread)
   # Races between a kernel's threads: the kernels are watched, the scheduler that interleaves them
   # is not, and says itself what orders memory (tests/emu/emu_order.hpp).
   set_source_files_properties(${emu_sources} ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
+    ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_hopper_test.cpp
     PROPERTIES COMPILE_OPTIONS "-fno-sanitize=thread" COMPILE_DEFINITIONS WEIR_EMU_TSAN)
 endif()
 add_library(weir_emu SHARED ${emu_sources} ${emu_libraries})
@@ -40,6 +41,9 @@ endfunction()
 weir_emu_program(emu_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_test.cpp
   ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_kernels.cu)
 weir_emu_program(emu_nccl_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_nccl_test.cpp)
+set(emu_hopper ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_hopper.cu)
+set_source_files_properties(${emu_hopper} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${emu_flags}")
+weir_emu_program(emu_hopper_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_hopper_test.cpp ${emu_hopper})
 weir_emu_program(emu_device_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_device_test.cpp)
 weir_emu_program(emu_cublas_test ${CMAKE_SOURCE_DIR}/tests/emu/selftest/emu_cublas_test.cpp)
 set_target_properties(weir_emu PROPERTIES CXX_STANDARD 20 CXX_STANDARD_REQUIRED ON)

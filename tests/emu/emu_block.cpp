@@ -211,7 +211,7 @@ static void open_barrier(emu_block *b, emu_named_barrier *n) {
 }
 
 static bool arrive(emu_block *b, int number, uint32_t threads, emu_place place) {
-    if (number < 0 || number >= EMU_BARRIERS_MAX || threads % 32 != 0) {
+    if (number < 0 || number >= EMU_BARRIERS_MAX + EMU_WARPGROUPS_MAX || threads % 32 != 0) {
         emu_die("%s:%d: barrier %d of %u threads", place.file, place.line, number, threads);
     }
     emu_named_barrier *n = &b->barriers[number];
@@ -225,7 +225,7 @@ static bool arrive(emu_block *b, int number, uint32_t threads, emu_place place) 
     return n->arrived == (threads != 0 ? threads : b->live);
 }
 
-void emu_barrier(int number, uint32_t threads, emu_place place) {
+static void barrier(int number, uint32_t threads, emu_place place) {
     emu_block *b = emu_block_now;
     emu_fiber *me = emu_fiber_now;
     if (arrive(b, number, threads, place)) {
@@ -235,6 +235,18 @@ void emu_barrier(int number, uint32_t threads, emu_place place) {
         wait_here(EMU_IN_BARRIER, place);
     }
     EMU_ACQUIRE(&b->barriers[number]);
+}
+
+void emu_barrier(int number, uint32_t threads, emu_place place) {
+    if (number >= EMU_BARRIERS_MAX) {
+        emu_die("%s:%d: barrier %d of a block's %d", place.file, place.line, number,
+                (int)EMU_BARRIERS_MAX);
+    }
+    barrier(number, threads, place);
+}
+
+void emu_group_barrier(int group, emu_place place) {
+    barrier(EMU_BARRIERS_MAX + group, 128, place);
 }
 
 void emu_barrier_arrive(int number, uint32_t threads, emu_place place) {
@@ -525,6 +537,7 @@ static void run_block(const emu_grid *g, uint64_t number) {
     emu_fiber_now = &b->scheduler;
     switch_to(&b->scheduler, choose(b));
     EMU_ACQUIRE(&finished);
+    emu_hopper_end();
 #if defined(WEIR_EMU_TSAN)
     for (uint32_t i = 0; i < b->threads_count; i++) {
         __tsan_destroy_fiber(b->fibers[i].sanitizer);

@@ -19,6 +19,7 @@ enum {
     EMU_THREADS_MAX = 1024,
     EMU_WARPS_MAX = 32,
     EMU_BARRIERS_MAX = 16,
+    EMU_WARPGROUPS_MAX = 8,
     EMU_SHARED_MAX = 227 * 1024, /* a block of sm_90 */
     EMU_SLOT_BYTES = 64,         /* what one lane brings to a warp collective */
     EMU_STACK_BYTES = 64 * 1024,
@@ -76,7 +77,7 @@ struct emu_block {
     uint32_t live_lanes[EMU_WARPS_MAX];
     uint32_t ready_warps; /* warps with such lanes */
     uint32_t warp_now;
-    emu_named_barrier barriers[EMU_BARRIERS_MAX];
+    emu_named_barrier barriers[EMU_BARRIERS_MAX + EMU_WARPGROUPS_MAX]; /* a kernel's, then ours */
     emu_meeting meetings[EMU_WARPS_MAX];
     emu_fiber fibers[EMU_THREADS_MAX];
     emu_fiber scheduler; /* the OS thread's own stack */
@@ -108,6 +109,8 @@ void emu_run(dim3 grid, dim3 block, size_t shared_bytes, emu_entry entry, const 
 /* What emu.hpp's names stand for. */
 void emu_barrier(int number, uint32_t threads, emu_place place);
 void emu_barrier_arrive(int number, uint32_t threads, emu_place place);
+/* The 128 threads of a warpgroup, for its own collectives. */
+void emu_group_barrier(int group, emu_place place);
 void emu_syncwarp(uint32_t mask, emu_place place);
 void emu_shuffle_bytes(uint32_t mask, void *value, size_t bytes, int from, emu_place place);
 uint32_t emu_ballot(uint32_t mask, bool predicate, emu_place place);
@@ -128,6 +131,9 @@ void emu_copy_commit(void);
 void emu_copy_wait(uint32_t groups_left);
 
 [[noreturn]] void emu_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* A block has ended: what its asynchronous instructions left open is an error (emu_hopper.cpp). */
+void emu_hopper_end(void);
 
 /* The runtime's half of a launch (emu_runtime.cpp). */
 cudaError_t emu_runtime_launch(const void *kernel, dim3 grid, dim3 block, size_t shared_bytes,
