@@ -167,6 +167,7 @@ static inline cudaError_t emu_launch(void (*kernel)(P...), dim3 grid, dim3 block
                               sizeof(copy));
 }
 
+#include "tests/emu/emu_hopper.hpp"
 #include "tests/emu/emu_ptx.hpp"
 
 #endif

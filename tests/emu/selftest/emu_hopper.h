@@ -8,6 +8,8 @@
 #ifndef TESTS_EMU_SELFTEST_EMU_HOPPER_H
 #define TESTS_EMU_SELFTEST_EMU_HOPPER_H
 
+#include <stdbool.h>
+
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
