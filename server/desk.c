@@ -193,8 +193,7 @@ static fair_item place_of(const gateway_state *g, uint32_t index, const admit_fl
     return (fair_item){.key = (uint32_t)(s->key + 1),
                        .cost = capped(prompts + answers),
                        .work = capped(prompts),
-                       .rank = s->since_us +
-                               (rate ? (int64_t)(PASSED_BY * prompts * 1000000 / rate) : 0) +
+                       .rank = s->since_us + (int64_t)(PASSED_BY * prompts * 1000000 / rate) +
                                s->priority * PRIORITY_US};
 }
 
