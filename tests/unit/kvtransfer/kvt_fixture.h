@@ -13,9 +13,12 @@
 #include <criterion/criterion.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
+#include "engine/base/clock.h"
 #include "engine/base/rng.h"
 #include "kvtransfer/local.h"
+#include "kvtransfer/nccl.h"
 #include "kvtransfer/shm.h"
 #include "kvtransfer/tcp.h"
 
@@ -35,6 +38,8 @@ typedef struct {
     fixture_pool *from, *to;
     wire *near, *far; /* shm: the wire that carried the offer */
     kvt *sender, *receiver;
+    bool held; /* fixture_arrive saw a completion: fixture_done's to report */
+    uint32_t held_sequence;
 } fixture;
 
 static inline uint8_t *fixture_page(void *context, uint32_t layer, uint32_t page) {
@@ -127,9 +132,68 @@ static inline void fixture_open_tcp(fixture *f) {
     cr_assert_eq(tcp_attach(f->receiver, fds[1], &fixture_receiver_keys, &d), STATUS_OK);
 }
 
+#ifdef WEIR_EMU_LIBRARY
+static const seal_keys fixture_near_keys = {.send = {4, 5}, .receive = {6, 7}};
+static const seal_keys fixture_far_keys = {.send = {6, 7}, .receive = {4, 5}};
+
+/* Two emulated devices, one a side; the pools are host memory, which CUDA copies as well. */
+static inline void fixture_open_nccl_within(fixture *f, int64_t limit_us) {
+    diag d;
+    int fds[2];
+    (void)setenv("EMU_DEVICES", "2", 1);
+    (void)setenv("EMU_NCCL_ONE_THREAD", "1", 1);
+    (void)setenv("WEIR_NCCL", WEIR_EMU_LIBRARY, 1);
+    fixture_pools(f);
+    kvt_pool from = fixture_view(f->from), to = fixture_view(f->to);
+    nccl_options o = {.stage_bytes = (uint64_t)FIXTURE_PIECES * FIXTURE_UNIT,
+                      .setup_us = limit_us,
+                      .transfer_us = limit_us};
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    cr_assert_eq(nccl_open(&from, &o, FIXTURE_GENERATION, false, &f->sender, &d), STATUS_OK, "%s",
+                 d.text);
+    o.device = 1;
+    cr_assert_eq(nccl_open(&to, &o, FIXTURE_GENERATION, true, &f->receiver, &d), STATUS_OK);
+    cr_assert_eq(nccl_attach(f->sender, fds[0], &fixture_near_keys, &d), STATUS_OK);
+    cr_assert_eq(nccl_attach(f->receiver, fds[1], &fixture_far_keys, &d), STATUS_OK);
+}
+
+static inline void fixture_open_nccl(fixture *f) {
+    fixture_open_nccl_within(f, 60000000);
+}
+#endif
+
+/* kvt_receive until it has something to say (of completions the latest is kept), while the sender
+ * goes on: a transport may need both sides for what is under way. */
+static inline kvt_result fixture_arrive(fixture *f, kvt_arrival *a) {
+    int64_t until = clock_now_us() + 120000000;
+    kvt_result r;
+    while ((r = kvt_receive(f->receiver, a)) == KVT_AGAIN && clock_now_us() < until) {
+        f->held = kvt_sent(f->sender, &f->held_sequence) || f->held;
+    }
+    return r;
+}
+
+/* kvt_sent, until there is one. */
+static inline bool fixture_done(fixture *f, uint32_t *sequence) {
+    int64_t until = clock_now_us() + 120000000;
+    while (!f->held && !kvt_failed(f->sender) && clock_now_us() < until) {
+        f->held = kvt_sent(f->sender, &f->held_sequence);
+    }
+    bool done = f->held;
+    *sequence = f->held_sequence;
+    f->held = false;
+    return done;
+}
+
 static inline void fixture_close(fixture *f) {
     kvt_close(f->sender);
     kvt_close(f->receiver);
+    /* Helpers that abort communicators outlive the channel, and must not outlive the process. */
+    bool hung;
+    for (int64_t until = clock_now_us() + 1000000;
+         nccl_aborting(&hung) > 0 && clock_now_us() < until;) {
+        (void)usleep(100);
+    }
     wire_close(f->near);
     wire_close(f->far);
     free(f->from);

@@ -1,4 +1,5 @@
 /* local_test.c -- one side leaving, and completions that wait for the copy. */
+#define _GNU_SOURCE
 #include "kvtransfer/local.h"
 
 #include "tests/unit/kvtransfer/kvt_fixture.h"
