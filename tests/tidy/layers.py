@@ -28,7 +28,7 @@ LAYERS = {
 # Files that may more than their folder, each with its reason.
 FILES = {
     "server/main.c": (("",), ()),  # the only place that wires all layers
-    "kvtransfer/nccl.c": ((), ("cuda", "nccl")),  # device-to-device transport
+    "kvtransfer/ncclapi.h": ((), ("cuda", "nccl")),  # what nccl.c opens by name
 }
 
 # Headers of libc, POSIX, Linux and the compiler: not libraries.
