@@ -458,23 +458,23 @@ def counters_count_what_was_asked():
 # ---- a real model ------------------------------------------------------------------------------
 
 @case
-def a_real_model_knows_the_capital_of_france():
+def a_real_model_answers():
     with Server(model=real_model()) as real:
         user = openai.OpenAI(base_url=real.url + "/v1", api_key="none", max_retries=0, timeout=100)
         name = user.models.list().data[0].id
         text = user.completions.create(model=name, prompt="The capital of France is", max_tokens=8,
                                        temperature=0).choices[0].text
         assert "Paris" in text, text
-        asked = [{"role": "user", "content": "What is the capital of France?"}]
+        asked = [{"role": "user", "content": "What is 2+2?"}]
         answer = user.chat.completions.create(model=name, max_tokens=24, temperature=0,
                                               messages=asked)
         rendered = real.post("/tokenize", {"messages": asked, "return_token_strs": True}).json()
         assert answer.usage.prompt_tokens == rendered["count"]
         assert "".join(rendered["token_strs"]) == (
             "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
-            "Face<|im_end|>\n<|im_start|>user\nWhat is the capital of France?<|im_end|>\n"
+            "Face<|im_end|>\n<|im_start|>user\nWhat is 2+2?<|im_end|>\n"
             "<|im_start|>assistant\n")
-        assert "France" in answer.choices[0].message.content, answer
+        assert "4" in answer.choices[0].message.content, answer
 
 
 @case

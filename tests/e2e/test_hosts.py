@@ -215,8 +215,8 @@ def clients_of(gateways, over):
             for gateway in list(gateways):
                 try:
                     got = generate(gateway, path, body)
-                except ConnectionRefusedError:
-                    continue  # it is no more, or not yet
+                except (ConnectionRefusedError, BrokenPipeError):
+                    continue  # it is no more, or not yet; or it ended before the request was sent
                 except (RuntimeError, Failed) as refused:
                     assert "503" in str(refused), f"request {i} was dropped: {refused}"
                     continue
