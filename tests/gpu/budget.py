@@ -91,7 +91,8 @@ def selftest():
     said = said.replace("_ZN1_1a_kernel", "_ZN1_8a_kernel")
     table = read_table("a.cu a_kernel 40 sm_100:8  # a note")
     cases = [(said.format(0, 40, ""), 0), (said.format(8, 40, "").replace("sm_90a", "sm_100"), 0),
-             (said.format(12, 40, "").replace("sm_90a", "sm_100"), 1), (said.format(8, 40, ""), 1), (said.format(0, 41, ""), 1),
+             (said.format(12, 40, "").replace("sm_90a", "sm_100"), 1),
+             (said.format(8, 40, ""), 1), (said.format(0, 41, ""), 1),
              (said.format(0, 40, "a.cu(3): warning #177-D: unused"), 1)]
     wrong = [text for text, count in cases if len(judge("a.cu", text, table)[0]) != count]
     wrong += [] if judge("b.cu", cases[0][0], table)[0] else ["unknown kernel"]

@@ -55,7 +55,7 @@ CASES = [
      ["kvtransfer may not include kernels/ops.h"]),
     (layers.check, {"engine/base/a.c": "#include <microhttpd.h>\n"}, ["include microhttpd.h"]),
     (layers.check, {"engine/worker/a.c": "#include <cuda_runtime.h>\n"}, ["cuda_runtime.h"]),
-    (layers.check, {"kvtransfer/nccl.c": "#include <nccl.h>\n"}, []),
+    (layers.check, {"kvtransfer/ncclapi.h": "#include <nccl.h>\n"}, []),
     (layers.check, {"server/a.c": '#include "tests/support/x.h"\n', "tests/support/x.h": ""},
      ["only tests see tests"]),
     (layers.check, {"engine/base/a.c": '#include "thing.h"\n'}, ["not a path from the root"]),
