@@ -11,7 +11,7 @@
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "engine/core/pagename.h"
-#include "server/router.h"
+#include "server/gateway/router.h"
 
 enum { SLACK_BYTES = 1 << 20, EVERYBODY_PAGES = 32, PAGES_A_MESSAGE = 1024 };
 

@@ -16,14 +16,14 @@
 #include "engine/base/status.h"
 
 /* The calls that are used, once each: NCCLAPI_CALLS(X) is X(name) for all of them. */
-#define NCCLAPI_CALLS(X)                                                                           \
-    X(ncclGetUniqueId)                                                                             \
-    X(ncclCommInitRankConfig)                                                                      \
-    X(ncclCommGetAsyncError) X(ncclGroupStart) X(ncclGroupEnd) X(ncclSend) X(ncclRecv)             \
-        X(ncclCommAbort) X(cudaSetDevice) X(cudaMalloc) X(cudaFree)                                \
-            X(cudaStreamCreateWithPriority) X(cudaStreamDestroy)                                   \
-                X(cudaDeviceGetStreamPriorityRange) X(cudaEventCreateWithFlags) X(cudaEventRecord) \
-                    X(cudaEventQuery) X(cudaEventDestroy) X(cudaMemcpyAsync)
+/* clang-format off */
+#define NCCLAPI_CALLS(X) \
+    X(ncclGetUniqueId) X(ncclCommInitRankConfig) X(ncclCommGetAsyncError) X(ncclGroupStart) \
+    X(ncclGroupEnd) X(ncclSend) X(ncclRecv) X(ncclCommAbort) X(cudaSetDevice) X(cudaMalloc) \
+    X(cudaFree) X(cudaStreamCreateWithPriority) X(cudaStreamDestroy) \
+    X(cudaDeviceGetStreamPriorityRange) X(cudaEventCreateWithFlags) X(cudaEventRecord) \
+    X(cudaEventQuery) X(cudaEventDestroy) X(cudaMemcpyAsync)
+/* clang-format on */
 
 #define NCCLAPI_MEMBER(name) __typeof__(&name) name;
 typedef struct {

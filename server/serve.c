@@ -15,8 +15,8 @@
 #include "engine/base/tracefile.h"
 #include "engine/core/message.h"
 #include "models/file/gguf.h"
-#include "server/gateway.h"
-#include "server/hub.h"
+#include "server/control/hub.h"
+#include "server/gateway/gateway.h"
 #include "server/version.h"
 #include "server/workerflags.h"
 

@@ -58,7 +58,7 @@ typedef struct {
 
 /* The epoch of a process that nobody numbers: from wall time, so that it grows, and random below,
  * so that no two are alike. Where a clock went back, the hub sees to it that the lives of one
- * number have growing epochs (server/hubnumbers.h). */
+ * number have growing epochs (server/control/hubnumbers.h). */
 uint64_t mesh_new_epoch(void);
 
 MUST_USE status mesh_open(const mesh_options *options, mesh **out, diag *d);

@@ -4,7 +4,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
-#include "server/guard.h"
+#include "server/http/guard.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { CUTS = 96 };

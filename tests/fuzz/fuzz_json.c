@@ -2,8 +2,8 @@
  * read again the same after it was written. */
 #include "engine/base/mem.h"
 #include "engine/core/message.h"
-#include "server/jsonin.h"
-#include "server/openai.h"
+#include "server/api/openai.h"
+#include "server/http/jsonin.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { CONTEXT = 4096, VOCAB = 1000 };

@@ -9,7 +9,7 @@
 #include "engine/base/failpoint.h"
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
-#include "server/apikeys.h"
+#include "server/http/apikeys.h"
 #include "tests/fuzz/fuzz.h"
 
 enum { ARGUMENTS_MAX = 16 };

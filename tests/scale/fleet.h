@@ -12,7 +12,7 @@
 
 #include <stddef.h>
 
-#include "server/scaler.h"
+#include "server/control/scaler.h"
 
 /* Requests a second at a time; `self` is the curve's own. */
 typedef double fleet_curve(const void *self, double at_s);

@@ -1,5 +1,5 @@
 /* simgate.c -- a gateway process: the production gate and router, and the calls between them in
- * the order of server/gateway.c. */
+ * the order of server/gateway/gateway.c. */
 #include "engine/base/check.h"
 #include "engine/core/planted.h"
 #include "tests/sim/sim.h"

@@ -46,8 +46,8 @@ LONG = "/* long.c -- long. */\nint long_sum(int x) {\n" + LONG_BODY + "    retur
 # (check, extra files, a part of each message that must appear; none: no message may)
 CASES = [
     (layers.check, {}, []),
-    (layers.check, {"engine/base/up.c": '/* up.c -- x. */\n#include "server/http.h"\n',
-                    "server/http.h": ""}, ["engine/base may not include server/http.h"]),
+    (layers.check, {"engine/base/up.c": '/* up.c -- x. */\n#include "server/http/http.h"\n',
+                    "server/http/http.h": ""}, ["engine/base may not include server/http/http.h"]),
     (layers.check, {"engine/core/a.c": '#include "engine/worker/b.h"\n', "engine/worker/b.h": ""},
      ["engine/core may not include engine/worker/b.h"]),
     (layers.check, {"kvtransfer/a.c": '#include "kernels/ops.h"\n#include "kernels/backend.h"\n',

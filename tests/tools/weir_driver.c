@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
-#include "server/driver_ray.h"
+#include "server/drivers/driver_ray.h"
 
 static const char *const pools[] = {"prefill", "decode"};
 static const char *const phases[] = {"starting", "serving", "flipping", "stopping"};

@@ -12,10 +12,11 @@
 #include "bench/httpclient.h"
 #include "bench/loadprompt.h"
 #include "engine/base/mem.h"
-#include "server/http.h"
-#include "server/jsonin.h"
-#include "server/openai.h"
-#include "server/reply.h"
+#include "server/api/openai.h"
+#include "server/api/reply.h"
+#include "server/http/http.h"
+#include "server/http/jsonin.h"
+#include "server/http/refusal.h"
 
 enum { VOCAB = 1000, CONTEXT = 4096, TEMPLATE_TOKENS = 9, SEEN_MAX = 256 };
 
@@ -198,7 +199,7 @@ static void generate(fixture *f, exchange *x, openai_kind kind) {
     } else if (what == FAULT_BUSY || what == FAULT_500 || what == FAULT_400) {
         (void)status_fail(&d, STATUS_LIMIT, "no");
         int code = what == FAULT_BUSY ? 503 : what == FAULT_500 ? 500 : 400;
-        reply_write_error(&json, code, &d);
+        refusal_write(&json, code, &d);
         answer(x, code, &json);
     } else if (q->stream) {
         stream(f, x, &r, &usage);

@@ -1,0 +1,95 @@
+/* gatescale.c -- heartbeats and counters to the controller, its orders to links and children. */
+#include "server/gateway/gatescale.h"
+
+#include "engine/base/clock.h"
+#include "server/drivers/driver_local.h"
+#include "server/http/refusal.h"
+
+enum { LEASE_US = 5000000, STATE_BYTES_MAX = 1 << 20 };
+
+static bool tell(void *self, uint32_t worker, const message *m) {
+    gateway_state *g = self;
+    return g->pool.workers[worker].joined && pool_send(&g->pool, worker, m);
+}
+
+static uint32_t roles(void *self, uint32_t worker) {
+    const gateway_state *g = self;
+    const pool_worker *w = &g->pool.workers[worker];
+    return w->joined ? w->hello.roles & (MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE) : 0;
+}
+
+status gatescale_open(gateway_state *g) {
+    const gateway_scale *set = g->options->scale;
+    if (!set) {
+        return STATUS_OK;
+    }
+    driver_local_options lo = {.supervisor = g->options->supervisor,
+                               .children = g->options->local,
+                               .first = {set->first[0], set->first[1]},
+                               .self = g,
+                               .tell = tell,
+                               .roles = roles};
+    autoscale_options ao = {.scaler = set->scaler};
+    TRY(driver_local_open(&lo, &ao.driver, g->d));
+    hash_key who;
+    status s = hash_key_random(&who, g->d);
+    if (s == STATUS_OK && set->lease_path) {
+        s = lease_open(set->lease_path, who.k0 | 1, LEASE_US, &ao.lease, g->d);
+    }
+    if (s == STATUS_OK) {
+        s = autoscale_open(&ao, &g->scale, g->d);
+    }
+    if (s != STATUS_OK) {
+        driver_close(ao.driver);
+        lease_close(ao.lease);
+        return s;
+    }
+    uint32_t least = set->scaler.bounds[SCALER_DECODE].min;
+    g->pool.holds = least == 0;
+    return STATUS_OK;
+}
+
+void gatescale_turn(gateway_state *g, int64_t now_us) {
+    if (!g->scale || g->stop_by_us || now_us < g->scale_due_us) {
+        return;
+    }
+    g->scale_due_us = now_us + AUTOSCALE_TURN_US;
+    autoscale_seen seen = {.counters = g->demand};
+    for (uint32_t i = 0; i < g->pool.count; i++) {
+        seen.workers[i].joined = g->pool.workers[i].joined;
+        seen.workers[i].beat = g->pool.workers[i].heartbeat;
+    }
+    seen.held = fair_count(g->line) + gate_pending_count(g->gate);
+    autoscale_turn(g->scale, &seen, now_us);
+}
+
+static void refuse(exchange *x, status s, const diag *d) {
+    int code = s == STATUS_NOTFOUND                         ? 404
+               : s == STATUS_LIMIT || s == STATUS_MISMATCH  ? 409
+               : s == STATUS_INVALID || s == STATUS_CORRUPT ? 400
+                                                            : refusal_code(s);
+    (void)routes_refuse(x, code, d, 0);
+}
+
+void gatescale_answer(gateway_state *g, routes_route route, exchange *x) {
+    int64_t now = clock_now_us();
+    diag d;
+    if (!g->scale) {
+        (void)status_fail(&d, STATUS_NOTFOUND, "this server was not started with --autoscale");
+        (void)routes_refuse(x, 404, &d, 0);
+        return;
+    }
+    if (route != ROUTES_CONTROLLER) {
+        status s =
+            autoscale_order(g->scale, (autoscale_order_kind)(route - ROUTES_CONTROLLER_DRAIN),
+                            exchange_body(x), now, &d);
+        if (s != STATUS_OK) {
+            refuse(x, s, &d);
+            return;
+        }
+    }
+    strbuf json = strbuf_make(STATE_BYTES_MAX);
+    autoscale_state(g->scale, now, &json);
+    (void)routes_answer(x, &json);
+    strbuf_close(&json);
+}
