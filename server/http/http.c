@@ -186,7 +186,6 @@ static enum MHD_Result http_handle(void *cls, struct MHD_Connection *c, const ch
 
 static void http_completed(void *cls, struct MHD_Connection *c, void **con_cls,
                            enum MHD_RequestTerminationCode toe) {
-    (void)c;
     http *h = cls;
     http_call *call = *con_cls;
     *con_cls = NULL;
@@ -199,6 +198,12 @@ static void http_completed(void *cls, struct MHD_Connection *c, void **con_cls,
         exchange_finish(call->x, complete);
     }
     sweeper_finished(h->sweep, call->slot, complete && !call->close);
+    if (toe == MHD_REQUEST_TERMINATED_WITH_ERROR) {
+        /* MHD 0.9.75 looks at a connection that its reader ended no more before its timeout, but it
+         * looks at what is resumed. */
+        MHD_suspend_connection(c);
+        MHD_resume_connection(c);
+    }
     strbuf_close(&call->body);
     mem_free(call);
 }

@@ -60,6 +60,10 @@ static void sweeper_tick_slot(sweeper *s, sweeper_slot *slot, int64_t now_us, sw
     } else if (slot->peeks >= SWEEPER_PEEKS_MAX &&
                (slot->state == SWEEPER_HEAD || slot->state == SWEEPER_IDLE)) {
         sweeper_heads_peek(s, slot, a);
+    } else if (slot->state == SWEEPER_BODY && slot->half_closed) {
+        /* MHD takes a read that is shorter than its buffer for all there is, and waits for an edge
+         * that the end of the body has already had. This makes a new one. */
+        (void)shutdown(slot->fd, SHUT_RD);
     }
     uint32_t generation = slot->generation;
     sweeper_table_unlock(s);

@@ -110,6 +110,10 @@ void sweeper_heads_event(sweeper *s, sweeper_slot *slot, uint32_t events, sweepe
             if (slot->peeks < SWEEPER_PEEKS_MAX || (events & (EPOLLRDHUP | EPOLLHUP)) != 0) {
                 sweeper_heads_peek(s, slot, a);
             }
+            slot->half_closed = (events & (EPOLLRDHUP | EPOLLHUP)) != 0;
+            if (slot->half_closed && (slot->state == SWEEPER_HEAD || slot->state == SWEEPER_IDLE)) {
+                sweeper_slots_shut(s, slot, a); /* the rest of this head will never come */
+            }
             break;
         case SWEEPER_LINGER:
             sweeper_heads_linger(s, slot, a);
@@ -120,8 +124,10 @@ void sweeper_heads_event(sweeper *s, sweeper_slot *slot, uint32_t events, sweepe
                 a->left = slot->served;
             }
             break;
-        case SWEEPER_FREE:
         case SWEEPER_BODY:
+            slot->half_closed = (events & (EPOLLRDHUP | EPOLLHUP)) != 0;
+            break;
+        case SWEEPER_FREE:
         case SWEEPER_CLOSING:
             break;
     }

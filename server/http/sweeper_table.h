@@ -38,6 +38,7 @@ struct sweeper_slot {
     int64_t deadline_us;               /* 0: none */
     uint32_t peeks;                    /* of the head now awaited */
     bool partial;                      /* some of the head is there */
+    bool half_closed;                  /* the client sends no more */
     bool passed;                       /* `head` is good for one sweeper_take_head */
     guard_head head;
     uint8_t address[16];
