@@ -40,8 +40,8 @@ static const config_option worker_flags[] = {
     {"role", CONFIG_ENUM, FIELD(role), 0, 0, "both", roles, NULL, "which phases it runs"},
     {"flips", CONFIG_BOOL, FIELD(flips), 0, 0, "false", NULL, NULL,
      "its role can be changed while it runs"},
-    {"join", CONFIG_STRING, FIELD(join), 0, 255, NULL, NULL, "HOST:PORT",
-     "join the cluster whose hub is there"},
+    {"join", CONFIG_STRING, FIELD(join), 0, 1023, NULL, NULL, "HOST:PORT,...",
+     "join the cluster whose hub is there; with several controllers, all their addresses"},
     {"listen", CONFIG_STRING, FIELD(listen), 0, 255, NULL, NULL, "HOST:PORT",
      "where other hosts reach this worker; default: the address from which it reaches the hub, on "
      "a free port"},
@@ -134,7 +134,7 @@ static status read_cluster(const worker_settings *o, worker_options *w, diag *d)
     }
     TRY(clusterkey_read(o->key_file, &w->key, d));
     if (w->joins) {
-        TRY(clusterkey_address(&w->key, o->join, "join", &w->hub, d));
+        TRY(member_hubs_read(&w->key, o->join, "join", &w->hubs, d));
     }
     return w->listens ? clusterkey_address(&w->key, o->listen, "listen", &w->listen, d) : STATUS_OK;
 }

@@ -274,8 +274,8 @@ static const config_option options[] = {
 
 static const config_option gateway_flags[] = {
     NAME_FLAGS,
-    {"join", CONFIG_STRING, FIELD(join), 0, 255, NULL, NULL, "HOST:PORT",
-     "join the cluster whose hub is there"},
+    {"join", CONFIG_STRING, FIELD(join), 0, 1023, NULL, NULL, "HOST:PORT,...",
+     "join the cluster whose hub is there; with several controllers, all their addresses"},
     KEY_FLAG,
     FRONT_FLAGS,
 };
@@ -294,7 +294,7 @@ typedef struct {
     settings set;
     const config_table *table;
     clusterkey key;
-    hostport hub_address;
+    member_hubs hubs;
     hub *hub;
     cluster *cluster;
     uint64_t model_hash;
@@ -553,8 +553,8 @@ static status open_hub(server *s) {
     }
     hub_options ho = {.address = at, .key = s->key, .reserved = (uint32_t)children_count(s)};
     TRY(hub_start(&ho, &s->hub, &s->d));
-    s->hub_address = hub_address(s->hub);
-    hostport_print(&s->hub_address, s->hub_text);
+    s->hubs = (member_hubs){{hub_address(s->hub)}, 1};
+    hostport_print(&s->hubs.list[0], s->hub_text);
     hostport_set_port(&at, 0);
     hostport_print(&at, s->worker_listen);
     LOG(INFO, "hub", "listening", "address=%s", s->hub_text);
@@ -563,8 +563,8 @@ static status open_hub(server *s) {
 
 static status find_hub(server *s) {
     TRY(clusterkey_read(s->set.key_file, &s->key, &s->d));
-    TRY(clusterkey_address(&s->key, s->set.join, "join", &s->hub_address, &s->d));
-    hostport_print(&s->hub_address, s->hub_text);
+    TRY(member_hubs_read(&s->key, s->set.join, "join", &s->hubs, &s->d));
+    hostport_print(&s->hubs.list[0], s->hub_text);
     return STATUS_OK;
 }
 
@@ -598,7 +598,7 @@ static status make_salt(server *s) {
 }
 
 static status open_cluster(server *s) {
-    cluster_options co = {.hub = s->hub_address,
+    cluster_options co = {.hubs = s->hubs,
                           .key = s->key,
                           .model_hash = s->model_hash,
                           .local = local_workers(s)};

@@ -458,11 +458,10 @@ static bool core_overdue(core *c, links_transfer *list, uint32_t count) {
     return overdue;
 }
 
-static void core_heartbeat(core *c, uint32_t peer) {
+message_heartbeat core_get_heartbeat(const core *c) {
     core_stats stats;
     core_get_stats(c, &stats);
-    CHECK(links_get(&c->links, peer) != NULL);
-    core_send(c, peer, MESSAGE_HEARTBEAT, 0, 0)->heartbeat = (message_heartbeat){
+    return (message_heartbeat){
         .steps = stats.steps,
         .pages_free = stats.pages_free,
         .pages_total = stats.pages_total,
@@ -475,8 +474,14 @@ static void core_heartbeat(core *c, uint32_t peer) {
         .queued_us = stats.queued_us,
         .prefill_fit = stats.prefill_fit,
         .decode_fit = stats.decode_fit,
-        .cached_sequence = c->links.list[peer].reader.sequence,
     };
+}
+
+static void core_heartbeat(core *c, uint32_t peer) {
+    message *m = core_send(c, peer, MESSAGE_HEARTBEAT, 0, 0);
+    CHECK(links_get(&c->links, peer) != NULL);
+    m->heartbeat = core_get_heartbeat(c);
+    m->heartbeat.cached_sequence = c->links.list[peer].reader.sequence;
 }
 
 /* What the gateway does not know of the prefix cache yet, as far as a message or two hold it. */

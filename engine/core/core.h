@@ -234,6 +234,9 @@ typedef struct {
 
 void core_get_stats(const core *c, core_stats *out);
 
+/* What its gateways hear of it, to be told to others; no link's cached_sequence. */
+message_heartbeat core_get_heartbeat(const core *c);
+
 /* Checks every invariant (page accounting, holders against reference counts, lists against tables)
  * and aborts if one is broken. Slow: for tests. */
 void core_validate(const core *c);

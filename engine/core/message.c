@@ -25,6 +25,7 @@ struct message_scratch {
     uint64_t *pages; /* [pages_capacity] */
     size_t pages_capacity;
     message_member members[LIMIT_WORKERS];
+    message_latency latencies[MESSAGE_LATENCIES_MAX];
 };
 
 /* Writing when `out` is set, else reading `in` from `at`. After the first failure every field is
@@ -224,6 +225,7 @@ static void walk_peer(codec *c, message_peer *p) {
 }
 
 static void walk_roster(codec *c, message *m) {
+    m->roster.holds = flag(c, "holds", m->roster.holds);
     m->roster.count = u32(c, "members", m->roster.count, 0, LIMIT_WORKERS);
     for (uint32_t i = 0; i < m->roster.count && c->result == STATUS_OK; i++) {
         message_member w = c->out ? m->roster.list[i] : (message_member){0};
@@ -291,6 +293,27 @@ static void walk_cached(codec *c, message_cached *k) {
         c->scratch->pages[i] = u64(c, "page", 0);
     }
     k->pages = c->scratch->pages;
+}
+
+static void walk_load(codec *c, message_load *l) {
+    l->requests = u64(c, "requests", l->requests);
+    l->prompt_tokens = u64(c, "prompt_tokens", l->prompt_tokens);
+    l->prompt_squares = u64(c, "prompt_squares", l->prompt_squares);
+    l->finished = u64(c, "finished", l->finished);
+    l->finished_tokens = u64(c, "finished_tokens", l->finished_tokens);
+    l->held = u32(c, "held", l->held, 0, INT32_MAX);
+    l->latencies_count = u32(c, "latencies", l->latencies_count, 0, MESSAGE_LATENCIES_MAX);
+    for (uint32_t i = 0; i < l->latencies_count && c->result == STATUS_OK; i++) {
+        message_latency t = c->out ? l->latencies[i] : (message_latency){0};
+        t.ttft_us = u32(c, "ttft_us", t.ttft_us, 0, INT32_MAX);
+        t.tpot_us = u32(c, "tpot_us", t.tpot_us, 0, INT32_MAX);
+        if (c->out == NULL) {
+            c->scratch->latencies[i] = t;
+        }
+    }
+    if (c->out == NULL) {
+        l->latencies = c->scratch->latencies;
+    }
 }
 
 static void walk_leases(codec *c, message *m) {
@@ -530,7 +553,13 @@ static void walk_body_link(codec *c, message *m) {
                                   MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE);
             m->role.token = u64(c, "token", m->role.token);
             break;
+        case MESSAGE_LOAD:
+            walk_load(c, &m->load);
+            break;
         case MESSAGE_DRAIN:
+            m->drain.token = u64(c, "token", m->drain.token);
+            m->drain.limit_ms = u32(c, "limit_ms", m->drain.limit_ms, 0, UINT32_MAX);
+            break;
         case MESSAGE_RESYNC:
         default:
             break;
@@ -655,7 +684,7 @@ const char *message_type_name(message_type t) {
         [MESSAGE_CANCEL] = "CANCEL",       [MESSAGE_PREEMPTED] = "PREEMPTED",
         [MESSAGE_LINK_LOST] = "LINK_LOST", [MESSAGE_REJECT] = "REJECT",
         [MESSAGE_CACHED] = "CACHED",       [MESSAGE_RESYNC] = "RESYNC",
-        [MESSAGE_ROLE] = "ROLE",
+        [MESSAGE_ROLE] = "ROLE",           [MESSAGE_LOAD] = "LOAD",
     };
     return t >= MESSAGE_HELLO && t <= MESSAGE_LAST ? names[t] : "?";
 }

@@ -15,7 +15,7 @@
 #include "engine/core/request.h"
 #include "engine/core/stepmodel.h"
 
-enum { MESSAGE_VERSION = 3, MESSAGE_VERSION_MIN = 3 };
+enum { MESSAGE_VERSION = 4, MESSAGE_VERSION_MIN = 4 };
 
 #define MESSAGE_NO_WORKER UINT32_MAX
 
@@ -27,15 +27,16 @@ enum {
     MESSAGE_ADDRESS_BYTES = 63,
     MESSAGE_GOODBYE_BYTES = 256,
     MESSAGE_CACHED_MAX = 16384, /* pages of one CACHED */
+    MESSAGE_LATENCIES_MAX = 64, /* requests of one LOAD */
     MESSAGE_METRICS_BYTES = 1 << 20
 };
 
 typedef enum {
     MESSAGE_HELLO = 1,       /* first on every link, both ways */
     MESSAGE_PEER,            /* G > worker: here is, or how to get, a link to another worker */
-    MESSAGE_HEARTBEAT,       /* worker > G, P <> D: alive, and how loaded */
+    MESSAGE_HEARTBEAT,       /* worker > G, hub, P <> D: alive, and how loaded */
     MESSAGE_LEASES,          /* G > worker: the (request, attempt) pairs still wanted */
-    MESSAGE_DRAIN,           /* G > worker: take no new work; exit when empty */
+    MESSAGE_DRAIN,           /* G, hub > worker: take no new work; exit when empty */
     MESSAGE_METRICS,         /* worker > G: a snapshot for /metrics */
     MESSAGE_ROSTER,          /* hub > member: all workers of the cluster */
     MESSAGE_GOODBYE,         /* any > any: this link ends now, and why */
@@ -60,7 +61,8 @@ typedef enum {
     MESSAGE_RESYNC, /* G > worker: a CACHED is missing, tell everything again */
     MESSAGE_ROLE, /* G, hub > worker: new requests are of this role from now on; worker > G: it has
                    * that role now */
-    MESSAGE_LAST = MESSAGE_ROLE
+    MESSAGE_LOAD, /* G > hub: what has come in there, for whoever sizes the pools */
+    MESSAGE_LAST = MESSAGE_LOAD
 } message_type;
 
 /* Not about a request. */
@@ -130,6 +132,28 @@ typedef struct {
     uint32_t roles; /* without MESSAGE_ROLE_FLIPS */
     uint64_t token; /* of the controller that says so; 0 from a worker */
 } message_role;
+
+typedef struct {
+    uint64_t token;    /* as a ROLE's; 0 from the gateway that started it */
+    uint32_t limit_ms; /* what is left then goes to others; 0: the worker's own limit */
+} message_drain;
+
+/* How one request was served. */
+typedef struct {
+    uint32_t ttft_us, tpot_us; /* tpot_us 0: it had one token */
+} message_latency;
+
+/* Sums since this gateway began, so that a LOAD that is lost is made good by the next. */
+typedef struct {
+    uint64_t requests;        /* that came in */
+    uint64_t prompt_tokens;   /* of them, those to be computed */
+    uint64_t prompt_squares;  /* sum of the squares of each request's prompt_tokens */
+    uint64_t finished;        /* requests that ended with an answer */
+    uint64_t finished_tokens; /* of those answers */
+    uint32_t held;            /* requests that no worker has yet */
+    uint32_t latencies_count;
+    const message_latency *latencies; /* [latencies_count] the latest that ended since the last */
+} message_load;
 
 /* A worker of a roster. */
 typedef struct {
@@ -238,9 +262,12 @@ typedef struct {
         str goodbye; /* GOODBYE: a sentence */
         message_cached cached;
         message_role role;
+        message_drain drain;
+        message_load load;
         struct {
             const message_member *list; /* [count] */
             uint32_t count;             /* <= LIMIT_WORKERS */
+            bool holds; /* gateways take requests although there is no worker: some will start */
         } roster;
         message_submit submit;     /* SUBMIT, RESERVE */
         message_announce announce; /* ANNOUNCE, and REJECT about one */

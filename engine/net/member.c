@@ -13,15 +13,17 @@ enum {
     BACKOFF_FIRST_US = 50000,
     BACKOFF_MAX_US = 500000,
     REFUSED_US = 2000000,
-    BEAT_US = 1000000,
     SILENCE_US = 5000000,
     OUT_BYTES_MAX = 1 << 20
 };
 
 struct member {
     member_options options;
-    wire *link; /* NULL: none */
-    bool dialling, left, changed, lost_said;
+    wire *link;   /* NULL: none */
+    uint32_t hub; /* of options.hubs: the one that is dialled, or there */
+    bool dialling, left, changed, holds, lost_said;
+    bool ordered;
+    message order;
     int64_t dial_us, beat_us, heard_us, backoff_us;
     hostport local;
     message_scratch *scratch;
@@ -31,6 +33,27 @@ struct member {
     bool refused;
     diag why;
 };
+
+status member_hubs_read(const clusterkey *key, const char *text, const char *what, member_hubs *out,
+                        diag *d) {
+    *out = (member_hubs){.count = 0};
+    for (str rest = str_from(text); out->count == 0 || rest.bytes > 0;) {
+        char one[HOSTPORT_TEXT_BYTES + 256];
+        const char *comma = memchr(rest.data, ',', rest.bytes);
+        size_t bytes = comma ? (size_t)(comma - rest.data) : rest.bytes;
+        if (out->count == MEMBER_HUBS_MAX || bytes >= sizeof one) {
+            return status_fail(d, STATUS_INVALID, "--%s: at most %d addresses HOST:PORT", what,
+                               MEMBER_HUBS_MAX);
+        }
+        memcpy(one, rest.data, bytes);
+        one[bytes] = 0;
+        TRY(clusterkey_address(key, one, what, &out->list[out->count], d));
+        out->count++;
+        bytes += comma ? 1 : 0;
+        rest = str_of(rest.data + bytes, rest.bytes - bytes);
+    }
+    return STATUS_OK;
+}
 
 status member_open(const member_options *options, member **out, diag *d) {
     member *m = mem_calloc(1, sizeof *m);
@@ -65,6 +88,14 @@ void member_close(member *m) {
 void member_leave(member *m) {
     m->left = true;
     drop(m);
+}
+
+const message *member_order(const member *m) {
+    return &m->order;
+}
+
+bool member_holds(const member *m) {
+    return m->holds;
 }
 
 bool member_connected(const member *m) {
@@ -103,6 +134,7 @@ static void lost(member *m, int64_t now_us, const char *why) {
             why);
     }
     drop(m);
+    m->hub = (m->hub + 1) % m->options.hubs.count;
     m->dial_us = now_us + m->backoff_us;
     m->backoff_us = m->backoff_us * 2 < BACKOFF_MAX_US ? m->backoff_us * 2 : BACKOFF_MAX_US;
 }
@@ -111,6 +143,7 @@ static void refused(member *m, int64_t now_us, const char *why) {
     m->refused = true;
     (void)status_fail(&m->why, STATUS_MISMATCH, "%s", why);
     drop(m);
+    m->hub = (m->hub + 1) % m->options.hubs.count;
     m->dial_us = now_us + REFUSED_US;
 }
 
@@ -148,6 +181,7 @@ static void take_roster(member *m, const message *r) {
             m->roster_count++;
         }
     }
+    m->holds = r->roster.holds;
     m->changed = true;
     if (m->lost_said) {
         m->lost_said = false;
@@ -156,12 +190,12 @@ static void take_roster(member *m, const message *r) {
     m->backoff_us = BACKOFF_FIRST_US; /* only now is the hub of use again */
 }
 
-/* False when the link has ended. */
+/* False when the link has ended. Stops at an order, which is to be carried out before the next. */
 static bool read_link(member *m, int64_t now_us) {
     str bytes;
     int fd;
-    wire_result r;
-    while ((r = wire_receive(m->link, &bytes, &fd)) == WIRE_MESSAGE) {
+    wire_result r = WIRE_AGAIN;
+    while (!m->ordered && (r = wire_receive(m->link, &bytes, &fd)) == WIRE_MESSAGE) {
         message got;
         diag d;
         m->heard_us = now_us;
@@ -171,6 +205,9 @@ static bool read_link(member *m, int64_t now_us) {
         }
         if (got.type == MESSAGE_ROSTER) {
             take_roster(m, &got);
+        } else if (got.type == MESSAGE_ROLE || got.type == MESSAGE_DRAIN) {
+            m->order = got; /* plain values */
+            m->ordered = true;
         } else if (got.type == MESSAGE_GOODBYE) {
             char text[MESSAGE_GOODBYE_BYTES + 1] = "";
             memcpy(text, got.goodbye.data, got.goodbye.bytes);
@@ -186,7 +223,8 @@ static bool read_link(member *m, int64_t now_us) {
 }
 
 static void dial(member *m, int64_t now_us) {
-    mesh_call call = {.address = m->options.hub, .purpose = HANDSHAKE_CONTROL, .tag = MEMBER_TAG};
+    mesh_call call = {
+        .address = m->options.hubs.list[m->hub], .purpose = HANDSHAKE_CONTROL, .tag = MEMBER_TAG};
     m->dialling = mesh_dial(m->options.mesh, &call, now_us) == STATUS_OK;
     if (!m->dialling) {
         lost(m, now_us, "too many connections under way");
@@ -199,8 +237,11 @@ member_news member_poll(member *m, int64_t now_us, diag *why) {
     }
     if (m->link && read_link(m, now_us)) {
         if (now_us >= m->beat_us) {
-            m->beat_us = now_us + BEAT_US;
+            m->beat_us = now_us + MEMBER_BEAT_US;
             message beat = {.type = MESSAGE_HEARTBEAT};
+            if (m->options.beat) {
+                m->options.beat(m->options.self, &beat);
+            }
             send_message(m, &beat);
         }
         if (m->link) {
@@ -215,6 +256,10 @@ member_news member_poll(member *m, int64_t now_us, diag *why) {
     if (m->changed) {
         m->changed = false;
         return MEMBER_ROSTER;
+    }
+    if (m->ordered) {
+        m->ordered = false;
+        return MEMBER_ORDER;
     }
     return MEMBER_NOTHING;
 }

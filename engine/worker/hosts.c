@@ -40,13 +40,19 @@ static void fill_hello(void *self, message_hello *out) {
     *out = workio_hello(self);
 }
 
+/* For the controller, which sizes the pools by it. */
+static void fill_beat(void *self, message *out) {
+    const worker_state *w = self;
+    out->heartbeat = core_get_heartbeat(w->core);
+}
+
 /* Where others find this worker: as it listens, or, when that is everywhere, as the hub sees it. */
 static void find_address(worker_state *w) {
     hosts *h = w->hosts;
     hostport mine = mesh_address(h->mesh);
     hostport toward;
     if (hostport_is_any(&mine) && w->options->joins &&
-        hostport_toward(&w->options->hub, &toward) == STATUS_OK) {
+        hostport_toward(&w->options->hubs.list[0], &toward) == STATUS_OK) {
         hostport_set_port(&toward, hostport_port(&mine));
         mine = toward;
     }
@@ -56,7 +62,7 @@ static void find_address(worker_state *w) {
 
 static status listen_somewhere(worker_state *w) {
     hostport at = w->options->listen;
-    if (!w->options->listens && hostport_toward(&w->options->hub, &at) != STATUS_OK) {
+    if (!w->options->listens && hostport_toward(&w->options->hubs.list[0], &at) != STATUS_OK) {
         return status_fail_errno(w->d, STATUS_IO, "no way to the hub");
     }
     TRY(mesh_listen(w->hosts->mesh, &at, w->d));
@@ -82,7 +88,8 @@ status hosts_open(worker_state *w) {
     if (!o->joins) {
         return STATUS_OK;
     }
-    member_options me = {.hub = o->hub, .mesh = w->hosts->mesh, .hello = fill_hello, .self = w};
+    member_options me = {
+        .hubs = o->hubs, .mesh = w->hosts->mesh, .hello = fill_hello, .beat = fill_beat, .self = w};
     return member_open(&me, &w->hosts->member, w->d);
 }
 
@@ -358,6 +365,11 @@ static void follow_roster(worker_state *w, int64_t now_us) {
                 w->ended = true;
                 return;
             }
+            continue;
+        }
+        if (n == MEMBER_ORDER) {
+            workio_order(w, member_order(h->member));
+            workio_act(w);
             continue;
         }
         uint32_t count;

@@ -114,9 +114,7 @@ static void handle_event(worker_state *w, const struct epoll_event *e) {
                 ssize_t n = read(w->signal_fd, &info, sizeof info);
                 (void)n;
                 w->hand_back_us = w->draining ? clock_now_us() : 0; /* asked twice: at once */
-                w->draining = true;
-                hosts_leave(w);
-                core_drain(w->core);
+                workio_drain(w);
                 workio_act(w);
             } /* TAG_HOSTS: hosts_turn follows every wait */
             break;

@@ -11,7 +11,7 @@
 #define ENGINE_WORKER_WORKER_H
 
 #include "engine/core/core.h"
-#include "engine/net/clusterkey.h"
+#include "engine/net/member.h"
 #include "kernels/backend.h"
 #include "models/arch/model.h"
 
@@ -29,9 +29,10 @@ typedef struct {
     uint32_t worker;          /* its number; MESSAGE_NO_WORKER: the hub gives it one */
     uint64_t epoch;           /* 0: makes one */
     int gateway_fd; /* the socket of the gateway that started it, taken over; -1: none did */
-    bool joins;     /* a cluster, at `hub` */
+    bool joins;     /* a cluster, at one of `hubs` */
     bool listens;   /* at `listen`; one that joins listens anyway */
-    hostport hub, listen;
+    member_hubs hubs;
+    hostport listen;
     clusterkey key;
     int32_t threads;         /* most compute threads; 0: one a core */
     int32_t threads_own;     /* of them when every worker on this machine is busy */

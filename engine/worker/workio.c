@@ -283,9 +283,9 @@ static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
 /* The role is data: new requests are of the new one from the next message on. Who asks tells by its
  * token that no newer controller has spoken; every gateway hears of it on its own link, in order.
  */
-void workio_set_role(worker_state *w, const message_role *role) {
+static void set_role(worker_state *w, const message_role *role) {
     bool flips = w->options->roles & MESSAGE_ROLE_FLIPS;
-    if (!flips || w->draining || role->token < w->role_token) {
+    if (!flips || w->draining || role->token < w->order_token) {
         LOG(WARN, "worker", "role refused", "roles=%u token=%llu why=\"%s\"", role->roles,
             (unsigned long long)role->token,
             !flips        ? "it was started for one role"
@@ -293,7 +293,7 @@ void workio_set_role(worker_state *w, const message_role *role) {
                           : "the token is stale");
         return;
     }
-    w->role_token = role->token;
+    w->order_token = role->token;
     if (role->roles != core_roles(w->core)) {
         LOG(INFO, "worker", "role changed", "roles=%u token=%llu", role->roles,
             (unsigned long long)role->token);
@@ -305,6 +305,28 @@ void workio_set_role(worker_state *w, const message_role *role) {
         if (w->peers.slots[i].used && w->peers.slots[i].kind == CORE_GATEWAY) {
             send_message(w, i, &m);
         }
+    }
+}
+
+void workio_drain(worker_state *w) {
+    w->draining = true;
+    hosts_leave(w);
+    core_drain(w->core);
+}
+
+void workio_order(worker_state *w, const message *m) {
+    if (m->type == MESSAGE_ROLE) {
+        set_role(w, &m->role);
+    } else if (m->drain.token < w->order_token) {
+        LOG(WARN, "worker", "drain refused", "token=%llu why=\"the token is stale\"",
+            (unsigned long long)m->drain.token);
+    } else {
+        w->order_token = m->drain.token;
+        LOG(INFO, "worker", "draining", "token=%llu", (unsigned long long)m->drain.token);
+        if (m->drain.limit_ms > 0) {
+            w->hand_back_us = clock_now_us() + (int64_t)m->drain.limit_ms * 1000;
+        }
+        workio_drain(w);
     }
 }
 
@@ -335,7 +357,7 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
         return;
     }
     if (m->type == MESSAGE_ROLE && p->parent) {
-        workio_set_role(w, &m->role);
+        workio_order(w, m);
         return;
     }
     if (m->type == MESSAGE_GOODBYE) {

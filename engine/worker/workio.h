@@ -60,7 +60,7 @@ typedef struct {
     int64_t metrics_due_us;
     bool was_busy, was_idle;
     bool draining;
-    uint64_t role_token;  /* of the controller that gave it its role last */
+    uint64_t order_token; /* of the newest controller that has ordered something */
     int64_t hand_back_us; /* when the drain has lasted long enough; 0: not set yet */
     bool handed_back;
     bool ended; /* the gateway is gone, or a step failed */
@@ -87,7 +87,10 @@ void workio_channel(const worker_state *w, kvt *k); /* before a new channel's fi
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
 
-/* A controller gives it a role. */
-void workio_set_role(worker_state *w, const message_role *role);
+/* Takes nothing new from now on, and ends when it has nothing. */
+void workio_drain(worker_state *w);
+
+/* A ROLE or a DRAIN of the controller, by way of the hub or of the gateway that started it. */
+void workio_order(worker_state *w, const message *m);
 
 #endif

@@ -36,6 +36,7 @@ typedef struct {
     uint32_t number; /* of a worker that is MEMBER */
     bool knows;      /* that it has this number: only then do others hear of it */
     hello_kept hello;
+    message_heartbeat beat;
     int64_t heard_us, due_us; /* due: of the end when LEAVING */
 } seat;
 
@@ -44,6 +45,10 @@ struct hub {
     mesh *mesh;
     pthread_t thread;
     int stop_fd;
+    pthread_mutex_t lock; /* of all below */
+    bool open, holds;
+    hubload load;
+    uint64_t latencies_seen;
     int64_t started_us, beat_us;
     hubnumbers numbers;
     bool changed;
@@ -62,6 +67,9 @@ static const char *name_of(const seat *s, char out[32]) {
 }
 
 static void give_up_place(hub *h, seat *s) {
+    if (s->place == MEMBER && s->who.kind == HANDSHAKE_GATEWAY) {
+        hubload_left(&h->load, s->who.epoch);
+    }
     if (s->place == MEMBER && s->who.kind == HANDSHAKE_WORKER) {
         hubnumbers_leave(&h->numbers, s->number, clock_now_us());
         h->changed = true;
@@ -190,6 +198,10 @@ static void accept_link(hub *h, const mesh_event *e, int64_t now_us) {
     }
     bool fits = e->purpose == HANDSHAKE_CONTROL && e->peer.kind != HANDSHAKE_HUB;
     wire *link;
+    if (!h->open) {
+        (void)close(e->fd);
+        return;
+    }
     if (!s || !fits || wire_open_waiting(OUT_BYTES_MAX, &link) != STATUS_OK) {
         LOG(WARN, "hub", "connection dropped", "who=%s why=\"%s\"",
             handshake_kind_name(e->peer.kind), fits ? "no room" : "no member");
@@ -218,7 +230,11 @@ static void on_message(hub *h, seat *s, str bytes, int64_t now_us) {
         s->knows = m.hello.worker == s->number;
         s->hello.hello.roles = m.hello.roles ? m.hello.roles : s->hello.hello.roles;
         h->changed = true;
-    } else if (m.type != MESSAGE_HEARTBEAT) {
+    } else if (m.type == MESSAGE_HEARTBEAT) {
+        s->beat = m.heartbeat;
+    } else if (m.type == MESSAGE_LOAD && s->who.kind == HANDSHAKE_GATEWAY) {
+        hubload_told(&h->load, s->who.epoch, &m.load, now_us);
+    } else {
         refuse(h, s, now_us, "not a message for a hub");
     }
 }
@@ -251,6 +267,7 @@ static void tell_roster(hub *h, seat *to) {
     message_member list[LIMIT_WORKERS];
     message m = {.type = MESSAGE_ROSTER};
     m.roster.list = list;
+    m.roster.holds = h->holds;
     for (int i = 0; i < MEMBERS_MAX; i++) {
         const seat *s = &h->seats[i];
         if (s->place == MEMBER && s->who.kind == HANDSHAKE_WORKER && (s->knows || s == to)) {
@@ -300,8 +317,75 @@ static void *hub_thread(void *argument) {
         if (p[1].revents) {
             return NULL;
         }
+        (void)pthread_mutex_lock(&h->lock);
         turn(h, clock_now_us());
+        (void)pthread_mutex_unlock(&h->lock);
     }
+}
+
+/* ---- other threads -------------------------------------------------------------------------- */
+
+static void look_at(hub *h, hub_view *out) {
+    *out = (hub_view){.counters = h->load.sums, .held = hubload_held(&h->load)};
+    for (int i = 0; i < MEMBERS_MAX; i++) {
+        const seat *s = &h->seats[i];
+        if (s->place != MEMBER) {
+            continue;
+        }
+        if (s->who.kind == HANDSHAKE_GATEWAY) {
+            out->gateways++;
+        } else if (s->knows) {
+            out->workers[s->number].joined = true;
+            out->workers[s->number].roles = s->hello.hello.roles;
+            out->workers[s->number].pid = s->hello.hello.pid;
+            out->workers[s->number].beat = s->beat;
+        }
+    }
+    uint64_t fresh = h->load.latencies_count - h->latencies_seen;
+    out->latencies_count = fresh < HUBLOAD_LATENCIES ? (uint32_t)fresh : HUBLOAD_LATENCIES;
+    for (uint32_t i = 0; i < out->latencies_count; i++) {
+        uint64_t at = h->load.latencies_count - out->latencies_count + i;
+        out->latencies[i] = h->load.latencies[at % HUBLOAD_LATENCIES];
+    }
+    h->latencies_seen = h->load.latencies_count;
+}
+
+void hub_look(hub *h, hub_view *out) {
+    (void)pthread_mutex_lock(&h->lock);
+    look_at(h, out);
+    (void)pthread_mutex_unlock(&h->lock);
+}
+
+bool hub_tell(hub *h, uint32_t worker, const message *m) {
+    (void)pthread_mutex_lock(&h->lock);
+    seat *s = holder(h, worker);
+    bool there = s != NULL && s->knows;
+    if (there) {
+        tell(h, s, m);
+    }
+    (void)pthread_mutex_unlock(&h->lock);
+    return there;
+}
+
+void hub_set_open(hub *h, bool open) {
+    (void)pthread_mutex_lock(&h->lock);
+    for (int i = 0; i < MEMBERS_MAX && h->open && !open; i++) {
+        if (h->seats[i].place != FREE) {
+            leave(h, &h->seats[i]);
+        }
+    }
+    if (open && !h->open) {
+        h->started_us = clock_now_us(); /* those that come have numbers, as after a start */
+    }
+    h->open = open;
+    (void)pthread_mutex_unlock(&h->lock);
+}
+
+void hub_set_holds(hub *h, bool holds) {
+    (void)pthread_mutex_lock(&h->lock);
+    h->changed = h->changed || h->holds != holds;
+    h->holds = holds;
+    (void)pthread_mutex_unlock(&h->lock);
 }
 
 static void give_back(hub *h) {
@@ -313,6 +397,7 @@ static void give_back(hub *h) {
     mesh_close(h->mesh);
     message_scratch_close(h->scratch);
     strbuf_close(&h->encoded);
+    (void)pthread_mutex_destroy(&h->lock);
     if (h->stop_fd >= 0) {
         (void)close(h->stop_fd);
     }
@@ -324,7 +409,9 @@ status hub_start(const hub_options *options, hub **out, diag *d) {
     if (!h) {
         return status_fail(d, STATUS_NOMEM, "no memory for the hub");
     }
+    (void)pthread_mutex_init(&h->lock, NULL);
     h->options = *options;
+    h->open = !options->closed;
     h->numbers.reserved = options->reserved;
     h->encoded = strbuf_make(LIMIT_MESSAGE_BYTES);
     h->started_us = clock_now_us();

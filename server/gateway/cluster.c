@@ -24,6 +24,8 @@ struct cluster {
     mesh *mesh;
     member *member;
     bool had_roster;
+    cluster_load *load; /* NULL: none yet */
+    void *load_self;
     target targets[LIMIT_WORKERS];
 };
 
@@ -34,6 +36,23 @@ static void fill_hello(void *self, message_hello *out) {
                            .epoch = c->epoch,
                            .pid = (uint32_t)getpid(),
                            .model_hash = c->options.model_hash};
+}
+
+static void fill_beat(void *self, message *out) {
+    const cluster *c = self;
+    if (c->load) {
+        *out = (message){.type = MESSAGE_LOAD};
+        c->load(c->load_self, &out->load);
+    }
+}
+
+void cluster_tell(cluster *c, cluster_load *load, void *self) {
+    c->load = load;
+    c->load_self = self;
+}
+
+bool cluster_holds(const cluster *c) {
+    return member_holds(c->member);
 }
 
 status cluster_open(const cluster_options *options, cluster **out, diag *d) {
@@ -49,7 +68,11 @@ status cluster_open(const cluster_options *options, cluster **out, diag *d) {
     memcpy(mo.key, options->key.key, sizeof mo.key);
     status s = mesh_open(&mo, &c->mesh, d);
     if (s == STATUS_OK) {
-        member_options me = {.hub = options->hub, .mesh = c->mesh, .hello = fill_hello, .self = c};
+        member_options me = {.hubs = options->hubs,
+                             .mesh = c->mesh,
+                             .hello = fill_hello,
+                             .beat = fill_beat,
+                             .self = c};
         s = member_open(&me, &c->member, d);
     }
     if (s != STATUS_OK) {
@@ -135,7 +158,9 @@ bool cluster_next(cluster *c, const uint64_t *linked, int64_t now_us, cluster_ev
     for (member_news n; (n = member_poll(c->member, now_us, &why)) != MEMBER_NOTHING;) {
         if (n == MEMBER_ROSTER) {
             take_roster(c);
-            continue;
+        }
+        if (n != MEMBER_REFUSED) {
+            continue; /* orders are for workers */
         }
         LOG(ERROR, "cluster", "the hub refuses this gateway", "why=\"%s\"", why.text);
         if (!c->had_roster) {

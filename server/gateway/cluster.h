@@ -16,7 +16,7 @@
 typedef struct cluster cluster;
 
 typedef struct {
-    hostport hub;
+    member_hubs hubs;
     clusterkey key;
     uint64_t model_hash; /* of this gateway's model file */
     uint32_t local;      /* workers below this number are this process's children: not dialled */
@@ -37,8 +37,17 @@ typedef struct {
     diag why;
 } cluster_event;
 
+/* Fills in what this gateway tells the hub of its load, about once a second. */
+typedef void cluster_load(void *self, message_load *out);
+
 MUST_USE status cluster_open(const cluster_options *options, cluster **out, diag *d);
 void cluster_close(cluster *c);
+
+/* From now on `load` is told; before, only that this gateway is alive. */
+void cluster_tell(cluster *c, cluster_load *load, void *self);
+
+/* Requests are to be taken although there are no workers: the controller will start some. */
+bool cluster_holds(const cluster *c);
 
 /* Readable when cluster_next is worth a call; call it every MESH_TURN_US or so too. */
 int cluster_fd(const cluster *c);

@@ -8,6 +8,7 @@
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/base/rng.h"
+#include "server/gateway/gatescale.h"
 
 /* What one step of priority is worth, in time that a request has waited: more than any waits. */
 static const int64_t PRIORITY_US = 1000000000000;
@@ -51,12 +52,11 @@ static void note_end(gateway_state *g, gatestats_end end, const session_times *t
     g->demand.finished_tokens += t->completion_tokens;
     double share = (double)t->cached_tokens / t->prompt_tokens;
     g->cached_share += 0.02 * ((share < 1 ? share : 1) - g->cached_share);
-    if (g->scale) {
-        int64_t later = t->completion_tokens > 1
-                            ? (t->last_token_us - t->first_token_us) / (t->completion_tokens - 1)
-                            : 0;
-        autoscale_latency(g->scale, t->first_token_us - t->received_us, later);
-    }
+    int64_t first = t->first_token_us - t->received_us;
+    int64_t later = t->completion_tokens > 1
+                        ? (t->last_token_us - t->first_token_us) / (t->completion_tokens - 1)
+                        : 0;
+    gatescale_latency(g, first, later);
 }
 
 static void end_session(gateway_state *g, uint32_t index, gatestats_end end) {

@@ -63,6 +63,9 @@ typedef struct {
     scaler_counters demand; /* since the start */
     double cached_share;    /* of prompts, of late */
     int64_t scale_due_us;
+    message_latency latencies[MESSAGE_LATENCIES_MAX]; /* a ring: of requests that ended */
+    uint64_t latencies_count, latencies_told;         /* ever */
+    message_latency telling[MESSAGE_LATENCIES_MAX];
     uint64_t seed_state;
     int signal_fd;
     int64_t tick_due_us;

@@ -1,6 +1,8 @@
 /* gatescale.c -- heartbeats and counters to the controller, its orders to links and children. */
 #include "server/gateway/gatescale.h"
 
+#include <math.h>
+
 #include "engine/base/clock.h"
 #include "server/drivers/driver_local.h"
 #include "server/http/refusal.h"
@@ -18,8 +20,50 @@ static uint32_t roles(void *self, uint32_t worker) {
     return w->joined ? w->hello.roles & (MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE) : 0;
 }
 
+static uint64_t whole(double x) {
+    return x < 0x1p63 ? (uint64_t)llround(x) : UINT64_C(1) << 63;
+}
+
+static uint32_t requests_held(const gateway_state *g) {
+    return fair_count(g->line) + gate_pending_count(g->gate);
+}
+
+/* Of more requests than a LOAD holds, the latest. */
+static void tell_load(void *self, message_load *out) {
+    gateway_state *g = self;
+    uint64_t fresh = g->latencies_count - g->latencies_told;
+    uint32_t count = fresh < MESSAGE_LATENCIES_MAX ? (uint32_t)fresh : MESSAGE_LATENCIES_MAX;
+    for (uint32_t i = 0; i < count; i++) {
+        g->telling[i] = g->latencies[(g->latencies_count - count + i) % MESSAGE_LATENCIES_MAX];
+    }
+    g->latencies_told = g->latencies_count;
+    *out = (message_load){.requests = whole(g->demand.requests),
+                          .prompt_tokens = whole(g->demand.prompt_tokens),
+                          .prompt_squares = whole(g->demand.prompt_squares),
+                          .finished = whole(g->demand.finished),
+                          .finished_tokens = whole(g->demand.finished_tokens),
+                          .held = requests_held(g),
+                          .latencies_count = count,
+                          .latencies = g->telling};
+}
+
+static uint32_t bounded_us(int64_t us) {
+    return us < 0 ? 0 : us < INT32_MAX ? (uint32_t)us : INT32_MAX;
+}
+
+void gatescale_latency(gateway_state *g, int64_t ttft_us, int64_t tpot_us) {
+    message_latency *l = &g->latencies[g->latencies_count++ % MESSAGE_LATENCIES_MAX];
+    *l = (message_latency){bounded_us(ttft_us), bounded_us(tpot_us)};
+    if (g->scale) {
+        autoscale_latency(g->scale, ttft_us, tpot_us);
+    }
+}
+
 status gatescale_open(gateway_state *g) {
     const gateway_scale *set = g->options->scale;
+    if (g->options->cluster) {
+        cluster_tell(g->options->cluster, tell_load, g);
+    }
     if (!set) {
         return STATUS_OK;
     }
@@ -50,6 +94,9 @@ status gatescale_open(gateway_state *g) {
 }
 
 void gatescale_turn(gateway_state *g, int64_t now_us) {
+    if (!g->scale && g->options->cluster) {
+        g->pool.holds = cluster_holds(g->options->cluster);
+    }
     if (!g->scale || g->stop_by_us || now_us < g->scale_due_us) {
         return;
     }
@@ -59,7 +106,7 @@ void gatescale_turn(gateway_state *g, int64_t now_us) {
         seen.workers[i].joined = g->pool.workers[i].joined;
         seen.workers[i].beat = g->pool.workers[i].heartbeat;
     }
-    seen.held = fair_count(g->line) + gate_pending_count(g->gate);
+    seen.held = requests_held(g);
     autoscale_turn(g->scale, &seen, now_us);
 }
 

@@ -21,6 +21,7 @@ typedef struct {
     message_lease leases[TOKENS_MOST];
     uint64_t pages[TOKENS_MOST];
     message_member members[TOKENS_MOST];
+    message_latency latencies[MESSAGE_LATENCIES_MAX];
     char text[MESSAGE_NUMERICS_BYTES];
 } sample;
 
@@ -109,6 +110,34 @@ static message_heartbeat random_heartbeat(void) {
                                .cached_sequence = rng_next(&state)};
 }
 
+/* What the controller and its hub say and hear. */
+static void random_controller_body(sample *s) {
+    message *m = &s->m;
+    switch (m->type) {
+        case MESSAGE_ROLE:
+            m->role = (message_role){1 + below(3), rng_next(&state)};
+            break;
+        case MESSAGE_DRAIN:
+            m->drain = (message_drain){rng_next(&state), below(1 << 20)};
+            break;
+        case MESSAGE_LOAD:
+            m->load = (message_load){rng_next(&state),
+                                     rng_next(&state),
+                                     rng_next(&state),
+                                     rng_next(&state),
+                                     rng_next(&state),
+                                     below(99),
+                                     below(MESSAGE_LATENCIES_MAX + 1),
+                                     s->latencies};
+            for (uint32_t i = 0; i < m->load.latencies_count; i++) {
+                s->latencies[i] = (message_latency){below(1 << 20), below(1 << 20)};
+            }
+            break;
+        default:
+            break;
+    }
+}
+
 static void random_link_body(sample *s) {
     message *m = &s->m;
     switch (m->type) {
@@ -163,6 +192,7 @@ static void random_link_body(sample *s) {
             m->goodbye = random_text(s, sizeof(s->text));
             break;
         case MESSAGE_ROSTER:
+            m->roster.holds = below(2);
             m->roster.count = below(TOKENS_MOST + 1);
             m->roster.list = s->members;
             for (uint32_t i = 0; i < m->roster.count; i++) {
@@ -170,10 +200,8 @@ static void random_link_body(sample *s) {
                                                  random_text(s, MESSAGE_ADDRESS_BYTES)};
             }
             break;
-        case MESSAGE_ROLE:
-            m->role = (message_role){1 + below(3), rng_next(&state)};
-            break;
         default:
+            random_controller_body(s);
             break;
     }
 }

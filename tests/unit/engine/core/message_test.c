@@ -83,6 +83,33 @@ static void same_heartbeat(const message_heartbeat *x, const message_heartbeat *
     same_fit(&x->decode_fit, &y->decode_fit);
 }
 
+static void same_load(const message_load *x, const message_load *y) {
+    cr_assert(x->requests == y->requests && x->prompt_tokens == y->prompt_tokens &&
+              x->prompt_squares == y->prompt_squares && x->finished == y->finished &&
+              x->finished_tokens == y->finished_tokens && x->held == y->held &&
+              x->latencies_count == y->latencies_count);
+    for (uint32_t i = 0; i < x->latencies_count; i++) {
+        cr_assert(x->latencies[i].ttft_us == y->latencies[i].ttft_us &&
+                  x->latencies[i].tpot_us == y->latencies[i].tpot_us);
+    }
+}
+
+static void same_controller_body(const message *a, const message *b) {
+    switch (a->type) {
+        case MESSAGE_ROLE:
+            cr_assert(a->role.roles == b->role.roles && a->role.token == b->role.token);
+            break;
+        case MESSAGE_DRAIN:
+            cr_assert(a->drain.token == b->drain.token && a->drain.limit_ms == b->drain.limit_ms);
+            break;
+        case MESSAGE_LOAD:
+            same_load(&a->load, &b->load);
+            break;
+        default:
+            break;
+    }
+}
+
 static void same_link_body(const message *a, const message *b) {
     switch (a->type) {
         case MESSAGE_HELLO:
@@ -115,14 +142,12 @@ static void same_link_body(const message *a, const message *b) {
             break;
         case MESSAGE_ROSTER:
             cr_assert_eq(a->roster.count, b->roster.count);
+            cr_assert_eq(a->roster.holds, b->roster.holds);
             for (uint32_t i = 0; i < a->roster.count; i++) {
                 const message_member *v = &a->roster.list[i], *w = &b->roster.list[i];
                 cr_assert(v->worker == w->worker && v->epoch == w->epoch && v->roles == w->roles);
                 cr_assert(str_equal(v->address, w->address));
             }
-            break;
-        case MESSAGE_ROLE:
-            cr_assert(a->role.roles == b->role.roles && a->role.token == b->role.token);
             break;
         case MESSAGE_HEARTBEAT:
             same_heartbeat(&a->heartbeat, &b->heartbeat);
@@ -146,6 +171,7 @@ static void same_link_body(const message *a, const message *b) {
             cr_assert(str_equal(a->metrics, b->metrics));
             break;
         default:
+            same_controller_body(a, b);
             break;
     }
 }
@@ -248,6 +274,9 @@ static void within_limits(const message *m) {
             break;
         case MESSAGE_LEASES:
             cr_assert_leq(m->leases.count, MESSAGE_LEASES_MAX);
+            break;
+        case MESSAGE_LOAD:
+            cr_assert_leq(m->load.latencies_count, MESSAGE_LATENCIES_MAX);
             break;
         case MESSAGE_SUBMIT:
         case MESSAGE_RESERVE:
@@ -464,6 +493,9 @@ static void layers_past_the_end(sample *s) {
 static void free_above_total(sample *s) {
     s->m.heartbeat.pages_free = s->m.heartbeat.pages_total + 1;
 }
+static void too_many_latencies(sample *s) {
+    s->m.load.latencies_count = MESSAGE_LATENCIES_MAX + 1;
+}
 static void control_byte(sample *s) {
     s->m.hello.numerics = str_from("a\033[2J");
 }
@@ -494,6 +526,7 @@ static const struct {
     {"prefix_pages", prefix_above_pages, MESSAGE_GRANT},
     {"layers", layers_past_the_end, MESSAGE_ANNOUNCE},
     {"pages_free", free_above_total, MESSAGE_HEARTBEAT},
+    {"latencies", too_many_latencies, MESSAGE_LOAD},
     {"numerics", control_byte, MESSAGE_HELLO},
     {"tokens", too_many_first_tokens, MESSAGE_HANDOFF},
     {"type", type_zero, MESSAGE_CANCEL},

@@ -77,7 +77,8 @@ static void join_with(node *n, const hub *h, handshake_kind kind, const message_
                        .version_max = version};
     memset(mo.key, key, sizeof mo.key);
     cr_assert_eq(mesh_open(&mo, &n->mesh, &d), STATUS_OK);
-    member_options me = {.hub = hub_address(h), .mesh = n->mesh, .hello = give_hello, .self = n};
+    member_options me = {
+        .hubs = {{hub_address(h)}, 1}, .mesh = n->mesh, .hello = give_hello, .self = n};
     cr_assert_eq(member_open(&me, &n->member, &d), STATUS_OK);
 }
 
@@ -137,6 +138,119 @@ static bool settle(node *n) {
             usleep(2000);                                        \
         }                                                        \
     } while (0)
+
+static void say_load(void *self, message *out) {
+    static const message_latency one = {5000, 700};
+    node *n = self;
+    out->type = MESSAGE_LOAD;
+    out->load = (message_load){
+        .requests = n->hello.epoch, .held = 2, .latencies_count = 1, .latencies = &one};
+}
+
+static void say_running(void *self, message *out) {
+    (void)self;
+    out->heartbeat = (message_heartbeat){.pages_total = 64, .pages_free = 60, .running = 5};
+}
+
+/* A member that tells something of itself. */
+static void join_telling(node *n, const hub *h, handshake_kind kind, message_hello hello,
+                         void (*beat)(void *, message *)) {
+    diag d;
+    join_with(n, h, kind, &hello, 'k', MESSAGE_VERSION);
+    member_close(n->member);
+    member_options me = {.hubs = {{hub_address(h)}, 1},
+                         .mesh = n->mesh,
+                         .hello = give_hello,
+                         .beat = beat,
+                         .self = n};
+    cr_assert_eq(member_open(&me, &n->member, &d), STATUS_OK);
+}
+
+Test(hub, hears_how_loaded_everybody_is) {
+    hub *h = start(2);
+    node a, gateway;
+    hub_view v;
+    message_hello hello = {.version = MESSAGE_VERSION, .worker = MESSAGE_NO_WORKER, .epoch = 9};
+    hello.model_hash = 0x77;
+    join_telling(&a, h, HANDSHAKE_WORKER, worker_hello(1, 1001), say_running);
+    join_telling(&gateway, h, HANDSHAKE_GATEWAY, hello, say_load);
+    uint32_t latencies = 0;
+    UNTIL((settle(&a), turn(&gateway), hub_look(h, &v), latencies += v.latencies_count,
+           v.workers[1].beat.running == 5 && v.held == 2),
+          "both are heard");
+    cr_assert(v.workers[1].joined);
+    cr_assert_eq(v.workers[1].roles, MESSAGE_ROLE_DECODE);
+    cr_assert_eq(v.gateways, 1);
+    gateway.hello.epoch = 30; /* its sum from now on */
+    UNTIL((turn(&gateway), hub_look(h, &v), latencies += v.latencies_count,
+           v.counters.requests == 21),
+          "what has come since");
+    cr_assert_geq(latencies, 2, "each is seen once");
+    leave(&gateway);
+    UNTIL((settle(&a), hub_look(h, &v), v.gateways == 0), "it is gone");
+    cr_assert_eq(v.held, 0);
+    cr_assert_eq(v.counters.requests, 21, "and what came there came");
+    leave(&a);
+    hub_stop(h);
+}
+
+Test(hub, passes_orders_on_and_only_to_members) {
+    hub *h = start(0);
+    node a;
+    hub_view v;
+    join(&a, h, MESSAGE_NO_WORKER, 1001);
+    UNTIL((settle(&a), hub_look(h, &v), v.workers[0].joined), "it is there");
+    message role = {.type = MESSAGE_ROLE, .role = {MESSAGE_ROLE_PREFILL, 77}};
+    message drain = {.type = MESSAGE_DRAIN, .drain = {78, 5000}};
+    cr_assert_not(hub_tell(h, 1, &role), "nobody has that number");
+    cr_assert(hub_tell(h, 0, &role));
+    cr_assert(hub_tell(h, 0, &drain));
+    message got[2];
+    uint32_t count = 0;
+    while (count < 2) {
+        mesh_event e;
+        diag why;
+        int64_t now = clock_now_us();
+        while (mesh_next(a.mesh, now, &e)) {
+            member_event(a.member, &e, now);
+        }
+        if (member_poll(a.member, now, &why) == MEMBER_ORDER) {
+            got[count++] = *member_order(a.member);
+        }
+    }
+    cr_assert(got[0].type == MESSAGE_ROLE && got[0].role.token == 77 &&
+              got[0].role.roles == MESSAGE_ROLE_PREFILL);
+    cr_assert(got[1].type == MESSAGE_DRAIN && got[1].drain.token == 78 &&
+              got[1].drain.limit_ms == 5000);
+    leave(&a);
+    hub_stop(h);
+}
+
+Test(hub, members_go_to_the_one_that_is_open) {
+    hub *first = start(0), *second = start(0);
+    node a;
+    diag d;
+    hub_view v;
+    join(&a, first, MESSAGE_NO_WORKER, 1001);
+    member_close(a.member);
+    member_options me = {.hubs = {{hub_address(first), hub_address(second)}, 2},
+                         .mesh = a.mesh,
+                         .hello = give_hello,
+                         .self = &a};
+    cr_assert_eq(member_open(&me, &a.member, &d), STATUS_OK);
+    hub_set_open(first, false);
+    UNTIL((settle(&a), hub_look(second, &v), v.workers[0].joined), "it found the second");
+    hub_set_open(first, true);
+    hub_set_open(second, false);
+    UNTIL((settle(&a), hub_look(first, &v), v.workers[0].joined), "and the first");
+    cr_assert_not(a.refused, "nobody was told off");
+    cr_assert_not(member_holds(a.member));
+    hub_set_holds(first, true);
+    UNTIL((settle(&a), member_holds(a.member)), "the roster tells");
+    leave(&a);
+    hub_stop(first);
+    hub_stop(second);
+}
 
 Test(hub, numbers_workers_and_tells_all) {
     hub *h = start(2);
