@@ -256,6 +256,9 @@ static void core_forget_receives(core *c, const record *r) {
 void core_leave(core *c, record *r) {
     CHECK(r->state != RECORD_GONE);
     core_forget_receives(c, r);
+    if (r->computed < r->tokens_count) {
+        c->stats.prompt_tokens_lost += (uint64_t)(r->computed - r->cached);
+    }
     if (r->state == RECORD_DECODING && r->computed == r->tokens_count) {
         for (int32_t i = r->params.choices; i-- > 0;) {
             const record_seq *s = &r->seqs[i];
@@ -461,7 +464,7 @@ static bool core_overdue(core *c, links_transfer *list, uint32_t count) {
 message_heartbeat core_get_heartbeat(const core *c) {
     core_stats stats;
     core_get_stats(c, &stats);
-    return (message_heartbeat){
+    message_heartbeat h = {
         .steps = stats.steps,
         .pages_free = stats.pages_free,
         .pages_total = stats.pages_total,
@@ -475,6 +478,12 @@ message_heartbeat core_get_heartbeat(const core *c) {
         .prefill_fit = stats.prefill_fit,
         .decode_fit = stats.decode_fit,
     };
+    if (c->options.waste) {
+        h.waste.unit = c->options.waste->unit;
+        h.waste.share_milli = c->options.waste->share_milli;
+        waste_total(c->options.waste, c->now_us, h.waste.us);
+    }
+    return h;
 }
 
 static void core_heartbeat(core *c, uint32_t peer) {

@@ -20,6 +20,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/slab.h"
 #include "engine/core/message.h"
+#include "engine/core/waste.h"
 
 typedef struct core core;
 
@@ -48,6 +49,7 @@ typedef struct {
     int64_t heartbeat_us;         /* 1 s: how often this worker says it is alive */
     int64_t silence_us;           /* 3 s: a worker link this quiet is torn down */
     uint64_t hash_key[2];         /* secret of the prefix cache */
+    const waste *waste;           /* the owner's, told in heartbeats; NULL: none */
 } core_options;
 
 /* What core_create takes from its arena, at most (address space: it is touched as it is used). */
@@ -204,6 +206,8 @@ typedef struct {
     uint64_t prompt_tokens_computed; /* rows of prompts that this worker ran */
     uint64_t prompt_tokens_cached;   /* found in the prefix cache instead */
     uint64_t prompt_tokens_received; /* came with transferred pages */
+    uint64_t prompt_tokens_repeated; /* computed again: the request was further, elsewhere */
+    uint64_t prompt_tokens_lost;     /* computed for nothing: evicted, or the request left */
     uint64_t tokens_generated;
     uint64_t requests_accepted;
     uint64_t requests_finished; /* ended here with their last token */

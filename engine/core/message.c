@@ -258,6 +258,16 @@ static void walk_fit(codec *c, stepmodel_fit *f) {
     f->samples = u32(c, "samples", f->samples, 0, UINT32_MAX);
 }
 
+static void walk_waste(codec *c, message_waste *w) {
+    w->unit = (waste_unit)number(c, "unit", 1, (uint64_t)w->unit, 0, WASTE_UNITS - 1);
+    w->share_milli = u32(c, "share_milli", w->share_milli, 0, INT32_MAX);
+    for (int p = 0; p < WASTE_POOLS; p++) {
+        for (int s = 0; s < WASTE_STATES; s++) {
+            w->us[p][s] = number(c, "state_us", 8, w->us[p][s], 0, INT64_MAX);
+        }
+    }
+}
+
 static void walk_heartbeat(codec *c, message_heartbeat *h) {
     h->steps = u64(c, "steps", h->steps);
     h->pages_total = u32(c, "pages_total", h->pages_total, 0, INT32_MAX);
@@ -271,6 +281,7 @@ static void walk_heartbeat(codec *c, message_heartbeat *h) {
     h->queued_us = number(c, "queued_us", 8, h->queued_us, 0, INT64_MAX);
     walk_fit(c, &h->prefill_fit);
     walk_fit(c, &h->decode_fit);
+    walk_waste(c, &h->waste);
     h->cached_sequence = u64(c, "cached_sequence", h->cached_sequence);
 }
 

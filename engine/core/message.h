@@ -14,6 +14,7 @@
 #include "engine/base/str.h"
 #include "engine/core/request.h"
 #include "engine/core/stepmodel.h"
+#include "engine/core/waste.h"
 
 enum { MESSAGE_VERSION = 4, MESSAGE_VERSION_MIN = 4 };
 
@@ -163,6 +164,13 @@ typedef struct {
     str address;
 } message_member;
 
+/* Where the time went for which it has its device; sums of this life. */
+typedef struct {
+    waste_unit unit;
+    uint32_t share_milli;
+    uint64_t us[WASTE_POOLS][WASTE_STATES];
+} message_waste;
+
 typedef struct {
     uint64_t steps;      /* engine steps so far: a frozen engine shows */
     uint32_t pages_free; /* free or only held by the prefix cache */
@@ -176,6 +184,7 @@ typedef struct {
     uint64_t queued_us;         /* predicted time of queued_tokens; 0 when not known */
     stepmodel_fit prefill_fit;  /* measured here, without cold starts */
     stepmodel_fit decode_fit;
+    message_waste waste;
     uint64_t cached_sequence; /* of this link's last CACHED: a loss shows though none follows */
 } message_heartbeat;
 

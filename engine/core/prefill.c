@@ -147,6 +147,7 @@ static void prefill_inherit(core *c, record *r, record *old) {
     to->pages_count = record_pages_of(r->tokens_count);
     r->cached = old->cached;
     r->chain = old->chain;
+    old->cached = old->computed; /* nothing of it is lost */
 }
 
 /* Its grant, here already or still to come, will find nobody. */
@@ -360,6 +361,7 @@ bool prefill_evict(core *c, const record *for_record) {
             return false; /* never an older one for a younger */
         }
         core_drop_pages(c, r);
+        c->stats.prompt_tokens_lost += (uint64_t)(r->computed - r->cached);
         r->computed = r->cached = 0;
         r->chain = (prefix_chain){0};
         c->stats.evictions++;

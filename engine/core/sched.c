@@ -332,6 +332,7 @@ static void sched_release_gone(core *c) {
             continue;
         }
         s->items[i].record = NULL;
+        c->stats.prompt_tokens_lost += s->items[i].prompt ? (uint64_t)s->items[i].rows : 0;
         if (r->in_step) {
             r->in_step = false;
             for (int32_t k = 0; k < r->params.choices; k++) {
@@ -395,6 +396,9 @@ static void sched_apply_prompt(core *c, const core_item *item, const request_tok
     }
     r->step_rows = 0;
     c->stats.prompt_tokens_computed += (uint64_t)item->rows;
+    if (r->tokens_count > r->prompt_count) {
+        c->stats.prompt_tokens_repeated += (uint64_t)item->rows;
+    }
     if (r->role == RECORD_PREFILL) {
         prefill_computed(c, r, item->rows, count > 0 ? samples : NULL);
     } else {

@@ -192,7 +192,8 @@ def message():
         "hello": head(1) + hello,
         "peer": head(2) + struct.pack("<IQBBB", 1, 2, 3, 1, 0) + text(b"127.0.0.1:1"),
         "heartbeat": head(3) + struct.pack("<QIIIIQIIIQ", 1, 9, 8, 1, 0, 5, 6, 7, 256, 9) +
-        struct.pack("<fffI", 1, 2, 0.5, 9) * 2 + struct.pack("<Q", 3),
+        struct.pack("<fffI", 1, 2, 0.5, 9) * 2 +
+        struct.pack("<BI21QQ", 1, 1000, *range(21), 3),
         "cached": head(25) + struct.pack("<QBI2Q", 1, 1, 2, 6, 9),
         "resync": head(26),
         "leases": head(4) + struct.pack("<IQIQI", 2, 1, 1, 2, 1),

@@ -107,6 +107,10 @@ static message_heartbeat random_heartbeat(void) {
                                .queued_us = rng_next(&state) / 2,
                                .prefill_fit = {1.5f, 0, 0.25f, below(99)},
                                .decode_fit = {0, 3e9f, 1e-9f, below(99)},
+                               .waste = {.unit = WASTE_CORE,
+                                         .share_milli = below(9000),
+                                         .us = {[WASTE_POOL_DECODE][WASTE_BUSY] = below(1 << 30),
+                                                [WASTE_POOL_BOTH][WASTE_START] = below(999)}},
                                .cached_sequence = rng_next(&state)};
 }
 

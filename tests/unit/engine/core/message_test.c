@@ -81,6 +81,9 @@ static void same_heartbeat(const message_heartbeat *x, const message_heartbeat *
               x->cached_sequence == y->cached_sequence);
     same_fit(&x->prefill_fit, &y->prefill_fit);
     same_fit(&x->decode_fit, &y->decode_fit);
+    cr_assert_eq(x->waste.unit, y->waste.unit);
+    cr_assert_eq(x->waste.share_milli, y->waste.share_milli);
+    cr_assert_arr_eq(x->waste.us, y->waste.us, sizeof x->waste.us);
 }
 
 static void same_load(const message_load *x, const message_load *y) {
