@@ -3,6 +3,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
+#include "kvtransfer/kvtplanted.h"
 
 status kvt_begin(kvt *k, const kvt_transport *t, const kvt_pool *pool, uint64_t generation,
                  bool receiver) {
@@ -90,8 +91,9 @@ frame kvt_job_frame(const kvt *k, const kvt_job *job) {
 
 kvt_outcome kvt_judge(const kvt *k, const kvt_job *job, const frame *f) {
     frame want = kvt_job_frame(k, job);
-    if (f->generation != want.generation || f->request != want.request ||
-        f->attempt != want.attempt || f->group != want.group || f->sequence != want.sequence) {
+    if ((f->generation != want.generation && !KVTPLANTED(GENERATION_IGNORED)) ||
+        f->request != want.request || f->attempt != want.attempt || f->group != want.group ||
+        f->sequence != want.sequence) {
         return KVT_DAMAGED;
     }
     if (f->junk) {
@@ -128,7 +130,10 @@ kvt_result kvt_receive(kvt *k, kvt_arrival *out) {
         return KVT_FAILED;
     }
     if (k->posted_count == 0) {
-        return KVT_AGAIN;
+        if (k->transport->idle) {
+            k->transport->idle(k);
+        }
+        return k->failed ? KVT_FAILED : KVT_AGAIN;
     }
     const kvt_job *job = &k->posted[k->posted_first];
     kvt_result r = stage_fits(k, job) ? k->transport->receive(k, job, out) : KVT_FAILED;

@@ -77,6 +77,8 @@ typedef struct {
     int (*event_fd)(const kvt *k);
     void (*event_clear)(kvt *k);
     void (*close)(kvt *k);
+    /* A receiver looks after its channel while nothing is posted; NULL: it need not. */
+    void (*idle)(kvt *k);
 } kvt_transport;
 
 /* Shared by the transports: each one's struct begins with it. */

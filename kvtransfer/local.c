@@ -112,7 +112,8 @@ static void local_close(kvt *k) {
 }
 
 static const kvt_transport local_transport = {
-    "local", local_send, local_sent, local_receive, local_event_fd, local_event_clear, local_close};
+    "local",        local_send,        local_sent,  local_receive,
+    local_event_fd, local_event_clear, local_close, NULL};
 
 status local_pair(const kvt_pool *from, const kvt_pool *to, uint64_t generation, kvt **sender,
                   kvt **receiver, diag *d) {

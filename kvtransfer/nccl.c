@@ -15,9 +15,7 @@
 #include "kvtransfer/nccl.h"
 
 #ifdef WEIR_HAVE_NCCL
-#include <pthread.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -26,14 +24,14 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
-#include "kvtransfer/ncclapi.h"
+#include "kvtransfer/kvtplanted.h"
+#include "kvtransfer/ncclhold.h"
 
 enum {
     OFFER_BYTES = 8 + 8 + NCCL_UNIQUE_ID_BYTES,
     ANSWER_BYTES = 16,
     WIRE_BYTES_MAX = 1 << 16,
-    WARM_BYTES = 256,
-    STUCK_MAX = 64
+    WARM_BYTES = 256
 };
 
 static const char offer_magic[8] = "KVTNCC\0\1";
@@ -54,16 +52,6 @@ typedef enum {
     ENDING       /* P: done */
 } step;
 
-/* What an abort has to give back, apart from the channel, which does not wait for it. */
-typedef struct {
-    ncclComm_t comm;
-    cudaStream_t stream;
-    cudaEvent_t event;
-    void *stage;
-    int device;
-    int slot;
-} holding;
-
 typedef struct {
     kvt base;
     const ncclapi *api;
@@ -75,7 +63,7 @@ typedef struct {
     step step;
     int64_t deadline_us; /* of the step, when it is not IDLE */
     int64_t started_us;
-    holding device;
+    ncclhold device;
     kvt_job job;  /* sender: under way */
     bool has_job; /* sender: from kvt_send until its done; receiver: an announcement is there */
     frame frame;  /* of the job, or announced */
@@ -85,80 +73,12 @@ typedef struct {
     char reason[160];
 } pair;
 
-/* ---- aborting ------------------------------------------------------------------------------- */
-
-/* When the aborts that run began; 0: free. */
-static _Atomic int64_t aborts[STUCK_MAX];
-static _Atomic unsigned aborts_lost; /* for which there was no thread or no room */
-
 unsigned nccl_aborting(bool *hung) {
-    unsigned count = atomic_load(&aborts_lost);
-    int64_t now = clock_now_us();
-    *hung = count > 0;
-    for (int i = 0; i < STUCK_MAX; i++) {
-        int64_t since = atomic_load(&aborts[i]);
-        count += since != 0;
-        *hung = *hung || (since != 0 && now - since > NCCL_ABORT_US);
-    }
-    return count;
+    return ncclhold_aborting(hung);
 }
 
-/* Frees what only the abort made free to give back: nothing on the stream runs any more. */
-static void *abort_run(void *argument) {
-    holding h = *(holding *)argument;
-    const ncclapi *api;
-    diag d;
-    mem_free(argument);
-    if (ncclapi_load(&api, &d) == STATUS_OK) {
-        (void)api->cudaSetDevice(h.device);
-        if (h.comm) {
-            (void)api->ncclCommAbort(h.comm);
-        }
-        if (h.event) {
-            (void)api->cudaEventDestroy(h.event);
-        }
-        if (h.stream) {
-            (void)api->cudaStreamDestroy(h.stream);
-        }
-        if (h.stage) {
-            (void)api->cudaFree(h.stage);
-        }
-    }
-    atomic_store(&aborts[h.slot], 0);
-    return NULL;
-}
-
-static int abort_slot(void) {
-    for (int i = 0; i < STUCK_MAX; i++) {
-        int64_t free_slot = 0;
-        if (atomic_compare_exchange_strong(&aborts[i], &free_slot, clock_now_us())) {
-            return i;
-        }
-    }
-    return -1;
-}
-
-/* Lets go of all that is on the device; a helper waits for it. */
-static void let_go(pair *n) {
-    holding *h = mem_alloc(1, sizeof *h);
-    pthread_t helper;
-    if (!n->device.comm && !n->device.stream && !n->device.stage) {
-        mem_free(h);
-        return;
-    }
-    n->device.slot = abort_slot();
-    bool started = false;
-    if (h && n->device.slot >= 0) {
-        *h = n->device;
-        started = pthread_create(&helper, NULL, abort_run, h) == 0;
-    }
-    if (started) {
-        (void)pthread_detach(helper);
-    } else {
-        mem_free(h);
-        atomic_fetch_add(&aborts_lost, 1);
-    }
-    n->device = (holding){.device = n->options.device};
+uint64_t nccl_staged(void) {
+    return ncclhold_staged();
 }
 
 __attribute__((format(printf, 2, 3))) static void broken(pair *n, const char *format, ...) {
@@ -169,7 +89,7 @@ __attribute__((format(printf, 2, 3))) static void broken(pair *n, const char *fo
         va_end(args);
         n->base.failed = true;
     }
-    let_go(n);
+    ncclhold_let_go(&n->device);
 }
 
 const char *nccl_reason(const kvt *k) {
@@ -230,7 +150,7 @@ static void enter_step(pair *n, step s) {
 
 /* One send or receive of staging. */
 static void transfer(pair *n, uint64_t bytes, step next) {
-    holding *h = &n->device;
+    ncclhold *h = &n->device;
     bool good = nccl_ok(n, "group", n->api->ncclGroupStart());
     if (good) {
         ncclResult_t r = n->sender
@@ -246,7 +166,7 @@ static void transfer(pair *n, uint64_t bytes, step next) {
 
 /* Stream, event, staging and a communicator that begins to form. */
 static void join(pair *n, const ncclUniqueId *id) {
-    holding *h = &n->device;
+    ncclhold *h = &n->device;
     int least = 0, greatest = 0;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
@@ -258,7 +178,7 @@ static void join(pair *n, const ncclUniqueId *id) {
         cuda_ok(n, "stream",
                 n->api->cudaStreamCreateWithPriority(&h->stream, cudaStreamNonBlocking, least)) &&
         cuda_ok(n, "event", n->api->cudaEventCreateWithFlags(&h->event, cudaEventDisableTiming)) &&
-        cuda_ok(n, "staging", n->api->cudaMalloc(&h->stage, n->options.stage_bytes)) &&
+        cuda_ok(n, "staging", ncclhold_stage(h, n->options.stage_bytes)) &&
         nccl_ok(n, "joining",
                 n->api->ncclCommInitRankConfig(&h->comm, 2, *id, n->sender ? 0 : 1, &config))) {
         enter_step(n, JOINING);
@@ -411,6 +331,10 @@ static void begin(pair *n, const kvt_job *front) {
         }
         return;
     }
+    if (!front) {
+        broken(n, "nccl: an announcement without a post");
+        return;
+    }
     n->started_us = clock_now_us();
     n->deadline_us = n->started_us + n->options.transfer_us;
     n->outcome = kvt_judge(&n->base, front, &n->frame);
@@ -527,7 +451,8 @@ static void advance(pair *n, const kvt_job *front) {
         }
     } while (!n->base.failed && n->step != before);
     bool waits = n->step != IDLE && (n->sender || n->step != ENDING);
-    if (waits && !copying(n) && !n->base.failed && clock_now_us() > n->deadline_us) {
+    bool late = clock_now_us() > n->deadline_us && !KVTPLANTED(DEADLINE_MISSING);
+    if (waits && !copying(n) && !n->base.failed && late) {
         broken(n, "nccl: %s took longer than %lld ms", n->up ? "a transfer" : "setting up the pair",
                (long long)(n->up ? n->options.transfer_us : n->options.setup_us) / 1000);
     }
@@ -586,6 +511,10 @@ static kvt_result nccl_receive(kvt *k, const kvt_job *job, kvt_arrival *out) {
     return KVT_DONE;
 }
 
+static void nccl_idle(kvt *k) {
+    advance((pair *)k, NULL);
+}
+
 static int nccl_event_fd(const kvt *k) {
     return ((const pair *)k)->epoll_fd;
 }
@@ -604,18 +533,20 @@ static void close_fd(int fd) {
 static void nccl_close(kvt *k) {
     pair *n = (pair *)k;
     int64_t until = clock_now_us() + n->options.transfer_us;
-    while (copying(n) && !k->failed && !copied(n) && clock_now_us() < until) {
+    while (copying(n) && !k->failed && !copied(n) && clock_now_us() < until &&
+           !KVTPLANTED(PAGES_TOO_EARLY)) {
         (void)usleep(50);
     }
-    let_go(n);
+    ncclhold_let_go(&n->device);
     wire_close(n->wire);
     close_fd(n->timer_fd);
     close_fd(n->epoll_fd);
     mem_free(n);
 }
 
-static const kvt_transport nccl_transport = {
-    "nccl", nccl_send, nccl_sent, nccl_receive, nccl_event_fd, nccl_event_clear, nccl_close};
+static const kvt_transport nccl_transport = {"nccl",       nccl_send,     nccl_sent,
+                                             nccl_receive, nccl_event_fd, nccl_event_clear,
+                                             nccl_close,   nccl_idle};
 
 status nccl_open(const kvt_pool *pool, const nccl_options *options, uint64_t generation,
                  bool receiver, kvt **out, diag *d) {
@@ -699,6 +630,10 @@ const char *nccl_reason(const kvt *k) {
 
 unsigned nccl_aborting(bool *hung) {
     *hung = false;
+    return 0;
+}
+
+uint64_t nccl_staged(void) {
     return 0;
 }
 #endif

@@ -211,8 +211,8 @@ static void shm_close(kvt *k) {
     mem_free(s);
 }
 
-static const kvt_transport shm_transport = {"shm",        shm_send,        shm_sent, shm_receive,
-                                            shm_event_fd, shm_event_clear, shm_close};
+static const kvt_transport shm_transport = {"shm",        shm_send,        shm_sent,  shm_receive,
+                                            shm_event_fd, shm_event_clear, shm_close, NULL};
 
 static status shm_map(shm *s, diag *d) {
     void *p = mmap(NULL, CONTROL_BYTES + s->ring_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,

@@ -337,8 +337,8 @@ static void tcp_close(kvt *k) {
     mem_free(t);
 }
 
-static const kvt_transport tcp_transport = {"tcp",        tcp_send,        tcp_sent, tcp_receive,
-                                            tcp_event_fd, tcp_event_clear, tcp_close};
+static const kvt_transport tcp_transport = {"tcp",        tcp_send,        tcp_sent,  tcp_receive,
+                                            tcp_event_fd, tcp_event_clear, tcp_close, NULL};
 
 status tcp_open(const kvt_pool *pool, uint64_t generation, bool receiver, kvt **out, diag *d) {
     tcp *t = mem_calloc(1, sizeof *t);

@@ -1,0 +1,44 @@
+/* ncclhold.h -- what a channel has on its device, and how it is given back.
+ *
+ * Purpose    A communicator that has failed ends only by an abort, which may take long or for ever,
+ *            and until then its operations may write staging. So all of it is let go together: a
+ *            helper thread aborts, and only then gives the rest back.
+ * Ownership  Staging is kept for the next pair that wants as much, and never freed: cudaFree waits
+ *            for the whole device, and so for other pairs' transfers.
+ * Threads    ncclhold_let_go and the counts: any. A hold: one thread at a time.
+ * Limits     NCCLHOLD_ABORTS aborts at once; NCCLHOLD_STAGES kept stagings (what is more is freed).
+ */
+#ifndef KVTRANSFER_NCCLHOLD_H
+#define KVTRANSFER_NCCLHOLD_H
+
+#ifdef WEIR_HAVE_NCCL
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "kvtransfer/ncclapi.h"
+
+enum { NCCLHOLD_ABORTS = 64, NCCLHOLD_STAGES = 64 };
+
+typedef struct {
+    ncclComm_t comm;
+    cudaStream_t stream;
+    cudaEvent_t event;
+    void *stage;
+    uint64_t stage_bytes;
+    int device;
+    int slot; /* of the abort */
+} ncclhold;
+
+/* Staging on the current device, which is the hold's. */
+cudaError_t ncclhold_stage(ncclhold *h, uint64_t bytes);
+
+/* Lets go of everything in `h`, which is empty afterwards. Returns at once. */
+void ncclhold_let_go(ncclhold *h);
+
+/* Aborts that have not returned. `*hung`: one has been at it for NCCL_ABORT_US. */
+unsigned ncclhold_aborting(bool *hung);
+
+/* Bytes of staging that pairs have now. */
+uint64_t ncclhold_staged(void);
+#endif
+#endif
