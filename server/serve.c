@@ -1,4 +1,4 @@
-/* serve.c -- flags, model, workers, banner. */
+/* serve.c -- model, workers, banner. */
 #define _GNU_SOURCE
 #include "server/serve.h"
 
@@ -8,7 +8,6 @@
 #include <unistd.h>
 
 #include "engine/base/clock.h"
-#include "engine/base/config.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/hash.h"
 #include "engine/base/log.h"
@@ -17,281 +16,12 @@
 #include "models/file/gguf.h"
 #include "server/control/hub.h"
 #include "server/gateway/gateway.h"
+#include "server/serveflags.h"
 #include "server/version.h"
 #include "server/workerflags.h"
 
 typedef struct {
-    const char *host, *model, *served_name, *api_key, *api_key_file, *trace, *profile;
-    const char *join, *cluster_listen, *key_file;
-    int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
-    int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
-        silence_ms, pending_ms;
-    int32_t backend, kv_dtype, activations, weights, kv_transport, route, log_level;
-    bool aggregated, metrics_open, log_json, deterministic;
-    int64_t device;
-    double memory_fraction;
-    bool autoscale, dry_run;
-    int64_t prefill_min, prefill_max, decode_min, decode_max, slo_ttft_ms, slo_tpot_ms, hold_s,
-        idle_s;
-    double gpu_cap;
-    const char *lease_file;
-} settings;
-
-static const char *const backends[] = {"auto", "cpu", "cuda", "timed", NULL};
-enum { TRANSPORT_AUTO, TRANSPORT_SHM, TRANSPORT_TCP };
-static const char *const routings[] = {"cost", "random", "round-robin", NULL};
-static const char *const transports[] = {"auto", "shm", "tcp", NULL};
-
-#define FIELD(name) offsetof(settings, name)
-
-/* What both commands have: a model to know by, an address, limits. */
-#define NAME_FLAGS                                                                          \
-    {"host", CONFIG_STRING, FIELD(host),           0, 255, "127.0.0.1",                     \
-     NULL,   "ADDRESS",     "address to listen on"},                                        \
-        {"port", CONFIG_INT, FIELD(port),                                                   \
-         0,      65535,      "8000",                                                        \
-         NULL,   NULL,       "port to listen on; 0 takes a free one"},                      \
-        {"model", CONFIG_STRING, FIELD(model),                                              \
-         0,       4095,          NULL,                                                      \
-         NULL,    "PATH",        "GGUF file or Hugging Face folder to serve"},              \
-    {                                                                                       \
-        "served-model-name", CONFIG_STRING, FIELD(served_name), 1, 255, NULL, NULL, "NAME", \
-            "name clients use; default: the name of the file (without .gguf) or folder"     \
-    }
-
-#define FRONT_FLAGS                                                                                \
-    {"context",                                                                                    \
-     CONFIG_INT,                                                                                   \
-     FIELD(context),                                                                               \
-     0,                                                                                            \
-     LIMIT_CONTEXT_TOKENS,                                                                         \
-     "0",                                                                                          \
-     NULL,                                                                                         \
-     NULL,                                                                                         \
-     "longest prompt and answer together, in tokens; 0: what the model was trained for"},          \
-        {"local-prefill-max",                                                                      \
-         CONFIG_INT,                                                                               \
-         FIELD(local_prefill_max),                                                                 \
-         0,                                                                                        \
-         LIMIT_CONTEXT_TOKENS,                                                                     \
-         "16",                                                                                     \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "a prompt whose uncached part is not longer is computed where it is decoded"},            \
-        {"route",                                                                                  \
-         CONFIG_ENUM,                                                                              \
-         FIELD(route),                                                                             \
-         0,                                                                                        \
-         0,                                                                                        \
-         "cost",                                                                                   \
-         routings,                                                                                 \
-         NULL,                                                                                     \
-         "how workers are chosen; the others are for finding out whether routing is to blame"},    \
-        {"max-requests",                                                                           \
-         CONFIG_INT,                                                                               \
-         FIELD(requests),                                                                          \
-         1,                                                                                        \
-         4096,                                                                                     \
-         "512",                                                                                    \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "requests under way or waiting; more are answered 503"},                                  \
-        {"max-requests-per-key",                                                                   \
-         CONFIG_INT,                                                                               \
-         FIELD(key_requests),                                                                      \
-         0,                                                                                        \
-         4096,                                                                                     \
-         "0",                                                                                      \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "of those, one API key's; more are answered 429; 0: all with one key, else half"},        \
-        {"ttft-slo-ms",                                                                            \
-         CONFIG_INT,                                                                               \
-         FIELD(ttft_slo_ms),                                                                       \
-         0,                                                                                        \
-         3600000,                                                                                  \
-         "30000",                                                                                  \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "what would wait longer for its first token is answered 503 at once; 0: nothing is"},     \
-        {"max-connections",                                                                        \
-         CONFIG_INT,                                                                               \
-         FIELD(connections),                                                                       \
-         1,                                                                                        \
-         16384,                                                                                    \
-         "1024",                                                                                   \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "open HTTP connections; more are answered 503"},                                          \
-        {"text-threads",                                                                           \
-         CONFIG_INT,                                                                               \
-         FIELD(text_threads),                                                                      \
-         1,                                                                                        \
-         16,                                                                                       \
-         "1",                                                                                      \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "threads that render templates and tokenise"},                                            \
-        {"http-threads",                                                                           \
-         CONFIG_INT,                                                                               \
-         FIELD(http_threads),                                                                      \
-         1,                                                                                        \
-         16,                                                                                       \
-         "1",                                                                                      \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "threads that read and write HTTP"},                                                      \
-        {"api-key",                                                                                \
-         CONFIG_STRING,                                                                            \
-         FIELD(api_key),                                                                           \
-         0,                                                                                        \
-         255,                                                                                      \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "KEY",                                                                                    \
-         "require this key (visible in the process list: prefer --api-key-file or WEIR_API_KEY)"}, \
-        {"api-key-file",                                                                           \
-         CONFIG_STRING,                                                                            \
-         FIELD(api_key_file),                                                                      \
-         0,                                                                                        \
-         4095,                                                                                     \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "FILE",                                                                                   \
-         "require one of these keys, one a line"},                                                 \
-        {"metrics-open", CONFIG_BOOL, FIELD(metrics_open),    0, 0, "false",                       \
-         NULL,           NULL,        "/metrics needs no key"},                                    \
-        {"drain-timeout-ms",                                                                       \
-         CONFIG_INT,                                                                               \
-         FIELD(drain_ms),                                                                          \
-         0,                                                                                        \
-         3600000,                                                                                  \
-         "30000",                                                                                  \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "how long requests may go on after SIGTERM"},                                             \
-        {"heartbeat-timeout-ms",                                                                   \
-         CONFIG_INT,                                                                               \
-         FIELD(silence_ms),                                                                        \
-         500,                                                                                      \
-         600000,                                                                                   \
-         "3000",                                                                                   \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "a worker this quiet is killed and its requests go elsewhere"},                           \
-        {"queue-timeout-ms",                                                                       \
-         CONFIG_INT,                                                                               \
-         FIELD(pending_ms),                                                                        \
-         1,                                                                                        \
-         3600000,                                                                                  \
-         "300000",                                                                                 \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "how long a request waits for workers or KV pages before it is answered 503"},            \
-        {"trace",                                                                                  \
-         CONFIG_STRING,                                                                            \
-         FIELD(trace),                                                                             \
-         0,                                                                                        \
-         4000,                                                                                     \
-         NULL,                                                                                     \
-         NULL,                                                                                     \
-         "DIR",                                                                                    \
-         "each process leaves its newest spans in DIR as Chrome trace JSON when it ends"},         \
-        {"log-level",     CONFIG_ENUM, FIELD(log_level),    0, 0, "info",                          \
-         log_level_names, NULL,        "least level logged"},                                      \
-    {                                                                                              \
-        "log-json", CONFIG_BOOL, FIELD(log_json), 0, 0, "false", NULL, NULL, "log lines as JSON"   \
-    }
-
-#define KEY_FLAG                                                                                \
-    {                                                                                           \
-        "cluster-key-file", CONFIG_STRING, FIELD(key_file), 0, 4095, NULL, NULL, "FILE",        \
-            "the cluster's key (or WEIR_CLUSTER_KEY); needed unless all addresses are loopback" \
-    }
-
-static const config_option options[] = {
-    NAME_FLAGS,
-    {"prefill", CONFIG_INT, FIELD(prefill), 0, 32, "1", NULL, NULL, "prefill workers"},
-    {"decode", CONFIG_INT, FIELD(decode), 0, 32, "1", NULL, NULL, "decode workers"},
-    {"autoscale", CONFIG_BOOL, FIELD(autoscale), 0, 0, "false", NULL, NULL,
-     "start, stop and flip local workers as the load asks for; --prefill and --decode are how many "
-     "there are at first"},
-    {"prefill-min", CONFIG_INT, FIELD(prefill_min), 0, 32, "1", NULL, NULL,
-     "with --autoscale: never fewer prefill workers; 0: none while nothing comes"},
-    {"prefill-max", CONFIG_INT, FIELD(prefill_max), 1, 32, "4", NULL, NULL, "never more"},
-    {"decode-min", CONFIG_INT, FIELD(decode_min), 0, 32, "1", NULL, NULL, "the same for decode"},
-    {"decode-max", CONFIG_INT, FIELD(decode_max), 1, 32, "4", NULL, NULL, "never more"},
-    {"gpu-cap", CONFIG_DOUBLE, FIELD(gpu_cap), 0, 1024, "0", NULL, NULL,
-     "workers of both roles together, those that still drain too; 0: both maxima"},
-    {"slo-ttft-ms", CONFIG_INT, FIELD(slo_ttft_ms), 1, 3600000, "2000", NULL, NULL,
-     "objective of --autoscale: time to the first token of 95 % of requests"},
-    {"slo-tpot-ms", CONFIG_INT, FIELD(slo_tpot_ms), 1, 60000, "100", NULL, NULL,
-     "and time per token after it"},
-    {"scale-hold-s", CONFIG_INT, FIELD(hold_s), 5, 86400, "300", NULL, NULL,
-     "no worker goes before the load of so long fits in fewer"},
-    {"scale-idle-s", CONFIG_INT, FIELD(idle_s), 5, 86400, "300", NULL, NULL,
-     "a pool whose minimum is 0 goes after so long without a request"},
-    {"scale-lease", CONFIG_STRING, FIELD(lease_file), 0, 4095, NULL, NULL, "FILE",
-     "of several controllers that share this file, one acts"},
-    {"dry-run", CONFIG_BOOL, FIELD(dry_run), 0, 0, "false", NULL, NULL,
-     "with --autoscale: only tell what would be done, and why"},
-    {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
-     "one worker does both phases, for comparison"},
-    {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
-     "compute threads of all workers together; 0: one a core. Each has an equal share, and the "
-     "shares of those that are idle"},
-    {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "auto", backends, NULL,
-     "where the model runs; auto: on a GPU if there is one; timed: workers sleep as long as a step "
-     "would take, and tokens are "
-     "hashes: for trying fleets on a small machine"},
-    {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
-     "with --backend timed: how long steps and transfers take; default: one Xeon thread"},
-    {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
-     "how KV pages move between workers of this machine (auto: shm); to other hosts it is tcp"},
-    {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU the workers use"},
-    {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
-     "of the GPU's memory, what all workers together take: weights, workspaces, KV cache"},
-    {"deterministic", CONFIG_BOOL, FIELD(deterministic), 0, 0, "false", NULL, NULL,
-     "on a GPU, the same tokens however work is divided and batched; the CPU always does that"},
-    {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
-     "KV cache of each worker, at least one whole context; 0: on a GPU what --memory-fraction "
-     "leaves, else 1g"},
-    {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "auto", workerflags_kv_dtypes, NULL,
-     "dtype of the KV cache; auto: int8 on the CPU, f16 elsewhere"},
-    {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,
-     "how weights of F32, F16 and BF16 are kept: as the file has them, or as Q8_0"},
-    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
-     "how activations meet quantised weights"},
-    {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL,
-     "sequences a worker decodes at once"},
-    {"prefill-chunk", CONFIG_INT, FIELD(chunk), 16, 8192, "256", NULL, NULL,
-     "prompt tokens of a step; a multiple of 16"},
-    {"cluster-listen", CONFIG_STRING, FIELD(cluster_listen), 0, 255, NULL, NULL, "HOST:PORT",
-     "be the hub of a cluster there: workers and gateways of other hosts may join"},
-    KEY_FLAG,
-    FRONT_FLAGS,
-};
-
-static const config_option gateway_flags[] = {
-    NAME_FLAGS,
-    {"join", CONFIG_STRING, FIELD(join), 0, 1023, NULL, NULL, "HOST:PORT,...",
-     "join the cluster whose hub is there; with several controllers, all their addresses"},
-    KEY_FLAG,
-    FRONT_FLAGS,
-};
-
-static const config_table table = {"weir serve",
-                                   "Serves a model over an OpenAI-style HTTP API, with separate "
-                                   "prefill and decode workers.",
-                                   options, sizeof options / sizeof options[0], NULL};
-
-static const config_table gateway_table = {
-    "weir gateway",
-    "An HTTP front end without workers of its own: it serves with those of a cluster.",
-    gateway_flags, sizeof gateway_flags / sizeof gateway_flags[0], NULL};
-
-typedef struct {
-    settings set;
+    serveflags set;
     const config_table *table;
     clusterkey key;
     member_hubs hubs;
@@ -309,6 +39,7 @@ typedef struct {
     apikeys *keys;
     intake *intake;
     routes *routes;
+    reqtrace *traces;
     http *http;
     supervisor *supervisor;
     tracefile trace;
@@ -417,7 +148,13 @@ static status open_http(server *s) {
                          .request = intake_request,
                          .gone = intake_gone};
     TRY(routes_open(&ro, &s->routes, &s->d));
-    http_handlers handlers = routes_handlers(s->routes);
+    reqtrace_options to = {.endpoint = s->set.otlp_endpoint ? s->set.otlp_endpoint
+                                                            : getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
+                           .sample = s->set.otlp_sample,
+                           .version = VERSION_TEXT,
+                           .inner = routes_handlers(s->routes)};
+    TRY(reqtrace_open(&to, &s->traces, &s->d));
+    http_handlers handlers = reqtrace_handlers(s->traces);
     http_options ho = {.host = s->set.host,
                        .port = (uint16_t)s->set.port,
                        .connections_max = (uint32_t)s->set.connections,
@@ -452,7 +189,7 @@ static int64_t children_count(const server *s) {
 static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
     char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16],
         queue[16], drain[16], device[16], fraction[16];
-    const settings *o = &s->set;
+    const serveflags *o = &s->set;
     uint32_t child = 0;
     static uint32_t next;
     (void)snprintf(number, sizeof number, "%u", next++);
@@ -470,7 +207,7 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     const char *args[] = {
         "worker", s->set.autoscale ? "--flips" : "--no-flips", "--role", role, "--worker", number,
         "--epoch", "{epoch}", "--link-fd", "3", "--model", o->model, "--backend",
-        backends[o->backend], "--device", device, "--memory-fraction", fraction,
+        serveflags_backends[o->backend], "--device", device, "--memory-fraction", fraction,
         o->deterministic ? "--deterministic" : "--no-deterministic", "--threads", thread_text,
         "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-dtype",
         workerflags_kv_dtypes[o->kv_dtype], "--activations",
@@ -537,7 +274,7 @@ static status make_key(server *s) {
 static status open_hub(server *s) {
     hostport at;
     if (!s->set.cluster_listen) {
-        if (s->set.kv_transport == TRANSPORT_TCP) {
+        if (s->set.kv_transport == SERVEFLAGS_TRANSPORT_TCP) {
             (void)snprintf(s->worker_listen, sizeof s->worker_listen, "127.0.0.1:0");
             return make_key(s);
         }
@@ -598,10 +335,8 @@ static status make_salt(server *s) {
 }
 
 static status open_cluster(server *s) {
-    cluster_options co = {.hubs = s->hubs,
-                          .key = s->key,
-                          .model_hash = s->model_hash,
-                          .local = local_workers(s)};
+    cluster_options co = {
+        .hubs = s->hubs, .key = s->key, .model_hash = s->model_hash, .local = local_workers(s)};
     return s->hub_text[0] ? cluster_open(&co, &s->cluster, &s->d) : STATUS_OK;
 }
 
@@ -621,7 +356,8 @@ static void say_ready(void *self) {
         (void)printf("  workers: %d for both phases (aggregated)\n", (int)s->set.decode);
     } else {
         (void)printf("  workers: %d prefill, %d decode; KV moves over %s\n", (int)s->set.prefill,
-                     (int)s->set.decode, s->set.kv_transport == TRANSPORT_TCP ? "tcp" : "shm");
+                     (int)s->set.decode,
+                     s->set.kv_transport == SERVEFLAGS_TRANSPORT_TCP ? "tcp" : "shm");
     }
     if (s->hub) {
         (void)printf("  hub:     %s (weir worker --join %s ...)\n", s->hub_text, s->hub_text);
@@ -637,7 +373,7 @@ static void say_ready(void *self) {
 }
 
 static gateway_scale scale_settings(const server *s) {
-    const settings *o = &s->set;
+    const serveflags *o = &s->set;
     return (gateway_scale){
         .scaler = {.bounds = {{(uint32_t)o->prefill_min, (uint32_t)o->prefill_max},
                               {(uint32_t)o->decode_min, (uint32_t)o->decode_max}},
@@ -679,7 +415,7 @@ static status run(server *s) {
                           .local = local_workers(s),
                           .cluster = s->cluster,
                           .model_hash = s->cluster ? s->model_hash : 0,
-                          .kv_by_address = s->set.kv_transport == TRANSPORT_TCP,
+                          .kv_by_address = s->set.kv_transport == SERVEFLAGS_TRANSPORT_TCP,
                           .cores = &s->cores,
                           .tokenizer = s->tokenizer,
                           .roles_wanted = roles,
@@ -695,6 +431,7 @@ static status run(server *s) {
                           .pending_us = s->set.pending_ms * 1000,
                           .drain_us = s->set.drain_ms * 1000,
                           .trace = s->trace.trace,
+                          .traces = s->traces,
                           .on_ready = say_ready,
                           .self = s};
     return gateway_run(&go, &s->d);
@@ -705,6 +442,7 @@ static void close_all(server *s) {
         http_close(s->http);
     }
     intake_close(s->intake);
+    reqtrace_close(s->traces); /* after all that may still have an exchange */
     routes_close(s->routes);
     apikeys_close(s->keys);
     cluster_close(s->cluster);
@@ -739,11 +477,12 @@ static int read_settings(config *c, server *s, int argc, char *const *argv) {
                       s->table->command);
         return 2;
     }
-    if (s->table == &gateway_table && !s->set.join) {
+    if (s->table == &serveflags_gateway && !s->set.join) {
         (void)fprintf(stderr, "weir gateway: --join HOST:PORT is needed\n");
         return 2;
     }
-    if (s->table == &table && !s->set.cluster_listen && s->set.decode == 0 && !s->set.autoscale) {
+    if (s->table == &serveflags_serve && !s->set.cluster_listen && s->set.decode == 0 &&
+        !s->set.autoscale) {
         (void)fprintf(stderr, "weir serve: --decode 0 needs --cluster-listen or --autoscale\n");
         return 2;
     }
@@ -792,9 +531,9 @@ static int front_main(const config_table *which, int argc, char *const *argv,
 }
 
 int serve_main(int argc, char *const *argv, serve_check *check_profile) {
-    return front_main(&table, argc, argv, check_profile);
+    return front_main(&serveflags_serve, argc, argv, check_profile);
 }
 
 int serve_gateway_main(int argc, char *const *argv) {
-    return front_main(&gateway_table, argc, argv, NULL);
+    return front_main(&serveflags_gateway, argc, argv, NULL);
 }

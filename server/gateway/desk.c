@@ -43,6 +43,10 @@ static void sent_over(gateway_state *g, uint32_t index, int32_t run, bool done) 
     }
 }
 
+static reqtrace_note *note_of(const gateway_state *g, uint32_t index) {
+    return reqtrace_of(session_exchange(g->slots[index].session));
+}
+
 /* What the controller wants to know of a session that has ended. */
 static void note_end(gateway_state *g, gatestats_end end, const session_times *t) {
     if (end != GATESTATS_OK || t->prompt_tokens <= 0 || t->first_token_us == 0) {
@@ -69,6 +73,8 @@ static void end_session(gateway_state *g, uint32_t index, gatestats_end end) {
     gatestats_session(g->stats, end, &times);
     note_end(g, end, &times);
     trace_request(g, index, &times);
+    reqtrace_ended(note_of(g, index), times.prompt_tokens, times.completion_tokens,
+                   times.cached_tokens, clock_now_us());
     if (end == GATESTATS_CANCELLED) {
         LOG(DEBUG, "gateway", "client left", "request=%" PRIu64 " prompt_tokens=%d now_us=%" PRId64,
             s->first_id, times.prompt_tokens, clock_now_us());
@@ -265,6 +271,7 @@ void desk_start(gateway_state *g, intake_item *item) {
     }
     uint64_t salt = desk_salt(g, item->exchange, item->request);
     uint64_t affinity = affinity_of(g, item->exchange, item->request);
+    reqtrace_queued(reqtrace_of(item->exchange), item->request, clock_now_us());
     int32_t priority = item->request->priority;
     desk_slot *s = &g->slots[index];
     exchange *x = item->exchange;
@@ -353,6 +360,55 @@ uint64_t desk_affinity(const gateway_state *g, request_id request) {
     return find_run(g, request, &index, &run) ? g->slots[index].affinity : 0;
 }
 
+void desk_sent(gateway_state *g, request_id request, uint32_t attempt, gate_choice to) {
+    uint32_t index;
+    int32_t run;
+    if (find_run(g, request, &index, &run)) {
+        reqtrace_sent(note_of(g, index), run, attempt, to.prefill, to.decode, clock_now_us());
+    }
+}
+
+/* The wire's id is the caller's but for the choices of a split request, which have no span of
+ * their own. */
+void desk_told(gateway_state *g, uint32_t worker, const message *m) {
+    static const struct {
+        message_type type;
+        const char *what;
+    } troubles[] = {{MESSAGE_REFUSED, "refused"},
+                    {MESSAGE_PREEMPTED, "preempted"},
+                    {MESSAGE_REJECT, "rejected"},
+                    {MESSAGE_LINK_LOST, "link lost"}};
+    const size_t kinds = sizeof troubles / sizeof troubles[0];
+    uint32_t index;
+    int32_t run;
+    size_t kind = 0;
+    while (kind < kinds && troubles[kind].type != m->type) {
+        kind++;
+    }
+    if (kind == kinds || !find_run(g, m->request, &index, &run)) {
+        return;
+    }
+    reqtrace_note *n = note_of(g, index);
+    if (reqtrace_is_at(n, run, worker)) {
+        reqtrace_event_of(n, run, troubles[kind].what,
+                          m->reason ? message_reason_name(m->reason) : NULL, (int32_t)worker, false,
+                          clock_now_us());
+    }
+}
+
+/* For the traces of those it was working for. */
+static void note_lost(gateway_state *g, uint32_t worker) {
+    for (uint32_t i = 0; i < g->options->requests_max; i++) {
+        int32_t runs = g->slots[i].session ? session_runs(g->slots[i].session) : 0;
+        for (int32_t r = 0; r < runs; r++) {
+            reqtrace_note *n = note_of(g, i);
+            if (g->slots[i].ids[r] && reqtrace_is_at(n, r, worker)) {
+                reqtrace_event_of(n, r, "worker lost", NULL, (int32_t)worker, true, clock_now_us());
+            }
+        }
+    }
+}
+
 static void on_token(gateway_state *g, const gate_action *a) {
     uint32_t index;
     int32_t run;
@@ -360,6 +416,7 @@ static void on_token(gateway_state *g, const gate_action *a) {
         return;
     }
     sent_over(g, index, run, true);
+    reqtrace_token(note_of(g, index), run, clock_now_us());
     session_result r = session_token(g->slots[index].session, run, &a->token, clock_now_us());
     if (r == SESSION_CLIENT_GONE) {
         end_later(g, index, GATESTATS_CANCELLED);
@@ -457,6 +514,7 @@ void desk_drop_worker(gateway_state *g, uint32_t worker) {
         router_failed(g->router, worker, clock_now_us());
     }
     if (joined) {
+        note_lost(g, worker);
         gate_link_down(g->gate, worker, clock_now_us());
         take_actions(g);
     }

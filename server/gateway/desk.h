@@ -19,6 +19,7 @@
 #include "server/gateway/gatestats.h"
 #include "server/gateway/gateway.h"
 #include "server/gateway/pool.h"
+#include "server/gateway/reqtrace.h"
 #include "server/gateway/routelog.h"
 
 typedef struct {
@@ -95,6 +96,11 @@ void desk_expire(gateway_state *g);
 
 /* The client of `x` has left. */
 void desk_gone(gateway_state *g, const exchange *x);
+
+/* For traces: an attempt was sent to workers; a worker says something about a request. Before the
+ * gate hears of it. */
+void desk_sent(gateway_state *g, request_id request, uint32_t attempt, gate_choice to);
+void desk_told(gateway_state *g, uint32_t worker, const message *m);
 
 /* Carries out the gate's actions and what they lead to, until nothing is left. */
 void desk_act(gateway_state *g);

@@ -15,6 +15,7 @@ struct gatestats {
     metrics_counter *retries_free, *retries_spent, *stale, *duplicates, *mismatches, *class_changes,
         *splits, *rejected, *restarts, *http_requests, *http_refused_full, *http_refused_head,
         *http_expired, *http_gone;
+    metrics_counter *traces_sent, *traces_full, *traces_refused, *traces_unreachable;
 };
 
 static metrics_counter *count(gatestats *g, const char *name, const char *labels,
@@ -101,6 +102,22 @@ static void register_routing(gatestats *g) {
                              "KV pages that the router's index had no room for.");
 }
 
+static void register_traces(gatestats *g) {
+    static const char sent[] = "Requests whose spans the collector took.";
+    static const char dropped[] = "Requests whose spans were dropped.";
+    g->traces_sent = count(g, "weir_traces_sent_total", "", sent);
+    g->traces_full = count(g, "weir_traces_dropped_total", "why=\"full\"", dropped);
+    g->traces_refused = count(g, "weir_traces_dropped_total", "why=\"refused\"", dropped);
+    g->traces_unreachable = count(g, "weir_traces_dropped_total", "why=\"unreachable\"", dropped);
+}
+
+void gatestats_traces(gatestats *g, const otlp_counts *c) {
+    metrics_follow(g->traces_sent, c->sent);
+    metrics_follow(g->traces_full, c->dropped_full);
+    metrics_follow(g->traces_refused, c->dropped_refused);
+    metrics_follow(g->traces_unreachable, c->dropped_unreachable);
+}
+
 void gatestats_routed(gatestats *g, router_path path, router_reason reason) {
     metrics_add(g->paths[path], 1);
     metrics_add(g->reasons[reason], 1);
@@ -121,6 +138,7 @@ status gatestats_open(arena *a, gatestats **out) {
     register_requests(g);
     register_faults(g);
     register_routing(g);
+    register_traces(g);
     *out = g;
     return STATUS_OK;
 }
@@ -145,12 +163,12 @@ void gatestats_refused(gatestats *g, gatestats_refusal why) {
     metrics_add(g->refusals[why], 1);
 }
 
-void gatestats_render(gatestats *g, const gate *core, uint32_t waiting,
+void gatestats_render(gatestats *g, const gate *protocol, uint32_t waiting,
                       const http_counts *connections, uint64_t restarts,
                       const metrics_remote *remotes, size_t remotes_count, strbuf *out) {
-    const gate_counts *c = gate_counters(core);
-    metrics_set(g->running, gate_count(core) + waiting);
-    metrics_set(g->pending, gate_pending_count(core) + waiting);
+    const gate_counts *c = gate_counters(protocol);
+    metrics_set(g->running, gate_count(protocol) + waiting);
+    metrics_set(g->pending, gate_pending_count(protocol) + waiting);
     metrics_set(g->connections, connections->connections);
     metrics_follow(g->retries_free, c->retries_free);
     metrics_follow(g->retries_spent, c->retries_spent);

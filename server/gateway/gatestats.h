@@ -14,6 +14,7 @@
 #include "server/api/session.h"
 #include "server/gateway/router.h"
 #include "server/http/http.h"
+#include "server/http/otlp.h"
 
 typedef struct gatestats gatestats;
 
@@ -37,11 +38,14 @@ void gatestats_refused(gatestats *g, gatestats_refusal why);
 /* A request was sent to workers. */
 void gatestats_routed(gatestats *g, router_path path, router_reason reason);
 
+/* What became of traces. */
+void gatestats_traces(gatestats *g, const otlp_counts *c);
+
 /* What the router knows of caches. */
 void gatestats_index(gatestats *g, pageindex_counts c);
 
 /* The page: own series and those of the workers. `waiting`: requests in the gateway's line. */
-void gatestats_render(gatestats *g, const gate *core, uint32_t waiting,
+void gatestats_render(gatestats *g, const gate *protocol, uint32_t waiting,
                       const http_counts *connections, uint64_t restarts,
                       const metrics_remote *remotes, size_t remotes_count, strbuf *out);
 

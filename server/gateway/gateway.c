@@ -55,6 +55,9 @@ static void answer_metrics(gateway_state *g, exchange *x) {
     http_count(g->options->http, &counts);
     strbuf page = strbuf_make(METRICS_PAGE_BYTES);
     gatestats_index(g->stats, router_index_count(g->router));
+    otlp_counts traces;
+    reqtrace_count(g->options->traces, &traces);
+    gatestats_traces(g->stats, &traces);
     gatestats_render(g->stats, g->gate, fair_count(g->line), &counts,
                      supervisor_restarts(g->options->supervisor), remotes, count, &page);
     (void)exchange_respond(x, 200, "text/plain; version=0.0.4; charset=utf-8", strbuf_str(&page),
@@ -201,6 +204,7 @@ static void on_message(gateway_state *g, uint32_t worker, const message *m) {
             pool_rejoin(&g->pool, worker, m->worker, w->heard_us);
         }
         router_heard(g->router, worker, m, w->heard_us);
+        desk_told(g, worker, m);
         gate_message(g->gate, worker, m, clock_now_us());
     }
 }
@@ -341,7 +345,9 @@ static void dispatch(gateway_state *g) {
             }
             router_remember(g->router, &request, &choice);
             router_charge(g->pool.views, &choice, &request, LIMIT_PAGE_TOKENS);
-            gate_dispatch(g->gate, p.run, (gate_choice){choice.prefill, choice.decode}, now);
+            gate_choice to = {choice.prefill, choice.decode};
+            desk_sent(g, p.request, p.attempt, to);
+            gate_dispatch(g->gate, p.run, to, now);
             desk_act(g);
         } else if (r == ROUTER_NEVER) {
             desk_fail_never(g, p.request);

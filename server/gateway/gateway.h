@@ -17,6 +17,7 @@
 #include "server/drivers/supervisor.h"
 #include "server/gateway/cluster.h"
 #include "server/gateway/intake.h"
+#include "server/gateway/reqtrace.h"
 #include "server/gateway/router.h"
 #include "server/http/apikeys.h"
 #include "server/http/http.h"
@@ -51,6 +52,7 @@ typedef struct {
     int64_t pending_us;           /* a request waits this long for workers, then 503 */
     int64_t drain_us;             /* requests under way get this long to end */
     trace *trace;                 /* spans of requests; NULL: off */
+    reqtrace *traces;             /* of the requests of `http` */
     const gateway_scale *scale;   /* NULL: the number of local workers does not change */
     void (*on_ready)(void *self); /* once, when the first request would succeed */
     void *self;

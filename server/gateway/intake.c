@@ -7,9 +7,11 @@
 #include <stdatomic.h>
 
 #include "engine/base/check.h"
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "engine/base/queue.h"
 #include "server/api/reply.h"
+#include "server/gateway/reqtrace.h"
 
 enum { THREADS_MAX = 16, TEXT_BYTES_MAX = 64 << 20, IDLE_WAIT_US = 60000000 };
 
@@ -110,7 +112,9 @@ static void prepare_item(intake *i, intake_item *item) {
         return;
     }
     diag d;
+    int64_t start_us = clock_now_us();
     status s = prepare_prompts(&i->options.model, item->request, &item->prompts, &d);
+    reqtrace_text(reqtrace_of(item->exchange), start_us, clock_now_us());
     if (s != STATUS_OK) {
         (void)routes_refuse(item->exchange, refusal_code(s), &d, 0);
         intake_discard(item);

@@ -41,6 +41,10 @@ struct exchange {
     strbuf body;
     int32_t key;
     int64_t received_us;
+    char *traceparent, *tracestate; /* NULL: none */
+    void *attached;
+    void (*ended)(void *attached, const exchange_ending *how);
+    exchange_header_copy extra; /* of every answer; no name: none */
 
     pthread_mutex_t lock; /* the rest */
     exchange_stage stage;
@@ -48,6 +52,8 @@ struct exchange {
     bool gone;      /* the client has left */
     bool events;    /* text/event-stream: heartbeats may be sent */
     bool suspended; /* `connection` waits for us */
+    bool complete;  /* the connection sent all of the answer */
+    int64_t ended_us;
     struct MHD_Connection *connection;
     int http_code;
     exchange_header_copy headers[EXCHANGE_HEADERS_MAX];
@@ -104,6 +110,42 @@ int64_t exchange_received_us(const exchange *x) {
     return x->received_us;
 }
 
+str exchange_traceparent(const exchange *x) {
+    return str_from(x->traceparent);
+}
+
+str exchange_tracestate(const exchange *x) {
+    return str_from(x->tracestate);
+}
+
+void *exchange_attached(const exchange *x) {
+    return x->attached;
+}
+
+/* Without memory for them the request has no parent: a trace is not worth an error. */
+void exchange_set_trace(exchange *x, str traceparent, str tracestate) {
+    if (traceparent.bytes) {
+        x->traceparent = mem_dup(traceparent.data, traceparent.bytes);
+        x->tracestate = tracestate.bytes ? mem_dup(tracestate.data, tracestate.bytes) : NULL;
+    }
+}
+
+static void exchange_copy_header(exchange_header_copy *to, const exchange_header *h) {
+    snprintf(to->name, sizeof to->name, "%s", h->name);
+    snprintf(to->value, sizeof to->value, "%s", h->value);
+}
+
+void exchange_attach(exchange *x, void *attached,
+                     void (*ended)(void *attached, const exchange_ending *how),
+                     const exchange_header *header) {
+    CHECK(x->attached == NULL);
+    x->attached = attached;
+    x->ended = ended;
+    if (header) {
+        exchange_copy_header(&x->extra, header);
+    }
+}
+
 static void exchange_lock(const exchange *x) {
     CHECK_EQ(pthread_mutex_lock((pthread_mutex_t *)&x->lock), 0);
 }
@@ -136,9 +178,10 @@ static void exchange_copy_headers(exchange *x, const char *content_type,
         if (h->value == NULL || x->headers_count == EXCHANGE_HEADERS_MAX) {
             continue;
         }
-        exchange_header_copy *to = &x->headers[x->headers_count++];
-        snprintf(to->name, sizeof to->name, "%s", h->name);
-        snprintf(to->value, sizeof to->value, "%s", h->value);
+        exchange_copy_header(&x->headers[x->headers_count++], h);
+    }
+    if (x->extra.name[0] && x->headers_count < EXCHANGE_HEADERS_MAX) {
+        x->headers[x->headers_count++] = x->extra;
     }
 }
 
@@ -338,6 +381,8 @@ void exchange_finish(exchange *x, bool complete) {
     exchange_lock(x);
     x->connection = NULL;
     x->suspended = false;
+    x->complete = complete;
+    x->ended_us = clock_now_us();
     exchange_unlock(x);
     if (!complete) {
         exchange_leave(x);
@@ -403,9 +448,18 @@ void exchange_drop(exchange *x) {
     if (before > 1) {
         return;
     }
+    if (x->ended) {
+        exchange_ending how = {.http_code = x->http_code,
+                               .complete = x->complete,
+                               .received_us = x->received_us,
+                               .ended_us = x->ended_us ? x->ended_us : clock_now_us()};
+        x->ended(x->attached, &how);
+    }
     pthread_mutex_destroy(&x->lock);
     strbuf_close(&x->body);
     strbuf_close(&x->out);
+    mem_free(x->traceparent);
+    mem_free(x->tracestate);
     mem_free(x->method);
     mem_free(x->path);
     mem_free(x);

@@ -42,6 +42,27 @@ int32_t exchange_key(const exchange *x);
 /* When the last byte of the request had arrived: clock_now_us. */
 int64_t exchange_received_us(const exchange *x);
 
+/* Which trace the client says it belongs to: the values of `traceparent` and `tracestate`, as they
+ * came; empty without. */
+str exchange_traceparent(const exchange *x);
+str exchange_tracestate(const exchange *x);
+
+/* How it went. */
+typedef struct {
+    int http_code; /* 0: no answer was begun */
+    bool complete; /* it was sent in full */
+    int64_t received_us;
+    int64_t ended_us; /* the last byte was out, or the client was known to have left */
+} exchange_ending;
+
+/* Lets something go along with the exchange, and a header with its answer. Before anybody else has
+ * the exchange; once. `ended` is called when nobody has it any more, from the thread that was the
+ * last to give it back. */
+void exchange_attach(exchange *x, void *attached,
+                     void (*ended)(void *attached, const exchange_ending *how),
+                     const exchange_header *header);
+void *exchange_attached(const exchange *x); /* NULL: nothing */
+
 /* The whole answer. The body is copied. False when the client has left (or an answer was already
  * given, which is a bug of the caller's, counted and otherwise ignored). */
 bool exchange_respond(exchange *x, int http_code, const char *content_type, str body,

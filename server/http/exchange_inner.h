@@ -28,6 +28,9 @@ typedef struct {
 MUST_USE exchange *exchange_open(exchange_hooks *hooks, str method, str path, strbuf *body,
                                  int32_t key, int64_t received_us);
 
+/* The trace headers, copied. Before anybody else has the exchange. */
+void exchange_set_trace(exchange *x, str traceparent, str tracestate);
+
 /* References of the HTTP side: they do not oblige anybody to answer. */
 void exchange_hold(exchange *x);
 void exchange_drop(exchange *x);

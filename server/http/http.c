@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -136,13 +137,46 @@ static enum MHD_Result http_collect(http *h, http_call *call, const char *data, 
     return call->body_seen <= HTTP_DISCARD_FACTOR * h->options.body_bytes_max ? MHD_YES : MHD_NO;
 }
 
+/* The trace headers of a request. */
+typedef struct {
+    const char *parent;
+    int parents;  /* more than one is as none: nobody knows which is right */
+    strbuf state; /* may come in several headers, which are one list */
+} http_trace;
+
+static enum MHD_Result http_trace_header(void *cls, enum MHD_ValueKind kind, const char *name,
+                                         const char *value) {
+    (void)kind;
+    http_trace *t = cls;
+    if (strcasecmp(name, "traceparent") == 0) {
+        t->parent = value;
+        t->parents++;
+    } else if (strcasecmp(name, "tracestate") == 0) {
+        (void)(t->state.bytes && strbuf_append_char(&t->state, ','));
+        (void)(value && strbuf_append_z(&t->state, value));
+    }
+    return MHD_YES;
+}
+
+static void http_read_trace(exchange *x, struct MHD_Connection *c) {
+    http_trace t = {.state = strbuf_make(LIMIT_HEADER_BYTES)};
+    (void)MHD_get_connection_values(c, MHD_HEADER_KIND, http_trace_header, &t);
+    if (t.parents == 1) {
+        str none = {NULL, 0};
+        exchange_set_trace(x, str_from(t.parent), t.state.failed ? none : strbuf_str(&t.state));
+    }
+    strbuf_close(&t.state);
+}
+
 /* The request is whole: hands it over. */
-static enum MHD_Result http_dispatch(http *h, http_call *call, str method, str path) {
+static enum MHD_Result http_dispatch(http *h, struct MHD_Connection *c, http_call *call, str method,
+                                     str path) {
     call->x =
         exchange_open(&h->hooks, method, path, &call->body, call->verdict.key, clock_now_us());
     if (call->x == NULL) {
         return MHD_NO;
     }
+    http_read_trace(call->x, c);
     atomic_fetch_add(&h->requests, 1);
     atomic_fetch_add(&h->exchanges, 1);
     exchange_acquire(call->x);
@@ -169,7 +203,7 @@ static enum MHD_Result http_handle(void *cls, struct MHD_Connection *c, const ch
     if (call->verdict.http_code != 0) {
         return http_send_refusal(call, c);
     }
-    if (call->x == NULL && http_dispatch(h, call, str_from(method), str_from(url)) == MHD_NO) {
+    if (call->x == NULL && http_dispatch(h, c, call, str_from(method), str_from(url)) == MHD_NO) {
         return MHD_NO;
     }
     switch (exchange_wait(call->x, c)) {

@@ -1,0 +1,37 @@
+/* serveflags.h -- the flags of `weir serve` and `weir gateway`.
+ *
+ * Purpose    One struct that both commands read into, and a table of flags for each.
+ * Ownership  Strings are the config's (engine/base/config.h).
+ * Threads    Constants, but for the struct.
+ * Limits     The ranges in the tables.
+ */
+#ifndef SERVER_SERVEFLAGS_H
+#define SERVER_SERVEFLAGS_H
+
+#include "engine/base/config.h"
+
+typedef struct {
+    const char *host, *model, *served_name, *api_key, *api_key_file, *trace, *profile;
+    const char *join, *cluster_listen, *key_file, *otlp_endpoint;
+    double otlp_sample;
+    int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;
+    int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
+        silence_ms, pending_ms;
+    int32_t backend, kv_dtype, activations, weights, kv_transport, route, log_level;
+    bool aggregated, metrics_open, log_json, deterministic;
+    int64_t device;
+    double memory_fraction;
+    bool autoscale, dry_run;
+    int64_t prefill_min, prefill_max, decode_min, decode_max, slo_ttft_ms, slo_tpot_ms, hold_s,
+        idle_s;
+    double gpu_cap;
+    const char *lease_file;
+} serveflags;
+
+enum { SERVEFLAGS_TRANSPORT_AUTO, SERVEFLAGS_TRANSPORT_SHM, SERVEFLAGS_TRANSPORT_TCP };
+
+extern const char *const serveflags_backends[];
+
+extern const config_table serveflags_serve, serveflags_gateway;
+
+#endif
