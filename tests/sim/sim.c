@@ -117,6 +117,9 @@ static uint32_t pages_of_the_largest(const sim *s, bool prefill) {
 /* Half of the pools are so small that requests compete for them. */
 static uint32_t pool_pages(sim *s, bool prefill) {
     uint32_t least = pages_of_the_largest(s, prefill);
+    if (s->options.crowd) {
+        return least + (uint32_t)sim_below(s, 3);
+    }
     return sim_chance(s, 60) ? least + (uint32_t)sim_below(s, least)
                              : least * (3 + (uint32_t)sim_below(s, 8));
 }
@@ -124,10 +127,12 @@ static uint32_t pool_pages(sim *s, bool prefill) {
 static void make_workers(sim *s) {
     const uint32_t pages[2] = {pool_pages(s, true), pool_pages(s, false)};
     uint32_t pools[2] = {1 + (uint32_t)sim_below(s, 3), 1 + (uint32_t)sim_below(s, 3)};
-    bool aggregated = sim_chance(s, 8);
+    bool aggregated = sim_chance(s, 8) && !s->options.crowd;
     bool late = sim_chance(s, 20); /* they join one after the other */
     /* Not drawn in turn, so that the seeds before there were flips mean what they meant. */
-    bool flips = rng_mix(s->options.seed ^ 0x666c6970ull) % 4 == 0;
+    bool flips = rng_mix(s->options.seed ^ 0x666c6970ull) % 4 == 0 && !s->options.crowd;
+    pools[0] = s->options.crowd ? 1 : pools[0];
+    pools[1] = s->options.crowd ? 1 : pools[1];
     s->workers_count = pools[0] + pools[1];
     for (uint32_t w = 0; w < s->workers_count; w++) {
         uint32_t roles = aggregated     ? MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE
@@ -203,9 +208,14 @@ static void set_up(sim *s) {
     s->repeating = sim_chance(s, 20);
     make_clocks(s);
     make_gateways(s);
+    if (s->options.crowd) {
+        simcrowd_shape(s);
+    }
     simclient_make(s);
     make_workers(s);
-    simfault_plan(s);
+    if (!s->options.crowd) {
+        simfault_plan(s);
+    }
 }
 
 /* ---- running -------------------------------------------------------------------------------- */
@@ -258,6 +268,9 @@ static void process_event(sim *s, sim_event *e) {
 }
 
 static void happen(sim *s, sim_event *e) {
+    if (s->options.crowd) {
+        simcrowd_measure(s, e->at_us);
+    }
     s->now_us = e->at_us;
     s->counts.events++;
     note(s, e);

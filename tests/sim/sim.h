@@ -193,12 +193,14 @@ typedef struct {
     uint64_t done, failed, left, orphaned;
     uint64_t handed_back, preemptions, evictions, replays, adoptions, splits, retries, junk, cached;
     uint64_t flips;
-    uint64_t resyncs; /* asked for after a CACHED was lost */
+    uint64_t resyncs;  /* asked for after a CACHED was lost */
+    uint64_t crowd_us; /* for so long P and D had no room at once */
 } sim_counts;
 
 typedef struct {
     uint64_t seed;
     bool trace;
+    bool crowd; /* far more requests than two small pools hold, and nothing goes wrong */
 } sim_options;
 
 struct sim;
@@ -321,6 +323,12 @@ void simcheck_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count, 
 void simcheck_gone(sim *s, uint32_t g, uint32_t life, int64_t died_us);
 void simcheck_gate(sim *s, uint32_t g);
 void simcheck_index(sim *s, uint32_t g);
+
+/* ---- simcrowd.c ------------------------------------------------------------------------------ */
+
+/* Called between what is drawn: before the clients, and once for every event. */
+void simcrowd_shape(sim *s);
+void simcrowd_measure(sim *s, int64_t until_us);
 
 /* ---- simclient.c ---------------------------------------------------------------------------- */
 

@@ -23,6 +23,11 @@ QUICK = ("R1_PARK", "R2_FIRST", "R5_JUNK", "R12_SOURCE_PINS", "TOKEN_TWICE_AFTER
          "GATEWAY_DEATH_KEEPS", "PREFIX_REFERENCE", "RETRIES_WITHOUT_BUDGET", "WRONG_LAYER",
          "ABORT_FREES_PAGES")
 
+# One P and one D without room: all requests end, though both are full for this long all told.
+CROWD_SEEDS = 40
+CROWD_FULL_S = 1200
+CROWD_BUG = "ADMIT_NEEDS_WORK"  # room is given out only when something new comes
+
 failed = False
 
 
@@ -74,6 +79,14 @@ def main():
     say(code == 0, f"replays_{replays}_alike", last_line(said))
     traces = [run(a.program, "--seed", 17, "--trace")[1] for _ in range(2)]
     say(traces[0] == traces[1], "traces_byte_for_byte", "two runs of one seed differ")
+    crowd = ("--crowd", "--seeds", CROWD_SEEDS, "--jobs", JOBS)
+    code, said = run(a.program, *crowd)
+    full_s = re.search(r"^both full for (\d+) s", said, re.M)
+    say(code == 0, f"full_pools_never_deadlock_{CROWD_SEEDS}", last_line(said))
+    say(full_s and int(full_s.group(1)) >= CROWD_FULL_S, "pools_are_full_for_minutes",
+        full_s.group(0) if full_s else "it did not say")
+    say(run(a.program, *crowd, "--plant", CROWD_BUG)[0] == 1, f"crowd_finds_{CROWD_BUG.lower()}",
+        f"not in {CROWD_SEEDS} seeds")
     for bug in bugs if full else QUICK:
         seed, why = find(a.program, bug)
         say(seed > 0, f"finds_{bug.lower()}", why)

@@ -1,11 +1,12 @@
 /* weir_sim.c -- runs seeds through the simulator.
  *
- *     weir_sim [--seed N] [--seeds COUNT] [--jobs N] [--replay] [--trace] [--plant NAME]
+ *     weir_sim [--seed N] [--seeds COUNT] [--jobs N] [--replay] [--trace] [--plant NAME] [--crowd]
  *
  * Prints the first failing seed with its reason, or the counts. --jobs: that many processes share
  * the seeds. --replay runs each seed twice and wants the same hash of all that happened. --trace
  * prints what happens, the same bytes for the same seed. --plant switches a bug on (engine/core/
- * planted.h), to see that it is found; --plant list names them.
+ * planted.h), to see that it is found; --plant list names them. --crowd: far more requests than a
+ * full P and a full D have room for, instead of faults.
  */
 #define _GNU_SOURCE
 #include <signal.h>
@@ -157,11 +158,12 @@ static void print_counts(const sim_counts *c, uint64_t seeds, uint64_t hash) {
     (void)printf(
         "adoptions %llu handed back %llu preemptions %llu evictions %llu replays %llu junk %llu "
         "cached "
-        "%llu flips %llu\nhash %016llx\n",
+        "%llu flips %llu\nboth full for %llu s\nhash %016llx\n",
         (unsigned long long)c->adoptions, (unsigned long long)c->handed_back,
         (unsigned long long)c->preemptions, (unsigned long long)c->evictions,
         (unsigned long long)c->replays, (unsigned long long)c->junk, (unsigned long long)c->cached,
-        (unsigned long long)c->flips, (unsigned long long)hash);
+        (unsigned long long)c->flips, (unsigned long long)(c->crowd_us / 1000000),
+        (unsigned long long)hash);
 }
 
 static bool plant(const char *name) {
@@ -185,6 +187,8 @@ static bool read_options(int argc, char **argv, plan *p, uint64_t *jobs) {
         bool more = i + 1 < argc;
         if (strcmp(argv[i], "--trace") == 0) {
             p->sim.trace = true;
+        } else if (strcmp(argv[i], "--crowd") == 0) {
+            p->sim.crowd = true;
         } else if (strcmp(argv[i], "--replay") == 0) {
             p->replay = true;
         } else if (more && strcmp(argv[i], "--seed") == 0) {
@@ -206,7 +210,7 @@ int main(int argc, char **argv) {
     if (!read_options(argc, argv, &p, &jobs)) {
         (void)fprintf(stderr,
                       "usage: weir_sim [--seed N] [--seeds COUNT] [--jobs N] [--replay] "
-                      "[--trace] [--plant NAME|list]\n");
+                      "[--trace] [--crowd] [--plant NAME|list]\n");
         return 2;
     }
     (void)signal(SIGABRT, on_abort);
