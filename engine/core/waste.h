@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-typedef struct core core;
+struct core;
 
 typedef enum {
     WASTE_BUSY,      /* it computes */
@@ -55,7 +55,7 @@ void waste_stepped(waste *w, int64_t computed_us, int64_t now_us);
 void waste_total(const waste *w, int64_t now_us, uint64_t us[WASTE_POOLS][WASTE_STATES]);
 
 /* Why an engine that has just planned no step has nothing to run. */
-waste_state waste_stall(const core *c);
+waste_state waste_stall(const struct core *c);
 
 waste_pool waste_pool_of(uint32_t roles); /* MESSAGE_ROLE_* bits */
 const char *waste_state_name(waste_state s);
