@@ -28,7 +28,8 @@ typedef struct {
     int32_t role, kv_dtype, activations, weights, log_level;
     bool log_json, deterministic;
     int64_t device;
-    double memory_fraction;
+    double memory_fraction, device_share;
+    const char *price_table;
     bool flips;
 } worker_settings;
 
@@ -61,6 +62,12 @@ static const config_option worker_flags[] = {
     {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU"},
     {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
      "of the GPU's memory, what this worker takes in all: weights, workspaces, KV cache"},
+    {"device-share", CONFIG_DOUBLE, FIELD(device_share), 0, 1024, "0", NULL, NULL,
+     "GPUs, or cores, that count as this worker's in the accounts of waste; 0: what follows from "
+     "--memory-fraction or --threads-own"},
+    {"price-table", CONFIG_STRING, FIELD(price_table), 0, 4095, NULL, NULL, "FILE",
+     "lines DEVICE = PRICE [TFLOPS [GBPS]]: an hour of a GPU or core (cuda, sm_90, cpu, timed, "
+     "...), and its peaks"},
     {"deterministic", CONFIG_BOOL, FIELD(deterministic), 0, 0, "false", NULL, NULL,
      "on a GPU, the same tokens however work is divided and batched"},
     {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
@@ -148,6 +155,8 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .device = (int32_t)o->device,
                         .memory_fraction = o->memory_fraction,
                         .deterministic = o->deterministic,
+                        .device_share = o->device_share,
+                        .price_table = o->price_table,
                         .profile_path = o->profile,
                         .roles = role_bits[o->role] | (o->flips ? MESSAGE_ROLE_FLIPS : 0u),
                         .worker = o->worker < 0 ? MESSAGE_NO_WORKER : (uint32_t)o->worker,

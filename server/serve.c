@@ -215,7 +215,8 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         "--context", context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--log-level",
         log_level_names[o->log_level], o->log_json ? "--log-json" : "--no-log-json", "--trace",
         o->trace ? o->trace : "", "--queue-timeout-ms", queue, "--drain-timeout-ms", drain,
-        "--profile", o->profile ? o->profile : "",
+        "--profile", o->profile ? o->profile : "", "--price-table",
+        o->price_table ? o->price_table : "",
         /* From here on for links between hosts; cut off below without them. */
         "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
     uint32_t count = sizeof args / sizeof args[0];

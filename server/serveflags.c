@@ -236,6 +236,9 @@ static const config_option options[] = {
     {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU the workers use"},
     {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
      "of the GPU's memory, what all workers together take: weights, workspaces, KV cache"},
+    {"price-table", CONFIG_STRING, FIELD(price_table), 0, 4095, NULL, NULL, "FILE",
+     "lines DEVICE = PRICE [TFLOPS [GBPS]]: an hour of a GPU or core, and its peaks, for the "
+     "accounts of waste"},
     {"deterministic", CONFIG_BOOL, FIELD(deterministic), 0, 0, "false", NULL, NULL,
      "on a GPU, the same tokens however work is divided and batched; the CPU always does that"},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,

@@ -11,7 +11,7 @@
 #include "engine/base/config.h"
 
 typedef struct {
-    const char *host, *model, *served_name, *api_key, *api_key_file, *trace, *profile;
+    const char *host, *model, *served_name, *api_key, *api_key_file, *trace, *profile, *price_table;
     const char *join, *cluster_listen, *key_file, *otlp_endpoint;
     double otlp_sample;
     int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, local_prefill_max;

@@ -32,7 +32,7 @@ struct stepper {
     _Atomic int32_t layers_done;
     _Atomic bool finished;
     status failed;
-    int64_t busy_us;
+    int64_t busy_us, computed_us;
 
     arena arena;
     sampler *sampler;
@@ -86,6 +86,7 @@ static void sample(stepper *s, const core_want *want, request_token *out) {
 static void run_timed(stepper *s) {
     int64_t started = clock_now_us();
     timed_run(s->options.timed, &s->batch, started);
+    s->computed_us = clock_now_us() - started;
     on_layer(s, 1);
     timed_results(s->options.timed, &s->batch, s->results);
     s->failed = STATUS_OK;
@@ -121,6 +122,7 @@ static void run(stepper *s) {
                      .on_layer = on_layer,
                      .context = s};
     s->failed = model_forward(s->options.model, &m);
+    s->computed_us = clock_now_us() - started;
     for (int32_t i = 0; s->failed == STATUS_OK && i < b->wants_count; i++) {
         sample(s, &b->wants[i], &s->results[i]);
     }
@@ -250,6 +252,6 @@ bool stepper_finished(stepper *s, stepper_result *out, status *failed) {
     atomic_store_explicit(&s->finished, false, memory_order_relaxed);
     s->running = false;
     *failed = s->failed;
-    *out = (stepper_result){s->results, s->batch.wants_count, s->busy_us};
+    *out = (stepper_result){s->results, s->batch.wants_count, s->busy_us, s->computed_us};
     return true;
 }

@@ -36,7 +36,8 @@ enum { STEPPER_EOG_MAX = 16 };
 typedef struct {
     const request_token *results; /* [count] one a want; valid until the next start */
     int32_t count;
-    int64_t busy_us;
+    int64_t busy_us;     /* of the whole step; of it */
+    int64_t computed_us; /* the device's: the rest is sampling on the host */
 } stepper_result;
 
 MUST_USE status stepper_open(const stepper_options *options, stepper **out, diag *d);

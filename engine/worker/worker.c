@@ -51,6 +51,7 @@ static void step_events(worker_state *w) {
         }
         int64_t now = clock_now_us();
         workstats_step(w->stats, w->step_rows, result.busy_us);
+        waste_stepped(&w->waste, result.computed_us, now);
         trace_span(w->trace.trace, 0, "step", now - result.busy_us, now, 0);
         core_commit(w->core, result.results, result.count, clock_now_us());
         workio_act(w);
@@ -77,8 +78,11 @@ static void start_step(worker_state *w) {
             w->ended = true;
         }
         w->step_rows = batch.rows;
+        workstats_cost(w->stats, &batch);
         stepper_start(w->stepper, &batch);
     }
+    waste_enter(&w->waste, waste_pool_of(core_roles(w->core)),
+                any ? WASTE_BUSY : waste_stall(w->core), clock_now_us());
     workio_act(w);
     if (!any && w->was_busy) {
         w->metrics_due_us = 0; /* numbers that nothing will change soon are worth sending now */
@@ -239,10 +243,55 @@ static core_options core_settings(const worker_state *w, uint32_t pages) {
                       .tombstones_max = 4096,
                       .lease_us = 30000000,
                       .queue_deadline_us = o->queue_us,
+                      .waste = &w->waste,
                       .quarantine_us = 30000000,
                       .heartbeat_us = 250000,
                       .silence_us = 3000000};
     return c;
+}
+
+/* What it has of its device, as the accounts see it, and what that costs. */
+static status settle_accounts(worker_state *w, pricetable_entry *price) {
+    const worker_options *o = w->options;
+    bool gpu = w->backend && strcmp(w->backend->name, "cpu") != 0;
+    double share = o->device_share;
+    w->waste.unit = w->timed ? WASTE_TIMED : gpu ? WASTE_GPU : WASTE_CORE;
+    if (share <= 0 && gpu) {
+        double whole = BACKEND_MEMORY_FRACTION;
+        share = o->memory_fraction < whole ? o->memory_fraction / whole : 1;
+    } else if (share <= 0) {
+        share = w->timed ? 1 : o->threads_own;
+    }
+    w->waste.share_milli = (uint32_t)(share * 1000 + 0.5);
+    *price = (pricetable_entry){0};
+    if (!o->price_table || !o->price_table[0]) {
+        return STATUS_OK;
+    }
+    const char *names[] = {w->timed ? "timed" : w->backend->isa,
+                           w->timed ? "timed" : w->backend->name};
+    TRY(pricetable_read(o->price_table, names, 2, price, w->d));
+    if (!price->priced) {
+        LOG(WARN, "worker", "its device has no price", "table=\"%s\" names=\"%s %s\"",
+            o->price_table, names[0], names[1]);
+    }
+    return STATUS_OK;
+}
+
+/* Two operations a parameter and row; the output matrix only where logits are wanted. */
+static stepcost_shape cost_shape(const worker_state *w) {
+    const model_info *m = w->info;
+    double output = (double)m->vocab * m->width;
+    double body = (double)m->parameters - output * (m->tied ? 1 : 2);
+    if (w->timed || body <= 0) {
+        return (stepcost_shape){0};
+    }
+    double read = m->tied ? 1 : (body + output) / (double)m->parameters;
+    return (stepcost_shape){
+        .row_flops = 2 * body,
+        .logit_flops = 2 * output,
+        .pair_flops = 4.0 * m->heads * m->head_dim * m->layers,
+        .weight_bytes = (double)m->weight_bytes * read,
+        .kv_token_bytes = (double)m->kv_layer_page_bytes / LIMIT_PAGE_TOKENS * m->layers};
 }
 
 static status open_core(worker_state *w, uint32_t pages) {
@@ -261,6 +310,10 @@ static status open_core(worker_state *w, uint32_t pages) {
     if (s != STATUS_OK) {
         return status_fail(w->d, s, "no memory for the metrics");
     }
+    pricetable_entry price;
+    TRY(settle_accounts(w, &price));
+    stepcost_shape shape = cost_shape(w);
+    workstats_device(w->stats, &w->waste, w->options->roles, &shape, &price);
     stepper_options so = {.model = w->model,
                           .timed = w->timed,
                           .device = w->backend,
@@ -396,6 +449,7 @@ status worker_run(const worker_options *options, diag *d) {
                       .peers = {.epoll_fd = -1},
                       .d = d};
     settle_signals(options);
+    waste_begin(&w.waste, waste_pool_of(options->roles), clock_now_us());
     uint32_t pages = 0;
     int64_t started = clock_now_us();
     status s = tracefile_open(&w.trace, options->trace_directory, options->name, d);

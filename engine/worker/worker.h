@@ -25,6 +25,9 @@ typedef struct {
     double memory_fraction;   /* of it, for this worker */
     bool deterministic;       /* as backend_options */
     const char *profile_path; /* of the timed backend; NULL or "": its default */
+    double device_share;      /* of a GPU, or cores, for the accounts; 0: what follows from
+                               * memory_fraction or threads_own */
+    const char *price_table;  /* pricetable.h; NULL or "": none */
     uint32_t roles;           /* MESSAGE_ROLE_* bits; with MESSAGE_ROLE_FLIPS they can change */
     uint32_t worker;          /* its number; MESSAGE_NO_WORKER: the hub gives it one */
     uint64_t epoch;           /* 0: makes one */

@@ -99,6 +99,7 @@ void workio_send_metrics(worker_state *w, int64_t now_us) {
     }
     workstats_links(w->stats, links[0], links[1]);
     workstats_refresh(w->stats, w->core, now_us);
+    workstats_waste(w->stats, &w->waste, now_us);
     strbuf_clear(&w->snapshot);
     workstats_snapshot(w->stats, &w->snapshot);
     if (!w->snapshot.failed) {

@@ -44,6 +44,7 @@ typedef struct {
     core *core;
     stepper *stepper;
     workio_held held; /* timed backend */
+    waste waste;      /* where the time goes */
     workstats *stats;
     cores cores;
     tracefile trace;

@@ -2,6 +2,8 @@
  * labels when it renders them. */
 #include "engine/worker/workstats.h"
 
+#include <stdio.h>
+
 #include "engine/base/hash.h"
 #include "engine/base/rng.h"
 
@@ -25,6 +27,10 @@ static const mirror mirrors[] = {
           "Prompt tokens found in the prefix cache."),
     COUNT(prompt_tokens_received, "weir_prompt_tokens_received_total",
           "Prompt tokens whose KV came from another worker."),
+    COUNT(prompt_tokens_repeated, "weir_prompt_tokens_repeated_total",
+          "Prompt tokens computed again: their request was further, elsewhere."),
+    COUNT(prompt_tokens_lost, "weir_prompt_tokens_lost_total",
+          "Prompt tokens computed for nothing: evicted, or their request left."),
     COUNT(tokens_generated, "weir_generated_tokens_total", "Tokens sampled."),
     COUNT(requests_accepted, "weir_requests_accepted_total", "Requests taken on."),
     COUNT(requests_finished, "weir_requests_finished_total", "Requests that ended here."),
@@ -64,7 +70,12 @@ struct workstats {
     metrics_gauge *links_shm, *links_tcp;
     metrics_counter *bytes_sent, *bytes_received, *busy_us, *up_us;
     metrics_histogram *step_us, *step_rows, *copy_us, *exposed_us;
-    hash_table handed; /* request -> when, WORKSTATS_TRANSFERS_MAX */
+    metrics_counter *states[WASTE_POOLS][WASTE_STATES], *allocated[WASTE_POOLS];
+    metrics_counter *cost[WASTE_POOLS]; /* NULL: no price */
+    stepcost_shape shape;
+    double flops, bytes;
+    metrics_counter *mflops, *mflops_wasted, *kbytes; /* NULL: computes nothing */
+    hash_table handed;                                /* request -> when, WORKSTATS_TRANSFERS_MAX */
 };
 
 static const uint64_t row_bounds[] = {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024};
@@ -116,6 +127,92 @@ status workstats_open(arena *a, uint64_t cell_bytes, int64_t now_us, workstats *
     return STATUS_OK;
 }
 
+/* Times are counted in microseconds of wall clock, the same for all, so that the states add up to
+ * what was allocated; the worker's share of its device is in the scale. */
+static void register_pool(workstats *w, const waste *times, waste_pool p,
+                          const pricetable_entry *price) {
+    double share = times->share_milli / 1000.0;
+    char labels[96];
+    (void)snprintf(labels, sizeof labels, "pool=\"%s\",unit=\"%s\"", waste_pool_name(p),
+                   waste_unit_name(times->unit));
+    w->allocated[p] = metrics_new_counter(
+        w->metrics, "weir_device_allocated_seconds_total", labels,
+        "GPU-seconds (unit=core: core-seconds) that the worker had its share of a device for.",
+        share * 1e-6);
+    if (price->priced) {
+        w->cost[p] = metrics_new_counter(w->metrics, "weir_device_cost_total", labels,
+                                         "Price of the device-seconds allocated.",
+                                         share * price->price_per_hour / 3600e6);
+    }
+    for (int s = 0; s < WASTE_STATES; s++) {
+        (void)snprintf(labels, sizeof labels, "pool=\"%s\",unit=\"%s\",state=\"%s\"",
+                       waste_pool_name(p), waste_unit_name(times->unit),
+                       waste_state_name((waste_state)s));
+        w->states[p][s] = metrics_new_counter(
+            w->metrics, "weir_device_seconds_total", labels,
+            "The allocated seconds, by what the device did or waited for.", share * 1e-6);
+    }
+}
+
+void workstats_device(workstats *w, const waste *times, uint32_t roles_able,
+                      const stepcost_shape *shape, const pricetable_entry *price) {
+    metrics *m = w->metrics;
+    double share = times->share_milli / 1000.0;
+    for (int p = 0; p < WASTE_POOLS; p++) {
+        bool able = roles_able & MESSAGE_ROLE_FLIPS ? p != WASTE_POOL_BOTH
+                                                    : (waste_pool)p == waste_pool_of(roles_able);
+        if (able || (waste_pool)p == times->pool) {
+            register_pool(w, times, (waste_pool)p, price);
+        }
+    }
+    w->shape = *shape;
+    if (shape->row_flops > 0) {
+        w->mflops = metrics_new_counter(m, "weir_model_flops_total", "",
+                                        "Operations that the model's steps need.", 1e6);
+        w->mflops_wasted = metrics_new_counter(
+            m, "weir_model_flops_wasted_total", "",
+            "Of them those of prompt tokens repeated or lost, attention left out.", 1e6);
+        w->kbytes = metrics_new_counter(m, "weir_model_bytes_total", "",
+                                        "Bytes of weights and KV that the steps need.", 1e3);
+    }
+    if (price->peak_tflops > 0) {
+        metrics_set(metrics_new_gauge(m, "weir_device_peak_flops", "",
+                                      "Declared peak of the worker's share of its device."),
+                    price->peak_tflops * 1e12 * share);
+    }
+    if (price->peak_gbps > 0) {
+        metrics_set(metrics_new_gauge(m, "weir_device_peak_bytes_per_second", "",
+                                      "Declared peak of the share's memory."),
+                    price->peak_gbps * 1e9 * share);
+    }
+}
+
+void workstats_waste(workstats *w, const waste *times, int64_t now_us) {
+    uint64_t us[WASTE_POOLS][WASTE_STATES];
+    waste_total(times, now_us, us);
+    for (int p = 0; p < WASTE_POOLS; p++) {
+        uint64_t all = 0;
+        for (int s = 0; s < WASTE_STATES && w->allocated[p]; s++) {
+            metrics_follow(w->states[p][s], us[p][s]);
+            all += us[p][s];
+        }
+        if (w->allocated[p]) {
+            metrics_follow(w->allocated[p], all);
+        }
+        if (w->cost[p]) {
+            metrics_follow(w->cost[p], all);
+        }
+    }
+}
+
+void workstats_cost(workstats *w, const core_batch *batch) {
+    if (w->mflops) {
+        stepcost c = stepcost_of(&w->shape, batch);
+        w->flops += c.flops;
+        w->bytes += c.bytes;
+    }
+}
+
 void workstats_refresh(workstats *w, const core *c, int64_t now_us) {
     core_stats s;
     core_get_stats(c, &s);
@@ -130,6 +227,12 @@ void workstats_refresh(workstats *w, const core *c, int64_t now_us) {
             memcpy(&value, field, sizeof value);
             metrics_set(w->gauges[i], (double)value);
         }
+    }
+    if (w->mflops) {
+        double lost = (double)(s.prompt_tokens_repeated + s.prompt_tokens_lost);
+        metrics_follow(w->mflops, (uint64_t)(w->flops * 1e-6));
+        metrics_follow(w->mflops_wasted, (uint64_t)(lost * w->shape.row_flops * 1e-6));
+        metrics_follow(w->kbytes, (uint64_t)(w->bytes * 1e-3));
     }
     metrics_follow(w->bytes_sent, s.cells_sent * w->cell_bytes);
     metrics_follow(w->bytes_received, s.cells_received * w->cell_bytes);

@@ -12,6 +12,8 @@
 #include "engine/base/arena.h"
 #include "engine/base/metrics.h"
 #include "engine/core/core.h"
+#include "engine/core/stepcost.h"
+#include "engine/worker/pricetable.h"
 
 enum { WORKSTATS_TRANSFERS_MAX = 4096 };
 
@@ -25,8 +27,19 @@ void workstats_links(workstats *w, uint32_t shm, uint32_t tcp);
 /* Copies the core's numbers. */
 void workstats_refresh(workstats *w, const core *c, int64_t now_us);
 
+/* The series of time, operations and money: of these pools, in the units of `times`, with the
+ * shape of the model (zeros: it computes nothing). Once, before the rest. */
+void workstats_device(workstats *w, const waste *times, uint32_t roles_able,
+                      const stepcost_shape *shape, const pricetable_entry *price);
+
+/* Copies the sums of time. */
+void workstats_waste(workstats *w, const waste *times, int64_t now_us);
+
 /* A step took `busy_us`. */
 void workstats_step(workstats *w, int32_t rows, int64_t busy_us);
+
+/* What it was put together of. */
+void workstats_cost(workstats *w, const core_batch *batch);
 
 /* P: the last group of a request is on its way; D has adopted it. The time between is what the
  * transfer cost beyond the computing (returned; 0 when not known). */

@@ -147,6 +147,7 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     info->vocab = shape.vocab;
     info->context_tokens = shape.context_tokens;
     info->parameters = m->weights.parameters;
+    info->tied = m->weights.output == m->weights.embedding;
     info->weight_bytes = m->weights.bytes;
     *out = m;
     return STATUS_OK;

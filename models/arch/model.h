@@ -45,10 +45,11 @@ typedef struct {
 } model_options;
 
 typedef struct {
-    char arch[32];      /* "llama" */
-    char name[64];      /* general.name, "" when the file has none */
-    uint64_t file_hash; /* of the file's metadata and tensors: peers compare it */
-    uint64_t parameters;
+    char arch[32];         /* "llama" */
+    char name[64];         /* general.name, "" when the file has none */
+    uint64_t file_hash;    /* of the file's metadata and tensors: peers compare it */
+    uint64_t parameters;   /* of all matrices and vectors; a matrix used twice counts once */
+    bool tied;             /* the output matrix is the embedding */
     uint64_t weight_bytes; /* as kept in memory */
     int32_t layers, width, heads, kv_heads, head_dim, vocab;
     int32_t context_tokens;       /* longest sequence: trained, or less if the options say so */

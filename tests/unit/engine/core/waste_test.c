@@ -145,3 +145,46 @@ Test(waste, a_prompt_that_finds_no_pages_is_want_of_room) {
     cr_expect_eq(stall(n, P), WASTE_NO_ROOM, "the first one's pages wait to be sent");
     corenet_close(n);
 }
+
+/* ---- what was computed in vain ----------------------------------------------------------------
+ */
+
+Test(waste, rows_of_a_request_that_leaves_are_lost_those_of_a_step_under_way_too) {
+    corenet *n = open_net(0);
+    request_params params = corenet_params(30);
+    corenet_submit(n, P, 1, 1, D, prompt, 100, 100, &params);
+    cr_assert(corenet_step(n, P));
+    uint64_t computed = corenet_stats(n, P).prompt_tokens_computed;
+    cr_assert(corenet_begin(n, P));
+    uint64_t rows = (uint64_t)corenet_batch(n, P)->rows;
+    corenet_cancel(n, P, 1, 1);
+    cr_expect_eq(corenet_stats(n, P).prompt_tokens_lost, computed);
+    corenet_finish(n, P);
+    cr_expect_eq(corenet_stats(n, P).prompt_tokens_lost, computed + rows);
+    corenet_close(n);
+}
+
+Test(waste, a_new_attempt_that_goes_on_with_what_there_is_loses_nothing) {
+    corenet *n = open_net(0);
+    request_params params = corenet_params(30);
+    corenet_submit(n, P, 1, 1, D, prompt, 100, 100, &params);
+    cr_assert(corenet_step(n, P));
+    corenet_submit(n, P, 1, 2, D, prompt, 100, 100, &params);
+    corenet_reserve(n, D, 1, 2, P, prompt, 100, 100, &params);
+    corenet_run(n);
+    cr_expect_eq(corenet_stats(n, P).prompt_tokens_computed, 100);
+    cr_expect_eq(corenet_stats(n, P).prompt_tokens_lost, 0);
+    cr_expect_eq(corenet_stats(n, P).prompt_tokens_repeated, 0);
+    corenet_close(n);
+}
+
+Test(waste, a_prompt_that_goes_on_from_elsewhere_is_computed_again) {
+    corenet *n = open_net(0);
+    request_params params = corenet_params(30);
+    corenet_submit(n, P, 1, 2, D, prompt, 97, 100, &params);
+    corenet_reserve(n, D, 1, 2, P, prompt, 97, 100, &params);
+    corenet_run(n);
+    cr_expect_eq(corenet_stats(n, P).prompt_tokens_repeated, 100);
+    cr_expect_eq(corenet_stats(n, P).prompt_tokens_lost, 0);
+    corenet_close(n);
+}
