@@ -2,19 +2,21 @@
 #include "server/gateway/admit.h"
 
 enum {
-    KNOWN_US = 200000,   /* waiting time after which the measured rate is believed */
-    MEMORY_US = 4000000, /* waiting time after which older counts weigh half */
+    KNOWN_US = 200000,   /* busy time after which the measured rate is believed */
+    TOLD_SHARE = 4,      /* an older measurement is not believed below this part of what is told */
+    MEMORY_US = 2000000, /* busy time after which older counts weigh half */
     AHEAD_MS = 200,      /* work that workers have beside what they compute */
     AHEAD_MIN = 512,     /* tokens, likewise: two steps of the default size */
     AHEAD_REQUESTS = 2,  /* requests of a worker that are let through whatever their size */
     MARGIN_PERCENT = 75  /* of the objective: steps differ, and a shorter line loses nothing */
 };
 
-void admit_count(admit *a, bool waiting, int64_t now_us) {
-    if (waiting && a->counted_us != 0) {
+void admit_count(admit *a, const admit_fleet *f, bool waiting, int64_t now_us) {
+    bool busy = waiting || a->sent_count > f->workers;
+    if (busy && a->counted_us != 0) {
         a->busy_us += now_us - a->counted_us;
     }
-    a->counted_us = waiting ? now_us : 0;
+    a->counted_us = busy ? now_us : 0;
     if (a->busy_us > MEMORY_US) {
         a->busy_us /= 2;
         a->done_work /= 2;
@@ -44,11 +46,12 @@ bool admit_room(const admit *a, const admit_fleet *f, uint64_t work) {
 }
 
 uint64_t admit_rate(const admit *a, const admit_fleet *f, bool waiting) {
-    if (a->busy_us < KNOWN_US || (!waiting && f->told_rate)) {
+    if (a->busy_us < KNOWN_US) {
         return f->told_rate;
     }
     uint64_t rate = a->done_work * 1000000 / (uint64_t)a->busy_us;
-    return rate ? rate : 1;
+    uint64_t least = waiting ? 1 : f->told_rate / TOLD_SHARE;
+    return rate > least ? rate : least;
 }
 
 admit_verdict admit_judge(const admit *a, const admit_fleet *f, const admit_request *r,

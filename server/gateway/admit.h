@@ -2,13 +2,11 @@
  *
  * Purpose    Predicts the time to the first token that a new request would have: the prompt tokens
  *            ahead of it, over the rate at which prompts have been getting their first tokens while
- *            requests had to wait. That rate contains whatever the bottleneck is: prefill, decode
- *            slots, KV pages, dead workers. Before it is known, what the workers tell stands in.
- *            Past the objective a request is refused at once: by then waiting would make it late,
- *            and everybody behind it.
- * Ownership  Plain data.
- * Threads    One thread.
- * Limits     None. Work is in prompt tokens.
+ *            the workers were busy: requests waited here, or workers had more than one each. That
+ *            rate contains whatever the bottleneck is: prefill, decode slots, KV pages, dead
+ * workers. Before it is known, what the workers tell stands in. Past the objective a request is
+ * refused at once: by then waiting would make it late, and everybody behind it. Ownership  Plain
+ * data. Threads    One thread. Limits     None. Work is in prompt tokens.
  */
 #ifndef SERVER_GATEWAY_ADMIT_H
 #define SERVER_GATEWAY_ADMIT_H
@@ -20,7 +18,7 @@ typedef struct {
     int64_t slo_us;     /* objective for the time to the first token; 0: refuse nothing */
     uint64_t sent_work; /* sent to workers, no first token yet */
     uint32_t sent_count;
-    uint64_t done_work; /* got a first token in the last seconds in which requests had to wait */
+    uint64_t done_work; /* got a first token in the last seconds in which workers were busy */
     int64_t busy_us;    /* those seconds */
     int64_t counted_us; /* time up to which busy_us is counted */
 } admit;
@@ -45,9 +43,9 @@ typedef enum {
     ADMIT_KEY_BUSY     /* 429: its key has more than its share of what waits */
 } admit_verdict;
 
-/* Call when something changes: the time since the last call counts if requests have been waiting
- * in it. */
-void admit_count(admit *a, bool waiting, int64_t now_us);
+/* Call when something changes: the time since the last call counts if the workers have been busy in
+ * it. `waiting`: requests wait to be sent. */
+void admit_count(admit *a, const admit_fleet *f, bool waiting, int64_t now_us);
 
 /* Work went to the workers; it got its first token (`done`) or ended without. */
 void admit_sent(admit *a, uint64_t work);

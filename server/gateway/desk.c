@@ -317,7 +317,7 @@ void desk_let_through(gateway_state *g) {
             fail_session(g, index, 503, &d, 1);
         }
     }
-    admit_count(&g->admit, fair_count(g->line) > 0, now);
+    admit_count(&g->admit, &f, fair_count(g->line) > 0, now);
 }
 
 void desk_expire(gateway_state *g) {

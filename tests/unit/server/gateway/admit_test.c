@@ -51,32 +51,49 @@ Test(admit, the_rate_is_measured_only_while_requests_wait) {
     admit a = {.slo_us = 1000000};
     cr_assert_eq(admit_rate(&a, &fleet, true), 1000u);
     int64_t now = 5000000;
-    admit_count(&a, true, now);
+    admit_count(&a, &fleet, true, now);
     for (int i = 0; i < 10; i++) { /* 50 tokens each 100 ms: 500 a second */
         admit_sent(&a, 50);
-        admit_count(&a, true, now += 100000);
+        admit_count(&a, &fleet, true, now += 100000);
         admit_over(&a, 50, true);
     }
     cr_assert_eq(admit_rate(&a, &fleet, true), 500u);
-    cr_assert_eq(admit_rate(&a, &fleet, false), 1000u);
-    admit_count(&a, false, now += 100000);
+    cr_assert_eq(admit_rate(&a, &fleet, false), 500u);
+    const admit_fleet fast = {.workers = 1, .told_rate = 8000};
+    cr_assert_eq(admit_rate(&a, &fast, false), 2000u, "what is old is not believed too much");
+    admit_count(&a, &fleet, false, now += 100000);
     cr_assert_eq(a.busy_us, 1000000);
     admit_sent(&a, 50);
     admit_over(&a, 50, true);
-    admit_count(&a, true, now + 60000000);
+    admit_count(&a, &fleet, true, now + 60000000);
     cr_assert_eq(admit_rate(&a, &fleet, true), 500u, "idle time and its tokens do not count");
     cr_assert_eq(a.sent_work, 0u);
     cr_assert_eq(a.sent_count, 0u);
 }
 
+Test(admit, workers_with_more_than_one_request_each_are_busy) {
+    admit a = {.slo_us = 1000000};
+    int64_t now = 5000000;
+    admit_sent(&a, 50);
+    admit_count(&a, &fleet, false, now);
+    admit_sent(&a, 50);
+    admit_count(&a, &fleet, false, now += 1000000);
+    cr_assert_eq(a.busy_us, 0, "one at a time is no measure");
+    admit_count(&a, &fleet, false, now += 100000);
+    admit_over(&a, 50, true);
+    admit_count(&a, &fleet, false, now += 100000);
+    cr_assert_eq(a.busy_us, 100000);
+    cr_assert_eq(a.done_work, 50u);
+}
+
 Test(admit, old_measurements_fade) {
     admit a = {.slo_us = 1000000};
     int64_t now = 1;
-    admit_count(&a, true, now);
+    admit_count(&a, &fleet, true, now);
     for (int i = 0; i < 400; i++) { /* 1000 a second for 20 s, then 100 a second for 20 s */
         uint64_t work = i < 200 ? 100 : 10;
         admit_sent(&a, work);
-        admit_count(&a, true, now += 100000);
+        admit_count(&a, &fleet, true, now += 100000);
         admit_over(&a, work, true);
     }
     cr_assert_leq(admit_rate(&a, &fleet, true), 140u);
