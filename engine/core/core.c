@@ -178,15 +178,20 @@ void core_close(core *c, uint32_t peer, const message *about) {
     core_close_link(c, peer);
 }
 
-void core_send_tokens(core *c, const record *r, const request_token *tokens, int32_t count,
-                      bool done) {
+void core_send_tokens(core *c, record *r, const request_token *tokens, int32_t count, bool done) {
     CHECK(count >= 0 && count <= LIMIT_CHOICES);
     request_token *copy = outbox_tokens(&c->outbox, count);
     if (count > 0) {
         memcpy(copy, tokens, (size_t)count * sizeof *copy);
     }
     core_send(c, r->gateway, MESSAGE_TOKENS, r->request, r->attempt)->tokens =
-        (message_tokens){core_cached_told(r), done, count, copy};
+        (message_tokens){.cached_tokens = core_cached_told(r),
+                         .done = done,
+                         .waited_us = r->begun_us ? core_span_us(r->since_us, r->begun_us) : 0,
+                         .computed_us = core_span_us(r->begun_us, c->now_us),
+                         .tokens_count = count,
+                         .tokens = copy};
+    r->begun_us = 0;
 }
 
 message_reason core_check_submit(const core *c, const message_submit *s) {

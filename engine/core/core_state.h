@@ -80,9 +80,14 @@ static inline int32_t core_cached_told(const record *r) {
     return r->role == RECORD_PREFILL || r->local ? r->cached : 0;
 }
 
-/* Tokens for the gateway, copied. */
-void core_send_tokens(core *c, const record *r, const request_token *tokens, int32_t count,
-                      bool done);
+/* What messages tell of a time; 0 when one of its ends is not known. */
+static inline uint32_t core_span_us(int64_t from_us, int64_t to_us) {
+    int64_t us = from_us > 0 && to_us > from_us ? to_us - from_us : 0;
+    return us < UINT32_MAX ? (uint32_t)us : UINT32_MAX;
+}
+
+/* Tokens for the gateway, copied. The first tell how long the prompt took. */
+void core_send_tokens(core *c, record *r, const request_token *tokens, int32_t count, bool done);
 
 /* The request leaves: its pages are free, or quarantined while something touches them; late
  * messages will meet a tombstone. */

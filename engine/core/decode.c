@@ -194,10 +194,12 @@ static bool decode_grant(core *c, record *r) {
     if (decode_seqs(c) + r->params.choices > c->options.seqs_max || !decode_take_pages(c, r)) {
         return false;
     }
+    r->room_us = c->now_us;
     if (r->local) {
         r->state = RECORD_DECODING;
         c->stats.prompt_tokens_cached += (uint64_t)r->cached;
-        (void)core_send(c, r->gateway, MESSAGE_ADOPTED, r->request, r->attempt);
+        core_send(c, r->gateway, MESSAGE_ADOPTED, r->request, r->attempt)->adopted.waited_us =
+            core_span_us(r->since_us, r->room_us);
         c->stats.adoptions++;
         return true;
     }
@@ -286,6 +288,7 @@ static void decode_enqueue(core *c, uint32_t gateway, uint32_t p, const message 
     r->peer = p;
     r->local = m->submit.local;
     r->lease_us = c->now_us + c->options.lease_us;
+    r->since_us = c->now_us;
     r->deadline_us = c->now_us + c->options.queue_deadline_us;
     decode_admit(c);
     for (const record *q = c->records.first[RECORD_DECODE]; q; q = q->next) {
@@ -375,6 +378,7 @@ static bool decode_follows(const core *c, const record *r, const message_announc
 
 static void decode_advance(const core *c, record *r, const message_announce *a) {
     CHECK_EQ(a->group, r->groups);
+    r->begun_us = r->groups ? r->begun_us : c->now_us;
     r->groups++;
     r->range_pages = a->pages;
     r->layer_next += a->layers;
@@ -505,8 +509,11 @@ static void decode_try_adopt(core *c, record *r) {
     }
     CHECK(r->arrived == r->groups || PLANTED(R13_ADOPT_CHECK));
     CHECK_EQ(r->page_next, record_pages_of(r->tokens_count));
-    (void)core_send(c, r->peer, MESSAGE_ADOPTED, r->request, r->attempt);
-    (void)core_send(c, r->gateway, MESSAGE_ADOPTED, r->request, r->attempt);
+    message_adopted times = {core_span_us(r->since_us, r->room_us),
+                             core_span_us(r->begun_us, c->now_us)};
+    core_send(c, r->peer, MESSAGE_ADOPTED, r->request, r->attempt)->adopted = times;
+    core_send(c, r->gateway, MESSAGE_ADOPTED, r->request, r->attempt)->adopted = times;
+    r->begun_us = 0; /* the prompt was computed elsewhere */
     c->stats.adoptions++;
     c->stats.prompt_tokens_received += (uint64_t)(r->tokens_count - r->computed);
     r->state = RECORD_DECODING;
@@ -630,8 +637,8 @@ static bool decode_replay(core *c, const record *r, record_seq *s, int32_t choic
         CHECK_LT((uint32_t)(position / LIMIT_PAGE_TOKENS), s->pages_count);
         tokenlog_get(&c->log, s->pages[position / LIMIT_PAGE_TOKENS], position, &tokens[i]);
     }
-    core_send(c, r->gateway, MESSAGE_TOKENS, r->request, r->attempt)->tokens =
-        (message_tokens){core_cached_told(r), false, count, tokens};
+    core_send(c, r->gateway, MESSAGE_TOKENS, r->request, r->attempt)->tokens = (message_tokens){
+        .cached_tokens = core_cached_told(r), .tokens_count = count, .tokens = tokens};
     return true;
 }
 

@@ -77,6 +77,7 @@ gate_open_result gate_open(gate *g, const gate_request *request, int64_t now_us,
     rec->live = true;
     rec->id = g->id_next;
     rec->salt = request->salt;
+    memcpy(rec->trace, request->trace, sizeof rec->trace);
     rec->prompt = prompt;
     rec->prompt_count = request->tokens_count;
     rec->params = params;

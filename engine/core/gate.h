@@ -43,6 +43,7 @@ typedef struct {
     int32_t tokens_count;
     uint64_t salt;
     const request_params *params;
+    uint64_t trace[2]; /* for workers' logs; 0, 0: none */
 } gate_request;
 
 typedef enum { GATE_OPENED, GATE_FULL, GATE_NOMEM } gate_open_result;

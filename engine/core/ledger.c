@@ -258,6 +258,7 @@ static bool build_submit(gate *g, const ledger_action *q, message *m) {
         .peer_epoch = other == MESSAGE_NO_WORKER ? 0 : g->peers[other].epoch,
         .local = q->send == MESSAGE_RESERVE && other == MESSAGE_NO_WORKER,
         .salt = r->owner->salt,
+        .trace = {r->owner->trace[0], r->owner->trace[1]},
         .params = &g->params,
     };
     bool built = build_tokens(g, r, &m->submit);

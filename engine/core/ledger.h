@@ -53,6 +53,7 @@ struct ledger_record {
     bool split;
     request_id id;
     uint64_t salt;
+    uint64_t trace[2];
     uint64_t numerics; /* class that its tokens so far were made in; 0: none yet */
     int32_t *prompt;   /* [prompt_count] */
     int32_t prompt_count;

@@ -466,6 +466,8 @@ static void walk_submit(codec *c, message_type type, message_submit *s) {
     s->salt = u64(c, "salt", s->salt);
     walk_ids(c, s);
     if (c->out != NULL) {
+    s->trace[0] = u64(c, "trace", s->trace[0]);
+    s->trace[1] = u64(c, "trace", s->trace[1]);
         request_params params = *s->params;
         walk_params(c, &params);
     } else {
@@ -585,6 +587,8 @@ static void walk_body_answers(codec *c, message *m) {
             m->tokens.done = flag(c, "done", m->tokens.done);
             walk_tokens(c, &m->tokens.tokens_count, &m->tokens.tokens, MESSAGE_TOKENS_MAX);
             break;
+            m->tokens.waited_us = u32(c, "waited", m->tokens.waited_us, 0, UINT32_MAX);
+            m->tokens.computed_us = u32(c, "computed", m->tokens.computed_us, 0, UINT32_MAX);
         case MESSAGE_SCORES:
             m->scores.position_first =
                 count32(c, "position_first", m->scores.position_first, 1, LIMIT_CONTEXT_TOKENS);
@@ -603,6 +607,9 @@ static void walk_body_answers(codec *c, message *m) {
         case MESSAGE_ADOPTED:
         case MESSAGE_ALREADY_ADOPTED:
         case MESSAGE_CANCEL:
+            m->adopted.waited_us = u32(c, "waited", m->adopted.waited_us, 0, UINT32_MAX);
+            m->adopted.moved_us = u32(c, "moved", m->adopted.moved_us, 0, UINT32_MAX);
+            break;
         default:
             break;
     }

@@ -213,6 +213,7 @@ typedef struct {
     uint64_t salt;         /* keyed tenant hash: prefix pages are shared only inside it */
     int32_t prompt_count;  /* tokens of the caller's prompt */
     int32_t tokens_count;  /* prompt_count + delivered */
+    uint64_t trace[2];     /* trace id, high half first, for logs; 0, 0: none */
     const int32_t *tokens; /* [tokens_count] prompt, then what the client already has */
     const request_params *params;
 } message_submit;
@@ -240,11 +241,19 @@ typedef struct {
     bool done;             /* nothing more follows: every choice has ended */
     /* choice numbers are absolute: choice_first .. choice_first + choices - 1 */
     int32_t tokens_count;
+    /* With the first tokens of an attempt, from the worker that computed the prompt: how long it
+     * lay there, and how long it took. Else 0. */
+    uint32_t waited_us, computed_us;
     const request_token *tokens; /* [tokens_count] */
 } message_tokens;
 
 typedef struct {
     int32_t position_first; /* position of the first scored token, >= 1 */
+/* For traces: how long D had no room, and how long the pages took from the first on. */
+typedef struct {
+    uint32_t waited_us, moved_us;
+} message_adopted;
+
     int32_t scores_count;
     const request_token *scores; /* [scores_count]: token, logprob, top; choice and index 0 */
 } message_scores;
@@ -284,6 +293,7 @@ typedef struct {
         message_handoff handoff;
         message_tokens tokens;
         message_scores scores;
+        message_adopted adopted;
     };
 } message;
 

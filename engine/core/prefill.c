@@ -244,6 +244,7 @@ void prefill_submit(core *c, uint32_t peer, const message *m) {
     r->state = RECORD_WORK;
     r->gateway = peer;
     r->lease_us = c->now_us + c->options.lease_us;
+    r->since_us = c->now_us;
     if (old) {
         prefill_inherit(c, r, old);
         core_leave(c, old);

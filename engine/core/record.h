@@ -53,6 +53,9 @@ struct record {
     int64_t lease_us;    /* when it ends */
     int64_t deadline_us; /* decode, queued: when it ends */
     uint64_t salt;
+    /* For traces: when it came, when its prompt was begun (D of a pair: its first pages were
+     * announced), and, on D, when it had room. 0: not yet, or told already. */
+    int64_t since_us, begun_us, room_us;
     int32_t prompt_count;
     int32_t tokens_count; /* prompt and what was delivered before this record */
     int32_t *tokens;      /* [context_tokens + 1]; the first choice goes on in it */

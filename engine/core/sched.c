@@ -121,6 +121,7 @@ static int32_t sched_add_seq(core *c, record *r, int32_t choice, int32_t rows, b
     b->rows += rows;
     r->in_step = true;
     r->step_rows = prompt ? rows : 0;
+    r->begun_us = prompt && !r->begun_us ? c->now_us : r->begun_us;
     return item;
 }
 

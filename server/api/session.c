@@ -133,7 +133,10 @@ int32_t session_runs(const session *s) {
 gate_request session_run(const session *s, int32_t run, uint64_t salt) {
     CHECK_LT(run, s->runs_count);
     const run_state *r = &s->runs[run];
-    return (gate_request){r->prompt.tokens, r->prompt.count, salt, &r->params};
+    return (gate_request){.tokens = r->prompt.tokens,
+                          .tokens_count = r->prompt.count,
+                          .salt = salt,
+                          .params = &r->params};
 }
 
 /* Room for one more in a growing array. */

@@ -156,6 +156,7 @@ static bool open_runs(gateway_state *g, uint32_t index, int64_t now) {
     desk_slot *s = &g->slots[index];
     for (int32_t r = 0; r < session_runs(s->session); r++) {
         gate_request request = session_run(s->session, r, s->salt);
+        reqtrace_id(note_of(g, index), request.trace);
         if (gate_open(g->gate, &request, now, &s->ids[r]) != GATE_OPENED ||
             !hash_put(&g->runs, s->ids[r], (uint64_t)index << 8 | (uint64_t)r)) {
             return false;
@@ -368,6 +369,22 @@ void desk_sent(gateway_state *g, request_id request, uint32_t attempt, gate_choi
     }
 }
 
+/* How long a worker had to do with it. */
+static void note_times(gateway_state *g, const message *m) {
+    uint32_t index;
+    int32_t run;
+    if (!find_run(g, m->request, &index, &run)) {
+        return;
+    }
+    reqtrace_note *n = note_of(g, index);
+    if (m->type == MESSAGE_TOKENS) {
+        reqtrace_computed(n, run, m->attempt, m->tokens.waited_us, m->tokens.computed_us);
+    } else {
+        reqtrace_adopted(n, run, m->attempt, m->adopted.waited_us, m->adopted.moved_us,
+                         clock_now_us());
+    }
+}
+
 /* The wire's id is the caller's but for the choices of a split request, which have no span of
  * their own. */
 void desk_told(gateway_state *g, uint32_t worker, const message *m) {
@@ -378,6 +395,10 @@ void desk_told(gateway_state *g, uint32_t worker, const message *m) {
                     {MESSAGE_PREEMPTED, "preempted"},
                     {MESSAGE_REJECT, "rejected"},
                     {MESSAGE_LINK_LOST, "link lost"}};
+    if (m->type == MESSAGE_ADOPTED || (m->type == MESSAGE_TOKENS && m->tokens.computed_us)) {
+        note_times(g, m);
+        return;
+    }
     const size_t kinds = sizeof troubles / sizeof troubles[0];
     uint32_t index;
     int32_t run;

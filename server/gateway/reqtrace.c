@@ -201,6 +201,11 @@ void reqtrace_count(reqtrace *t, otlp_counts *out) {
 
 /* ---- noting --------------------------------------------------------------------------------- */
 
+void reqtrace_id(const reqtrace_note *n, uint64_t id[2]) {
+    id[0] = n ? n->self.trace_high : 0;
+    id[1] = n ? n->self.trace_low : 0;
+}
+
 void reqtrace_text(reqtrace_note *n, int64_t start_us, int64_t now_us) {
     if (n) {
         n->text_start_us = start_us;

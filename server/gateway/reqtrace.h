@@ -99,6 +99,9 @@ const char *reqtrace_path(routes_route route);
 
 /* ---- noting --------------------------------------------------------------------------------- */
 
+/* The trace's id, high half first; 0, 0 without a note. */
+void reqtrace_id(const reqtrace_note *n, uint64_t id[2]);
+
 /* Rendered and tokenised from then until now. */
 void reqtrace_text(reqtrace_note *n, int64_t start_us, int64_t now_us);
 

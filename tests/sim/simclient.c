@@ -125,7 +125,10 @@ void simclient_event(sim *s, sim_event *e) {
 
 void simclient_open(sim *s, uint32_t g, uint32_t index) {
     sim_request *r = &s->requests[index];
-    gate_request q = {r->prompt, r->prompt_count, r->salt, &r->params};
+    gate_request q = {.tokens = r->prompt,
+                      .tokens_count = r->prompt_count,
+                      .salt = r->salt,
+                      .params = &r->params};
     gate_open_result result =
         gate_open(s->gateways[g].gate, &q, sim_clock(s, sim_gateway_node(g)), &r->id);
     if (result != GATE_OPENED) {

@@ -104,7 +104,7 @@ static const int32_t prompt[] = {11, 12, 13, 14, 15, 16, 17};
 enum { PROMPT_COUNT = sizeof(prompt) / sizeof(prompt[0]) };
 
 static inline request_id open_params(bench *b, const request_params *p) {
-    gate_request r = {prompt, PROMPT_COUNT, 42, p};
+    gate_request r = {.tokens = prompt, .tokens_count = PROMPT_COUNT, .salt = 42, .params = p};
     request_id id;
     cr_assert_eq(gate_open(b->g, &r, b->now, &id), GATE_OPENED);
     return id;

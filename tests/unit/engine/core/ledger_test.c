@@ -126,7 +126,7 @@ Test(ledger, a_full_gate_refuses_and_the_place_of_an_ended_request_is_free_again
     request_id first = open_one(b, 1, 1);
     open_one(b, 1, 1);
     request_params p = params_of(1, 1);
-    gate_request r = {prompt, PROMPT_COUNT, 42, &p};
+    gate_request r = {.tokens = prompt, .tokens_count = PROMPT_COUNT, .salt = 42, .params = &p};
     request_id id;
     cr_assert_eq(gate_open(b->g, &r, b->now, &id), GATE_FULL);
     dispatch(b, first, P1, NONE);

@@ -227,6 +227,7 @@ static void random_submit(sample *s) {
                           .salt = rng_next(&state),
                           .tokens_count = 1 + (int32_t)below(TOKENS_MOST),
                           .tokens = s->ids,
+                          .trace = {rng_next(&state), rng_next(&state)},
                           .params = &s->params};
     b->prompt_count = 1 + (int32_t)below((uint32_t)b->tokens_count);
     b->local = s->m.type == MESSAGE_RESERVE && b->peer_worker == MESSAGE_NO_WORKER;
@@ -257,12 +258,16 @@ static void random_body(sample *s) {
             break;
         case MESSAGE_HANDOFF:
             m->handoff.groups = below(INT32_MAX);
+        case MESSAGE_ADOPTED:
+            m->adopted = (message_adopted){below(UINT32_MAX), below(UINT32_MAX)};
+            break;
             m->handoff.tokens_count = random_tokens(s, LIMIT_CHOICES);
             m->handoff.tokens = s->tokens;
             break;
         case MESSAGE_TOKENS:
-            m->tokens = (message_tokens){(int32_t)below(1000), below(2),
-                                         random_tokens(s, TOKENS_MOST), s->tokens};
+            m->tokens = (message_tokens){
+                (int32_t)below(1000),          below(2), below(UINT32_MAX), below(UINT32_MAX),
+                random_tokens(s, TOKENS_MOST), s->tokens};
             break;
         case MESSAGE_SCORES:
             m->scores = (message_scores){1 + (int32_t)below(1000), random_tokens(s, TOKENS_MOST),

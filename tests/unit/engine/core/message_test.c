@@ -184,6 +184,7 @@ static void same_submit(const message_submit *a, const message_submit *b) {
     cr_assert_eq(a->peer_epoch, b->peer_epoch);
     cr_assert_eq(a->local, b->local);
     cr_assert_eq(a->salt, b->salt);
+    cr_assert(a->trace[0] == b->trace[0] && a->trace[1] == b->trace[1]);
     cr_assert_eq(a->prompt_count, b->prompt_count);
     cr_assert_eq(a->tokens_count, b->tokens_count);
     cr_assert_arr_eq(a->tokens, b->tokens, (size_t)a->tokens_count * 4);
@@ -212,9 +213,14 @@ static void same_message(const message *a, const message *b) {
         cr_assert_eq(a->handoff.groups, b->handoff.groups);
         same_tokens(a->handoff.tokens, a->handoff.tokens_count, b->handoff.tokens,
                     b->handoff.tokens_count);
+    } else if (a->type == MESSAGE_ADOPTED) {
+        cr_assert(a->adopted.waited_us == b->adopted.waited_us &&
+                  a->adopted.moved_us == b->adopted.moved_us);
     } else if (a->type == MESSAGE_TOKENS) {
         cr_assert_eq(a->tokens.cached_tokens, b->tokens.cached_tokens);
         cr_assert_eq(a->tokens.done, b->tokens.done);
+        cr_assert_eq(a->tokens.waited_us, b->tokens.waited_us);
+        cr_assert_eq(a->tokens.computed_us, b->tokens.computed_us);
         same_tokens(a->tokens.tokens, a->tokens.tokens_count, b->tokens.tokens,
                     b->tokens.tokens_count);
     } else if (a->type == MESSAGE_SCORES) {
