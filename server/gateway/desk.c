@@ -136,9 +136,10 @@ uint64_t desk_salt(const gateway_state *g, const exchange *x, const openai_reque
     return hash_bytes(tenant_key(g, x), r->cache_salt.data, r->cache_salt.bytes);
 }
 
-/* `prompt_cache_key`, or else the user, of one API key. */
+/* `prompt_cache_key`, or else X-Session-Id, or else the user, of one API key. */
 static uint64_t affinity_of(const gateway_state *g, const exchange *x, const openai_request *r) {
-    str name = r->cache_key.bytes ? r->cache_key : r->user;
+    str name = r->cache_key.bytes ? r->cache_key : exchange_session(x);
+    name = name.bytes ? name : r->user;
     if (name.bytes == 0) {
         return 0;
     }

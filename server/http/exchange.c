@@ -42,6 +42,7 @@ struct exchange {
     int32_t key;
     int64_t received_us;
     char *traceparent, *tracestate; /* NULL: none */
+    char *session;                  /* NULL: none */
     void *attached;
     void (*ended)(void *attached, const exchange_ending *how);
     exchange_header_copy extra; /* of every answer; no name: none */
@@ -118,8 +119,17 @@ str exchange_tracestate(const exchange *x) {
     return str_from(x->tracestate);
 }
 
+str exchange_session(const exchange *x) {
+    return str_from(x->session);
+}
+
 void *exchange_attached(const exchange *x) {
     return x->attached;
+}
+
+/* Without memory for it the request has no session: it only steers. */
+void exchange_set_session(exchange *x, str name) {
+    x->session = name.bytes ? mem_dup(name.data, name.bytes) : NULL;
 }
 
 /* Without memory for them the request has no parent: a trace is not worth an error. */
@@ -460,6 +470,7 @@ void exchange_drop(exchange *x) {
     strbuf_close(&x->out);
     mem_free(x->traceparent);
     mem_free(x->tracestate);
+    mem_free(x->session);
     mem_free(x->method);
     mem_free(x->path);
     mem_free(x);

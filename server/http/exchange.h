@@ -47,6 +47,9 @@ int64_t exchange_received_us(const exchange *x);
 str exchange_traceparent(const exchange *x);
 str exchange_tracestate(const exchange *x);
 
+/* The value of X-Session-Id; empty without. */
+str exchange_session(const exchange *x);
+
 /* How it went. */
 typedef struct {
     int http_code; /* 0: no answer was begun */

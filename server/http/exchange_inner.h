@@ -31,6 +31,9 @@ MUST_USE exchange *exchange_open(exchange_hooks *hooks, str method, str path, st
 /* The trace headers, copied. Before anybody else has the exchange. */
 void exchange_set_trace(exchange *x, str traceparent, str tracestate);
 
+/* X-Session-Id, copied. Before anybody else has the exchange. */
+void exchange_set_session(exchange *x, str name);
+
 /* References of the HTTP side: they do not oblige anybody to answer. */
 void exchange_hold(exchange *x);
 void exchange_drop(exchange *x);

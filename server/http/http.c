@@ -177,6 +177,7 @@ static enum MHD_Result http_dispatch(http *h, struct MHD_Connection *c, http_cal
         return MHD_NO;
     }
     http_read_trace(call->x, c);
+    exchange_set_session(call->x, http_header(c, "X-Session-Id"));
     atomic_fetch_add(&h->requests, 1);
     atomic_fetch_add(&h->exchanges, 1);
     exchange_acquire(call->x);

@@ -74,6 +74,21 @@ def every_worker_gets_prompts_that_nobody_has():
 
 
 @case
+def requests_of_one_session_prefer_the_workers_of_its_last():
+    with fleet() as server:
+        for i in range(4):
+            for name in ("one", "two"):
+                body = json.dumps({"prompt": f"{name} {i} " + LONG, "max_tokens": 2}).encode()
+                answer = server.post("/v1/completions", body, {"X-Session-Id": name})
+                assert answer.status == 200
+        decisions = server.get("/debug/route").json()["decisions"]  # the newest first
+        for later, earlier in zip(decisions, decisions[2:]):
+            for side in ("prefill", "decode"):
+                preferred = [c["worker"] for c in later[f"{side}_candidates"] if c["session_ms"] < 0]
+                assert preferred == [earlier[side]], (later, earlier)
+
+
+@case
 def what_a_worker_held_is_forgotten_with_it():
     with fleet() as server:
         ask(server, LONG)
