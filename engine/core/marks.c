@@ -3,15 +3,21 @@
 
 #include "engine/base/check.h"
 
+/* Twice the slots that are needed: as many holes as marks have gathered when the ring is moved
+ * together, so that a mark costs the same however many there are. */
+static uint32_t marks_slots(uint32_t count_max) {
+    CHECK(count_max > 0 && count_max <= UINT32_MAX / 2);
+    return 2 * count_max;
+}
+
 uint64_t marks_bytes(uint32_t count_max) {
-    CHECK(count_max > 0);
-    return (uint64_t)count_max * (sizeof(marks_entry) + 3 * 17) + 4096;
+    return (uint64_t)marks_slots(count_max) * sizeof(marks_entry) + (uint64_t)count_max * 3 * 17 +
+           4096;
 }
 
 status marks_open(marks *m, arena *a, uint32_t count_max, uint64_t seed) {
-    CHECK(count_max > 0);
-    *m = (marks){.count_max = count_max};
-    m->entries = ARENA_TAKE(a, count_max, marks_entry);
+    *m = (marks){.count_max = count_max, .slots = marks_slots(count_max)};
+    m->entries = ARENA_TAKE(a, m->slots, marks_entry);
     if (!m->entries) {
         return STATUS_NOMEM;
     }
@@ -21,7 +27,7 @@ status marks_open(marks *m, arena *a, uint32_t count_max, uint64_t seed) {
 /* Closes up the holes at the old end. */
 static void marks_trim(marks *m) {
     while (m->span > 0 && !m->entries[m->first].used) {
-        m->first = (m->first + 1) % m->count_max;
+        m->first = (m->first + 1) % m->slots;
         m->span--;
     }
     CHECK_LE(m->by_request.count, m->span);
@@ -38,7 +44,7 @@ const marks_entry *marks_get(const marks *m, request_id request) {
     if (!hash_get(&m->by_request, request, &at)) {
         return NULL;
     }
-    CHECK_LT(at, m->count_max);
+    CHECK_LT(at, m->slots);
     CHECK(m->entries[at].used && m->entries[at].request == request);
     return &m->entries[at];
 }
@@ -47,8 +53,8 @@ const marks_entry *marks_get(const marks *m, request_id request) {
 static void marks_compact(marks *m) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < m->span; i++) {
-        marks_entry *e = &m->entries[(m->first + i) % m->count_max];
-        uint32_t to = (m->first + kept) % m->count_max;
+        marks_entry *e = &m->entries[(m->first + i) % m->slots];
+        uint32_t to = (m->first + kept) % m->slots;
         if (e->used) {
             CHECK(hash_put(&m->by_request, e->request, to));
             e->used = false;
@@ -61,12 +67,9 @@ static void marks_compact(marks *m) {
     CHECK_EQ(m->span, m->by_request.count);
 }
 
-bool marks_full(marks *m) {
-    CHECK_LE(m->span, m->count_max);
-    if (m->span == m->count_max && m->by_request.count < m->span) {
-        marks_compact(m);
-    }
-    return m->span == m->count_max;
+bool marks_full(const marks *m) {
+    CHECK_LE(m->by_request.count, m->count_max);
+    return m->by_request.count == m->count_max;
 }
 
 void marks_put(marks *m, const marks_entry *e) {
@@ -81,8 +84,11 @@ void marks_put(marks *m, const marks_entry *e) {
         marks_clear(m, &m->entries[m->first]);
         marks_trim(m);
     }
-    CHECK_LT(m->span, m->count_max);
-    uint32_t at = (m->first + m->span) % m->count_max;
+    if (m->span == m->slots) {
+        marks_compact(m);
+    }
+    CHECK_LT(m->span, m->slots);
+    uint32_t at = (m->first + m->span) % m->slots;
     m->entries[at] = *e;
     m->entries[at].used = true;
     m->span++;
@@ -99,7 +105,7 @@ void marks_drop(marks *m, request_id request) {
 
 void marks_drop_peer(marks *m, uint32_t peer) {
     for (uint32_t i = 0; i < m->span; i++) {
-        marks_entry *e = &m->entries[(m->first + i) % m->count_max];
+        marks_entry *e = &m->entries[(m->first + i) % m->slots];
         if (e->used && e->peer == peer) {
             marks_clear(m, e);
         }

@@ -25,10 +25,10 @@ typedef struct {
 
 /* A ring in the order of expiry (all marks live equally long), with holes. */
 typedef struct {
-    marks_entry *entries; /* [count_max] */
+    marks_entry *entries; /* [slots] */
     hash_table by_request;
     uint32_t first, span; /* slots in use, holes included */
-    uint32_t count_max;
+    uint32_t count_max, slots;
 } marks;
 
 uint64_t marks_bytes(uint32_t count_max);
@@ -41,7 +41,7 @@ void marks_put(marks *m, const marks_entry *e);
 const marks_entry *marks_get(const marks *m, request_id request);
 
 /* The next mark of another request would push out the oldest. */
-bool marks_full(marks *m);
+bool marks_full(const marks *m);
 
 void marks_drop(marks *m, request_id request);
 void marks_drop_peer(marks *m, uint32_t peer);

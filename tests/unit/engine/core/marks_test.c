@@ -74,14 +74,11 @@ Test(marks, equals_an_array_over_random_operations) {
         switch (rng_below(&random, 4)) {
             case 0:
             case 1:
-                /* The ring may forget early when holes fill it; these stay below that. */
-                if (m.span < REQUESTS) {
-                    if (!naive[r].used || naive[r].attempt <= e.attempt) {
-                        naive[r] = e;
-                        naive[r].used = true;
-                    }
-                    marks_put(&m, &e);
+                if (!naive[r].used || naive[r].attempt <= e.attempt) {
+                    naive[r] = e;
+                    naive[r].used = true;
                 }
+                marks_put(&m, &e);
                 break;
             case 2:
                 naive[r].used = false;
@@ -97,5 +94,44 @@ Test(marks, equals_an_array_over_random_operations) {
         cr_assert_eq(got != NULL, naive[r].used);
         cr_assert(!got || got->attempt == naive[r].attempt);
     }
+    arena_close(&a);
+}
+
+/* Each request leaves a mark, and its CANCEL another in its place: a hole a request in a full ring,
+ * which once made every mark move all others. */
+Test(marks, holes_in_a_full_ring_push_nobody_out) {
+    enum { COUNT = 64 };
+    arena a;
+    marks m = make(&a, COUNT);
+    for (request_id i = 1; i <= 100 * COUNT; i++) {
+        marks_entry e = entry(i, 1, (int64_t)i);
+        marks_put(&m, &e);
+        e = entry(i > 5 ? i - 5 : 1, 2, (int64_t)i);
+        marks_put(&m, &e);
+        cr_assert_leq(marks_count(&m), COUNT);
+        for (request_id k = i > COUNT ? i - COUNT + 1 : 1; k <= i; k++) {
+            cr_assert_not_null(marks_get(&m, k), "%d of %d", (int)k, (int)i);
+        }
+    }
+    arena_close(&a);
+}
+
+Test(marks, holes_behind_one_that_stays_are_gathered_once_in_many_marks) {
+    enum { COUNT = 64 };
+    arena a;
+    marks m = make(&a, COUNT);
+    uint32_t moved = 0;
+    marks_entry stays = entry(1, 1, 1000000);
+    marks_put(&m, &stays);
+    for (request_id i = 2; i <= 100 * COUNT; i++) {
+        marks_entry e = entry(i, 1, 1000000);
+        uint32_t before = m.span;
+        marks_put(&m, &e);
+        moved += m.span <= before;
+        marks_drop(&m, i);
+    }
+    cr_assert_not_null(marks_get(&m, 1));
+    cr_assert_eq(marks_count(&m), 1);
+    cr_assert(moved > 0 && moved <= 100, "moved together %u times", moved);
     arena_close(&a);
 }
