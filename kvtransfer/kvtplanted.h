@@ -14,14 +14,15 @@
 
 #include <stdint.h>
 
-#define KVTPLANTED_LIST(BUG)                                                             \
-    BUG(NONE)                                                                            \
-    BUG(ABORT_DROPPED)      /* a communicator that failed is forgotten */                \
-    BUG(GENERATION_IGNORED) /* another life's announcement is taken for this one's */    \
-    BUG(POST_BY_SCHEDULER)  /* receives wait until the scheduler has time */             \
-    BUG(STAGING_TOO_EARLY)  /* staging goes to the next pair before the abort is over */ \
-    BUG(PAGES_TOO_EARLY)    /* closing does not wait for copies to pages */              \
-    BUG(DEADLINE_MISSING)   /* a transfer may take for ever */
+#define KVTPLANTED_LIST(BUG)                                                                \
+    BUG(NONE)                                                                               \
+    BUG(ABORT_DROPPED)         /* a communicator that failed is forgotten */                \
+    BUG(ANNOUNCEMENTS_SWAPPED) /* a group is announced before the one before it */          \
+    BUG(GENERATION_IGNORED)    /* another life's announcement is taken for this one's */    \
+    BUG(POST_BY_SCHEDULER)     /* receives wait until the scheduler has time */             \
+    BUG(STAGING_TOO_EARLY)     /* staging goes to the next pair before the abort is over */ \
+    BUG(PAGES_TOO_EARLY)       /* closing does not wait for copies to pages */              \
+    BUG(DEADLINE_MISSING)      /* a transfer may take for ever */
 
 #define KVTPLANTED_ENUM(name) KVTPLANTED_##name,
 typedef enum { KVTPLANTED_LIST(KVTPLANTED_ENUM) KVTPLANTED_COUNT } kvtplanted_bug;

@@ -25,13 +25,16 @@ enum {
     NCCL_TRANSFER_US = 10000000, /* announcement to the end of its transfer */
     NCCL_ABORT_US = 5000000,     /* after this an abort counts as hung */
     NCCL_TICK_US = 500,
-    NCCL_CTAS = 2
+    NCCL_CTAS = 2,
+    NCCL_WINDOW = 4,
+    NCCL_WINDOW_MAX = 16
 };
 
 typedef struct {
     int device;
     int ctas_max;         /* 0: NCCL_CTAS */
-    uint64_t stage_bytes; /* of the device's memory, for each channel */
+    int window;           /* groups under way at once; 0: NCCL_WINDOW */
+    uint64_t stage_bytes; /* of the device's memory, for each group under way */
     int64_t setup_us;     /* 0: NCCL_SETUP_US */
     int64_t transfer_us;  /* 0: NCCL_TRANSFER_US */
 } nccl_options;
@@ -42,6 +45,16 @@ MUST_USE status nccl_open(const kvt_pool *pool, const nccl_options *options, uin
 
 /* Gives the side its connected socket, taken over either way. */
 MUST_USE status nccl_attach(kvt *k, int fd, const seal_keys *keys, diag *d);
+
+/* What a side has moved since it was opened. Sums of microseconds; the device's own events. */
+typedef struct {
+    uint64_t groups, bytes, empty; /* empty: junk, or not wanted */
+    int64_t setup_us;              /* of the pair, from the offer to the end of its warm-up */
+    int64_t copy_us;               /* pages to staging (P), staging to pages (D) */
+    int64_t ready_us;              /* P: announced, until D's receive was posted */
+    int64_t wire_us;               /* in ncclSend (P), ncclRecv (D) */
+} nccl_times;
+void nccl_get_times(const kvt *k, nccl_times *out);
 
 /* Why the channel failed, "" before. */
 const char *nccl_reason(const kvt *k);

@@ -22,7 +22,8 @@
     X(ncclGroupEnd) X(ncclSend) X(ncclRecv) X(ncclCommAbort) X(cudaSetDevice) X(cudaMalloc) \
     X(cudaFree) X(cudaStreamCreateWithPriority) X(cudaStreamDestroy) \
     X(cudaDeviceGetStreamPriorityRange) X(cudaEventCreateWithFlags) X(cudaEventRecord) \
-    X(cudaEventQuery) X(cudaEventDestroy) X(cudaMemcpyAsync)
+    X(cudaEventQuery) X(cudaEventElapsedTime) X(cudaEventDestroy) X(cudaMemcpyAsync) \
+    X(cudaDeviceGetPCIBusId)
 /* clang-format on */
 
 #define NCCLAPI_MEMBER(name) __typeof__(&name) name;

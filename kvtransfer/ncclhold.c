@@ -8,7 +8,6 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "kvtransfer/kvtplanted.h"
-#include "kvtransfer/nccl.h"
 
 /* ---- staging -------------------------------------------------------------------------------- */
 
@@ -39,15 +38,12 @@ static void *take_kept(int device, uint64_t bytes) {
     return stage;
 }
 
-cudaError_t ncclhold_stage(ncclhold *h, uint64_t bytes) {
-    const ncclapi *api;
-    diag d;
+static cudaError_t take_stage(const ncclapi *api, ncclhold *h, uint64_t bytes) {
     h->stage = take_kept(h->device, bytes);
     if (h->stage) {
         kvtplanted_taken(h->stage, bytes);
     } else {
-        cudaError_t r = ncclapi_load(&api, &d) == STATUS_OK ? api->cudaMalloc(&h->stage, bytes)
-                                                            : cudaErrorInitializationError;
+        cudaError_t r = api->cudaMalloc(&h->stage, bytes);
         if (r != cudaSuccess) {
             h->stage = NULL;
             return r;
@@ -56,6 +52,23 @@ cudaError_t ncclhold_stage(ncclhold *h, uint64_t bytes) {
     h->stage_bytes = bytes;
     atomic_fetch_add(&staged, bytes);
     return cudaSuccess;
+}
+
+cudaError_t ncclhold_take(ncclhold *h, unsigned events, uint64_t stage_bytes) {
+    const ncclapi *api;
+    diag d;
+    int least = 0, greatest = 0;
+    if (ncclapi_load(&api, &d) != STATUS_OK) {
+        return cudaErrorInitializationError;
+    }
+    cudaError_t r = api->cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    /* Low priority: what computes goes first. */
+    r = r ? r : api->cudaStreamCreateWithPriority(&h->wire, cudaStreamNonBlocking, least);
+    r = r ? r : api->cudaStreamCreateWithPriority(&h->copy, cudaStreamNonBlocking, least);
+    for (unsigned i = 0; i < events && !r; i++) {
+        r = api->cudaEventCreateWithFlags(&h->events[i], cudaEventDefault);
+    }
+    return r ? r : take_stage(api, h, stage_bytes);
 }
 
 static void give_stage(const ncclapi *api, const ncclhold *h) {
@@ -96,6 +109,24 @@ unsigned ncclhold_aborting(bool *hung) {
     return count;
 }
 
+void ncclhold_lost(void) {
+    atomic_fetch_add(&aborts_lost, 1);
+}
+
+static void free_streams(const ncclapi *api, const ncclhold *h) {
+    for (int i = 0; i < NCCLHOLD_EVENTS; i++) {
+        if (h->events[i]) {
+            (void)api->cudaEventDestroy(h->events[i]);
+        }
+    }
+    if (h->wire && !KVTPLANTED(ABORT_DROPPED)) {
+        (void)api->cudaStreamDestroy(h->wire);
+    }
+    if (h->copy) {
+        (void)api->cudaStreamDestroy(h->copy);
+    }
+}
+
 /* Only the abort makes the rest free to give back: nothing on the streams runs any more. */
 static void *abort_run(void *argument) {
     ncclhold h = *(ncclhold *)argument;
@@ -107,12 +138,7 @@ static void *abort_run(void *argument) {
         if (h.comm && !KVTPLANTED(ABORT_DROPPED)) {
             (void)api->ncclCommAbort(h.comm);
         }
-        if (h.event) {
-            (void)api->cudaEventDestroy(h.event);
-        }
-        if (h.stream && !KVTPLANTED(ABORT_DROPPED)) {
-            (void)api->cudaStreamDestroy(h.stream);
-        }
+        free_streams(api, &h);
         give_stage(api, &h);
     }
     atomic_store(&aborts[h.slot], 0);
@@ -132,7 +158,7 @@ static int abort_slot(void) {
 void ncclhold_let_go(ncclhold *h) {
     ncclhold *copy = NULL;
     pthread_t helper;
-    if (!h->comm && !h->stream && !h->stage) {
+    if (!h->comm && !h->wire && !h->stage) {
         return;
     }
     if (KVTPLANTED(STAGING_TOO_EARLY)) {
@@ -156,7 +182,7 @@ void ncclhold_let_go(ncclhold *h) {
         (void)pthread_detach(helper);
     } else {
         mem_free(copy);
-        atomic_fetch_add(&aborts_lost, 1);
+        ncclhold_lost();
     }
     *h = (ncclhold){.device = h->device};
 }

@@ -15,25 +15,29 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "kvtransfer/nccl.h"
 #include "kvtransfer/ncclapi.h"
 
-enum { NCCLHOLD_ABORTS = 64, NCCLHOLD_STAGES = 64 };
+enum { NCCLHOLD_ABORTS = 64, NCCLHOLD_STAGES = 64, NCCLHOLD_EVENTS = 4 * NCCL_WINDOW_MAX };
 
 typedef struct {
     ncclComm_t comm;
-    cudaStream_t stream;
-    cudaEvent_t event;
+    cudaStream_t wire, copy; /* NCCL's operations; copies between pages and staging */
+    cudaEvent_t events[NCCLHOLD_EVENTS];
     void *stage;
     uint64_t stage_bytes;
     int device;
     int slot; /* of the abort */
 } ncclhold;
 
-/* Staging on the current device, which is the hold's. */
-cudaError_t ncclhold_stage(ncclhold *h, uint64_t bytes);
+/* Streams, `events` events and staging on the current device, which is the hold's. */
+cudaError_t ncclhold_take(ncclhold *h, unsigned events, uint64_t stage_bytes);
 
-/* Lets go of everything in `h`, which is empty afterwards. Returns at once. */
+/* Lets go of everything in `h`, which is empty afterwards. Returns at once. Copies have ended. */
 void ncclhold_let_go(ncclhold *h);
+
+/* The device does not end what it was asked for: counts as an abort that hangs. */
+void ncclhold_lost(void);
 
 /* Aborts that have not returned. `*hung`: one has been at it for NCCL_ABORT_US. */
 unsigned ncclhold_aborting(bool *hung);

@@ -82,15 +82,44 @@ void kvapi_run_helpers(bool all) {
 
 kvtplanted_bug kvtplanted_now;
 
+static struct {
+    uint8_t *at;
+    uint64_t bytes;
+} painted[KVAPI_STAGES];
+
+static bool as_painted(const uint8_t *at, uint64_t bytes) {
+    for (uint64_t i = 0; i < bytes; i++) {
+        if (at[i] != PAINT) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void kvtplanted_given(void *stage, uint64_t bytes) {
+    unsigned i = 0;
+    while (painted[i].at) {
+        i++;
+        CHECK_LT(i, KVAPI_STAGES);
+    }
+    painted[i].at = stage;
+    painted[i].bytes = bytes;
     memset(stage, PAINT, bytes);
 }
 
 void kvtplanted_taken(const void *stage, uint64_t bytes) {
-    const uint8_t *b = stage;
-    for (uint64_t i = 0; i < bytes; i++) {
-        CHECK(b[i] == PAINT); /* staging was written after it had been given back */
+    CHECK(as_painted(stage, bytes));
+    for (unsigned i = 0; i < KVAPI_STAGES; i++) {
+        painted[i].at = painted[i].at == stage ? NULL : painted[i].at;
     }
+}
+
+bool kvapi_staging_untouched(void) {
+    bool good = true;
+    for (unsigned i = 0; i < KVAPI_STAGES; i++) {
+        good = good && (!painted[i].at || as_painted(painted[i].at, painted[i].bytes));
+    }
+    return good;
 }
 
 /* ---- NCCL ------------------------------------------------------------------------------------ */

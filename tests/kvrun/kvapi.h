@@ -14,7 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-enum { KVAPI_HELPERS = 256, KVAPI_DEVICES = 8, KVAPI_RECEIVES = 64 };
+enum { KVAPI_HELPERS = 256, KVAPI_DEVICES = 8, KVAPI_RECEIVES = 64, KVAPI_STAGES = 128 };
 
 /* One end of a channel, as far as NCCL's calls tell. */
 typedef struct {
@@ -40,5 +40,8 @@ void kvapi_delay_helpers(int64_t us);
 /* Runs the helpers that are due, or all of them. */
 void kvapi_run_helpers(bool all);
 unsigned kvapi_helpers(void);
+
+/* Staging that was given back is as it was left. */
+bool kvapi_staging_untouched(void);
 
 #endif

@@ -16,14 +16,17 @@ static const char *const faults[] = {
     "die,message=0,percent=10",
     "die,message=2,percent=80",
 };
-enum { FAULTS = sizeof faults / sizeof faults[0], COMMUNICATORS = 24 };
+enum { FAULTS = sizeof faults / sizeof faults[0], COMMUNICATORS = 24, SLOW_TURNS = 6000 };
 
 /* What the schedule's communicators will suffer. */
 static void arm(kvrun *k) {
     char spec[512] = "";
     size_t at = 0;
     unsigned count = kvrun_chance(k, 50) ? 1 + (unsigned)kvrun_draw(k, 3) : 0;
-    if (kvrun_chance(k, 60)) {
+    k->slow = k->fault_percent > 0 && kvrun_chance(k, 10);
+    if (k->slow) { /* some take longer than they may, and would arrive later */
+        at += (size_t)snprintf(spec, sizeof spec, "reorder,turns=%d", SLOW_TURNS);
+    } else if (kvrun_chance(k, 60)) {
         at += (size_t)snprintf(spec, sizeof spec, "reorder,turns=%u",
                                4 + (unsigned)kvrun_draw(k, 40));
     }

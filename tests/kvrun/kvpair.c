@@ -60,6 +60,9 @@ static void free_pages(kvrun *k, kvrun_worker *w, const kvt_job *job) {
 
 /* Pages that nobody moves are as their owner wrote them; P's are always. */
 void kvpair_check_pages(kvrun *k) {
+    if (!kvapi_staging_untouched()) {
+        kvrun_fail(k, "staging was written after it had been given back");
+    }
     for (int i = 0; i < 2 * KVRUN_WORKERS; i++) {
         const kvrun_worker *w = i < KVRUN_WORKERS ? &k->p[i] : &k->d[i - KVRUN_WORKERS];
         for (uint32_t page = 0; page < KVRUN_PAGES; page++) {
@@ -273,6 +276,7 @@ void kvpair_work(kvrun *k) {
 
 /* Whether something may end the channel: what happened to it, or a fault of its communicators. */
 static bool has_cause(const kvrun *k, kvrun_channel *c) {
+    c->cause = c->cause || k->slow;
     for (unsigned f = 0; f < k->faults_count; f++) {
         c->cause = c->cause || (c->near.joined_us && c->near.number == k->faults[f]) ||
                    (c->far.joined_us && c->far.number == k->faults[f]);

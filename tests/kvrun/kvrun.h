@@ -77,6 +77,7 @@ typedef struct {
     unsigned faults[8], faults_count; /* numbers of communicators */
     int64_t end_us, next_fault_us;
     unsigned fault_percent;
+    bool slow; /* any transfer may take too long */
     uint64_t generation;
     uint64_t moved; /* counts what has happened, to see when nothing does */
     size_t memory[KVAPI_DEVICES];

@@ -83,8 +83,11 @@ ncclResult_t advance(ncclComm *c) {
         c->failed = ncclUnhandledCudaError;
         c->last_error = "the device is broken";
     }
-    if (c->failed != ncclSuccess || c->dead) {
+    if (c->failed != ncclSuccess) {
         return c->failed;
+    }
+    if (c->dead) { /* what it was asked for is never launched */
+        return c->launching.empty() ? ncclSuccess : ncclInProgress;
     }
     if (!c->up) {
         if (emu_nccl_fault_at("init-fails", c) != nullptr) {

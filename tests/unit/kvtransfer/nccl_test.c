@@ -223,6 +223,81 @@ Test(nccl, junk_between_groups_keeps_the_ranks_in_step) {
     expect_nothing_left();
 }
 
+Test(nccl, a_window_of_groups_is_under_way_at_once_and_arrives_in_order) {
+    fixture f;
+    kvt_arrival a;
+    uint32_t done;
+    fixture_open_nccl(&f);
+    pass_one(&f, 0);
+    for (uint32_t i = 1; i <= NCCL_WINDOW + 1; i++) {
+        kvt_job job = fixture_job(i, i, 2);
+        cr_assert_eq(kvt_post(f.receiver, &job), KVT_DONE);
+        cr_assert_eq(kvt_send(f.sender, &job), i <= NCCL_WINDOW ? KVT_DONE : KVT_AGAIN);
+    }
+    for (uint32_t i = 1; i <= NCCL_WINDOW; i++) {
+        cr_assert_eq(fixture_arrive(&f, &a), KVT_DONE);
+        cr_assert_eq(a.sequence, i);
+    }
+    int64_t until = clock_now_us() + PATIENCE_US;
+    while (f.held_sequence < NCCL_WINDOW && clock_now_us() < until) {
+        if (kvt_sent(f.sender, &done)) {
+            f.held_sequence = done;
+        }
+    }
+    cr_assert_eq(f.held_sequence, NCCL_WINDOW);
+    nccl_times p, d;
+    nccl_get_times(f.sender, &p);
+    nccl_get_times(f.receiver, &d);
+    cr_assert_eq(p.groups, NCCL_WINDOW + 1);
+    cr_assert_eq(d.bytes, p.bytes);
+    cr_assert_eq(p.bytes, (uint64_t)FIXTURE_LAYERS * FIXTURE_UNIT * (8 + 2 * NCCL_WINDOW));
+    cr_assert_gt(p.setup_us, 0);
+    fixture_close(&f);
+    expect_nothing_left();
+}
+
+/* The program is linked so that our own allocations come here, the emulated device's do not. */
+void *__real_malloc(size_t bytes);
+void *__real_calloc(size_t count, size_t bytes);
+void *__real_realloc(void *p, size_t bytes);
+void *__wrap_malloc(size_t bytes);
+void *__wrap_calloc(size_t count, size_t bytes);
+void *__wrap_realloc(void *p, size_t bytes);
+
+static _Atomic unsigned long allocations;
+
+void *__wrap_malloc(size_t bytes) {
+    allocations++;
+    return __real_malloc(bytes);
+}
+
+void *__wrap_calloc(size_t count, size_t bytes) {
+    allocations++;
+    return __real_calloc(count, bytes);
+}
+
+void *__wrap_realloc(void *p, size_t bytes) {
+    allocations++;
+    return __real_realloc(p, bytes);
+}
+
+Test(nccl, a_thousand_sends_of_a_pair_that_is_up_allocate_nothing) {
+    fixture f;
+    unsigned long before = allocations;
+    fixture_open_nccl(&f);
+    cr_assert_gt(allocations, before, "the count counts");
+    for (uint32_t i = 0; i < 20; i++) {
+        pass_one(&f, i);
+    }
+    before = allocations;
+    for (uint32_t i = 20; i < 1020; i++) {
+        pass_one(&f, i);
+    }
+    cr_assert_eq(allocations, before);
+    fixture_close(&f);
+    expect_nothing_left();
+}
+
 Test(nccl, a_group_larger_than_staging_breaks_the_channel_and_nothing_else) {
     fixture f;
     fixture_open_nccl(&f);
