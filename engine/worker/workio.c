@@ -344,6 +344,11 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
             return;
         }
     }
+    if (m->type == MESSAGE_SUBMIT || m->type == MESSAGE_RESERVE) {
+        LOG(DEBUG, "worker", m->type == MESSAGE_SUBMIT ? "submitted" : "reserved",
+            "request=%" PRIu64 " attempt=%u trace=%016" PRIx64 "%016" PRIx64, m->request,
+            m->attempt, m->submit.trace[0], m->submit.trace[1]);
+    }
     if (fd >= 0) {
         (void)close(fd);
     }

@@ -228,6 +228,9 @@ def one_trace_goes_from_the_client_through_all_workers():
         assert root.resource["service.name"] == "weir"
         assert re.search(rf"answered path=/v1/completions code=200 .*trace={CLIENT_TRACE}",
                          server.log()), "no line in the access log"
+        for word in ("submitted", "reserved"):
+            assert re.search(rf"worker: {word} request=\d+ attempt=\d+ trace={CLIENT_TRACE}",
+                             server.log()), f"no worker says {word}"
 
 
 @case
