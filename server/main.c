@@ -25,7 +25,7 @@ typedef struct {
     const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
         context, seqs, chunk;
-    int32_t role, kv_dtype, activations, weights, log_level;
+    int32_t role, kv_dtype, activations, weights, kv_transport, log_level;
     bool log_json, deterministic;
     int64_t device;
     double memory_fraction, device_share;
@@ -86,6 +86,8 @@ static const config_option worker_flags[] = {
      "how weights of F32, F16 and BF16 are kept: as the file has them, or as Q8_0"},
     {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
      "how activations meet quantised weights"},
+    {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", workerflags_kv_transports,
+     NULL, "what may carry KV to and from other workers; auto: the best that both have"},
     {"context", CONFIG_INT, FIELD(context), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
      "longest sequence; 0: what the model was trained for"},
     {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL, "sequences decoded at once"},
@@ -174,6 +176,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .prefill_chunk_tokens = (int32_t)o->chunk,
                         .queue_us = o->queue_ms * 1000,
                         .drain_us = o->drain_ms * 1000,
+                        .kv_transports = o->kv_transport ? 1u << (o->kv_transport - 1) : 0,
                         .ring_bytes = strcmp(o->backend, "timed") ? 32 << 20 : 1 << 20,
                         .group_bytes = 4 << 20,
                         .trace_directory = o->trace,

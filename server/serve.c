@@ -214,9 +214,9 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         workerflags_activations[o->activations], "--weights", workerflags_weights[o->weights],
         "--context", context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--log-level",
         log_level_names[o->log_level], o->log_json ? "--log-json" : "--no-log-json", "--trace",
-        o->trace ? o->trace : "", "--queue-timeout-ms", queue, "--drain-timeout-ms", drain,
-        "--profile", o->profile ? o->profile : "", "--price-table",
-        o->price_table ? o->price_table : "",
+        o->trace ? o->trace : "", "--kv-transport", workerflags_kv_transports[o->kv_transport],
+        "--queue-timeout-ms", queue, "--drain-timeout-ms", drain, "--profile",
+        o->profile ? o->profile : "", "--price-table", o->price_table ? o->price_table : "",
         /* From here on for links between hosts; cut off below without them. */
         "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
     uint32_t count = sizeof args / sizeof args[0];
@@ -272,10 +272,15 @@ static status make_key(server *s) {
                : status_fail(&s->d, STATUS_NOMEM, "no memory for a key");
 }
 
+/* Local pairs too get a connection of their own, which a socket of this machine does not have. */
+static bool kv_by_address(const server *s) {
+    return s->set.kv_transport == WORKERFLAGS_KV_TCP || s->set.kv_transport == WORKERFLAGS_KV_NCCL;
+}
+
 static status open_hub(server *s) {
     hostport at;
     if (!s->set.cluster_listen) {
-        if (s->set.kv_transport == SERVEFLAGS_TRANSPORT_TCP) {
+        if (kv_by_address(s)) {
             (void)snprintf(s->worker_listen, sizeof s->worker_listen, "127.0.0.1:0");
             return make_key(s);
         }
@@ -358,7 +363,7 @@ static void say_ready(void *self) {
     } else {
         (void)printf("  workers: %d prefill, %d decode; KV moves over %s\n", (int)s->set.prefill,
                      (int)s->set.decode,
-                     s->set.kv_transport == SERVEFLAGS_TRANSPORT_TCP ? "tcp" : "shm");
+                     kv_by_address(s) ? workerflags_kv_transports[s->set.kv_transport] : "shm");
     }
     if (s->hub) {
         (void)printf("  hub:     %s (weir worker --join %s ...)\n", s->hub_text, s->hub_text);
@@ -416,7 +421,7 @@ static status run(server *s) {
                           .local = local_workers(s),
                           .cluster = s->cluster,
                           .model_hash = s->cluster ? s->model_hash : 0,
-                          .kv_by_address = s->set.kv_transport == SERVEFLAGS_TRANSPORT_TCP,
+                          .kv_by_address = kv_by_address(s),
                           .cores = &s->cores,
                           .tokenizer = s->tokenizer,
                           .roles_wanted = roles,
@@ -485,6 +490,12 @@ static int read_settings(config *c, server *s, int argc, char *const *argv) {
     if (s->table == &serveflags_serve && !s->set.cluster_listen && s->set.decode == 0 &&
         !s->set.autoscale) {
         (void)fprintf(stderr, "weir serve: --decode 0 needs --cluster-listen or --autoscale\n");
+        return 2;
+    }
+    if (s->set.kv_transport == WORKERFLAGS_KV_LOCAL && !s->set.aggregated) {
+        (void)fprintf(stderr,
+                      "weir serve: --kv-transport local needs --aggregated: workers of one "
+                      "phase move their KV\n");
         return 2;
     }
     if (s->set.autoscale && (s->set.aggregated || s->set.prefill_min > s->set.prefill_max ||

@@ -7,7 +7,6 @@
 
 const char *const serveflags_backends[] = {"auto", "cpu", "cuda", "timed", NULL};
 static const char *const routings[] = {"cost", "random", "round-robin", NULL};
-static const char *const transports[] = {"auto", "shm", "tcp", NULL};
 
 #define FIELD(name) offsetof(serveflags, name)
 
@@ -231,8 +230,11 @@ static const config_option options[] = {
      "hashes: for trying fleets on a small machine"},
     {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
      "with --backend timed: how long steps and transfers take; default: one Xeon thread"},
-    {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", transports, NULL,
-     "how KV pages move between workers of this machine (auto: shm); to other hosts it is tcp"},
+    {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", workerflags_kv_transports,
+     NULL,
+     "what carries KV pages between workers; auto: shm on this machine, to other hosts nccl "
+     "between "
+     "GPUs, else tcp. A pair for which the one named cannot be is refused"},
     {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU the workers use"},
     {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
      "of the GPU's memory, what all workers together take: weights, workspaces, KV cache"},

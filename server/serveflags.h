@@ -28,8 +28,6 @@ typedef struct {
     const char *lease_file;
 } serveflags;
 
-enum { SERVEFLAGS_TRANSPORT_AUTO, SERVEFLAGS_TRANSPORT_SHM, SERVEFLAGS_TRANSPORT_TCP };
-
 extern const char *const serveflags_backends[];
 
 extern const config_table serveflags_serve, serveflags_gateway;

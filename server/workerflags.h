@@ -15,4 +15,14 @@ extern const char *const workerflags_activations[];
 
 extern const char *const workerflags_weights[]; /* of model_weights (models/arch/model.h) */
 
+/* "auto", then the transports in the order of hello_transport (engine/core/hello.h). */
+extern const char *const workerflags_kv_transports[];
+enum {
+    WORKERFLAGS_KV_AUTO,
+    WORKERFLAGS_KV_LOCAL,
+    WORKERFLAGS_KV_SHM,
+    WORKERFLAGS_KV_NCCL,
+    WORKERFLAGS_KV_TCP
+};
+
 #endif

@@ -1,6 +1,8 @@
 /* hello.c -- the comparison made when two workers join. */
 #include "engine/core/hello.h"
 
+#include <stdio.h>
+
 #include "engine/base/check.h"
 
 static status differ(diag *d, const char *what, uint64_t mine, uint64_t theirs) {
@@ -48,6 +50,48 @@ status hello_fits(const message_hello *mine, const message_hello *theirs, diag *
         return differ_text(d, "numerics class", mine->numerics, theirs->numerics);
     }
     return STATUS_OK;
+}
+
+const char *hello_transport_name(hello_transport t) {
+    static const char *const names[] = {"local", "shm", "nccl", "tcp"};
+    CHECK_LT(t, HELLO_TRANSPORTS);
+    return names[t];
+}
+
+static void list_names(uint32_t transports, char out[32]) {
+    size_t used = 0;
+    out[0] = 0;
+    for (uint32_t t = 0; t < HELLO_TRANSPORTS; t++) {
+        const char *name = hello_transport_name((hello_transport)t);
+        if (transports & HELLO_BIT(t)) {
+            used += (size_t)snprintf(out + used, 32 - used, "%s%s", used ? "|" : "", name);
+        }
+    }
+    (void)snprintf(out + used, 32 - used, "%s", used ? "" : "none");
+}
+
+status hello_carries(const message_hello *mine, const message_hello *theirs, uint32_t reach,
+                     hello_transport *out, diag *d) {
+    uint32_t both = mine->transports & theirs->transports & reach;
+    bool shared = mine->device == theirs->device && (both & HELLO_BIT(HELLO_NCCL));
+    both &= shared ? ~HELLO_BIT(HELLO_NCCL) : UINT32_MAX;
+    for (uint32_t t = 0; t < HELLO_TRANSPORTS; t++) {
+        if (both & HELLO_BIT(t)) {
+            *out = (hello_transport)t;
+            return STATUS_OK;
+        }
+    }
+    char names[3][32];
+    list_names(mine->transports, names[0]);
+    list_names(theirs->transports, names[1]);
+    list_names(reach, names[2]);
+    return shared ? status_fail_param(d, STATUS_MISMATCH, "KV transport",
+                                      "NCCL joins no device with itself: both have their KV on the "
+                                      "same GPU (processes with different NCCL_HOSTID may)")
+                  : status_fail_param(d, STATUS_MISMATCH, "KV transport",
+                                      "no KV transport in common: %s here, %s there, and the link "
+                                      "reaches %s",
+                                      names[0], names[1], names[2]);
 }
 
 static str keep(char *into, str text) {

@@ -16,6 +16,18 @@
  * to go on at the other. Both ends come to the same answer. */
 MUST_USE status hello_fits(const message_hello *mine, const message_hello *theirs, diag *d);
 
+/* What can carry KV between two workers, the best first. */
+typedef enum { HELLO_LOCAL, HELLO_SHM, HELLO_NCCL, HELLO_TCP, HELLO_TRANSPORTS } hello_transport;
+
+#define HELLO_BIT(transport) (1u << (transport))
+
+const char *hello_transport_name(hello_transport t);
+
+/* What carries KV between the two: the best that both may use and the link reaches (HELLO_BITs).
+ * STATUS_MISMATCH says why nothing does. Both ends come to the same answer. */
+MUST_USE status hello_carries(const message_hello *mine, const message_hello *theirs,
+                              uint32_t reach, hello_transport *out, diag *d);
+
 /* A HELLO that outlives the message it came in. */
 typedef struct {
     message_hello hello; /* its texts point into what follows */

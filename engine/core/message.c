@@ -213,6 +213,8 @@ static void walk_hello(codec *c, message_hello *h) {
     h->numerics = text(c, "numerics", h->numerics, MESSAGE_NUMERICS_BYTES, true);
     h->kv_layout = text(c, "kv_layout", h->kv_layout, MESSAGE_LAYOUT_BYTES, true);
     h->address = text(c, "address", h->address, MESSAGE_ADDRESS_BYTES, true);
+    h->transports = u32(c, "transports", h->transports, 0, UINT32_MAX);
+    h->device = u64(c, "device", h->device);
 }
 
 static void walk_peer(codec *c, message_peer *p) {
@@ -464,10 +466,10 @@ static void walk_submit(codec *c, message_type type, message_submit *s) {
         fail(c, c->out ? STATUS_INVALID : STATUS_CORRUPT, "local", "does not fit peer_worker");
     }
     s->salt = u64(c, "salt", s->salt);
-    walk_ids(c, s);
-    if (c->out != NULL) {
     s->trace[0] = u64(c, "trace", s->trace[0]);
     s->trace[1] = u64(c, "trace", s->trace[1]);
+    walk_ids(c, s);
+    if (c->out != NULL) {
         request_params params = *s->params;
         walk_params(c, &params);
     } else {
@@ -585,10 +587,10 @@ static void walk_body_answers(codec *c, message *m) {
             m->tokens.cached_tokens =
                 count32(c, "cached_tokens", m->tokens.cached_tokens, 0, LIMIT_CONTEXT_TOKENS);
             m->tokens.done = flag(c, "done", m->tokens.done);
-            walk_tokens(c, &m->tokens.tokens_count, &m->tokens.tokens, MESSAGE_TOKENS_MAX);
-            break;
             m->tokens.waited_us = u32(c, "waited", m->tokens.waited_us, 0, UINT32_MAX);
             m->tokens.computed_us = u32(c, "computed", m->tokens.computed_us, 0, UINT32_MAX);
+            walk_tokens(c, &m->tokens.tokens_count, &m->tokens.tokens, MESSAGE_TOKENS_MAX);
+            break;
         case MESSAGE_SCORES:
             m->scores.position_first =
                 count32(c, "position_first", m->scores.position_first, 1, LIMIT_CONTEXT_TOKENS);
@@ -605,11 +607,11 @@ static void walk_body_answers(codec *c, message *m) {
             walk_reject(c, m);
             break;
         case MESSAGE_ADOPTED:
-        case MESSAGE_ALREADY_ADOPTED:
-        case MESSAGE_CANCEL:
             m->adopted.waited_us = u32(c, "waited", m->adopted.waited_us, 0, UINT32_MAX);
             m->adopted.moved_us = u32(c, "moved", m->adopted.moved_us, 0, UINT32_MAX);
             break;
+        case MESSAGE_ALREADY_ADOPTED:
+        case MESSAGE_CANCEL:
         default:
             break;
     }

@@ -112,6 +112,8 @@ typedef struct {
     str numerics;  /* numerics class; <= 128 bytes */
     str kv_layout; /* layout and dtype of a page; <= 64 bytes */
     str address;   /* numeric HOST:PORT where other workers and gateways reach it; "": nowhere */
+    uint32_t transports; /* that may carry its KV: bits of hello.h; 0 from a gateway */
+    uint64_t device;     /* names what holds its KV, as NCCL tells devices apart; 0: host memory */
 } message_hello;
 
 typedef enum {
@@ -211,9 +213,9 @@ typedef struct {
     uint64_t peer_epoch;
     bool local;            /* RESERVE: D computes the prompt itself, no transfer */
     uint64_t salt;         /* keyed tenant hash: prefix pages are shared only inside it */
+    uint64_t trace[2];     /* trace id, high half first, for logs; 0, 0: none */
     int32_t prompt_count;  /* tokens of the caller's prompt */
     int32_t tokens_count;  /* prompt_count + delivered */
-    uint64_t trace[2];     /* trace id, high half first, for logs; 0, 0: none */
     const int32_t *tokens; /* [tokens_count] prompt, then what the client already has */
     const request_params *params;
 } message_submit;
@@ -239,21 +241,21 @@ typedef struct {
 typedef struct {
     int32_t cached_tokens; /* prompt tokens found in a prefix cache */
     bool done;             /* nothing more follows: every choice has ended */
-    /* choice numbers are absolute: choice_first .. choice_first + choices - 1 */
-    int32_t tokens_count;
     /* With the first tokens of an attempt, from the worker that computed the prompt: how long it
      * lay there, and how long it took. Else 0. */
     uint32_t waited_us, computed_us;
+    /* choice numbers are absolute: choice_first .. choice_first + choices - 1 */
+    int32_t tokens_count;
     const request_token *tokens; /* [tokens_count] */
 } message_tokens;
 
-typedef struct {
-    int32_t position_first; /* position of the first scored token, >= 1 */
 /* For traces: how long D had no room, and how long the pages took from the first on. */
 typedef struct {
     uint32_t waited_us, moved_us;
 } message_adopted;
 
+typedef struct {
+    int32_t position_first; /* position of the first scored token, >= 1 */
     int32_t scores_count;
     const request_token *scores; /* [scores_count]: token, logprob, top; choice and index 0 */
 } message_scores;
@@ -291,9 +293,9 @@ typedef struct {
         message_announce announce; /* ANNOUNCE, and REJECT about one */
         message_posted posted;
         message_handoff handoff;
+        message_adopted adopted;
         message_tokens tokens;
         message_scores scores;
-        message_adopted adopted;
     };
 } message;
 

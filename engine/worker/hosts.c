@@ -15,7 +15,7 @@
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "engine/net/member.h"
-#include "kvtransfer/tcp.h"
+#include "engine/worker/channels.h"
 
 enum {
     YOUNG_US = 1000000, /* a link this new is not made anew because an old one was lost */
@@ -38,6 +38,7 @@ static handshake_ident self_of(const worker_state *w) {
 
 static void fill_hello(void *self, message_hello *out) {
     *out = workio_hello(self);
+    channels_tell(self, PEERS_MAX, out);
 }
 
 /* For the controller, which sizes the pools by it. */
@@ -143,22 +144,9 @@ static void dial(worker_state *w, uint32_t slot, const hostport *address,
     }
 }
 
-static status open_channels(worker_state *w, uint32_t slot, diag *d) {
-    peer *p = &w->peers.slots[slot];
-    kvt_pool pool = workio_pool(w);
-    if ((message_roles_able(w->options->roles) & MESSAGE_ROLE_PREFILL) &&
-        (p->roles & MESSAGE_ROLE_DECODE)) {
-        TRY(tcp_open(&pool, w->epoch, false, &p->sender, d));
-        workio_channel(w, p->sender);
-        TRY(peers_watch(&w->peers, slot, PEERS_SENDER, kvt_event_fd(p->sender)));
-    }
-    if ((message_roles_able(w->options->roles) & MESSAGE_ROLE_DECODE) &&
-        (p->roles & MESSAGE_ROLE_PREFILL)) {
-        TRY(tcp_open(&pool, p->epoch, true, &p->receiver, d));
-        workio_channel(w, p->receiver);
-        TRY(peers_watch(&w->peers, slot, PEERS_RECEIVER, kvt_event_fd(p->receiver)));
-    }
-    return STATUS_OK;
+void hosts_dial_channel(worker_state *w, uint32_t slot, handshake_purpose purpose) {
+    hostport address = w->peers.slots[slot].address;
+    dial(w, slot, &address, purpose);
 }
 
 /* A worker on another host, its connection still to come. PEERS_MAX when there is no room. */
@@ -172,10 +160,6 @@ static uint32_t add_worker(worker_state *w, const message_peer *who, bool dials)
     peer *p = &w->peers.slots[slot];
     p->dials = dials;
     p->since_us = clock_now_us();
-    if (open_channels(w, slot, &d) != STATUS_OK) {
-        LOG(ERROR, "kvt", "no channel to a worker", "worker=%u why=\"%s\"", who->worker, d.text);
-        p->doomed = true;
-    }
     workio_send_hello(w, slot);
     core_link_up(w->core, slot, CORE_WORKER, who->worker, who->epoch, p->since_us);
     return slot;
@@ -268,22 +252,6 @@ static void accept_worker(worker_state *w, const mesh_event *e) {
     attach(w, slot, e);
 }
 
-static kvt *side_of(peer *p, handshake_purpose purpose, bool dialler) {
-    return (purpose == HANDSHAKE_PUSH) == dialler ? p->sender : p->receiver;
-}
-
-static void attach_channel(peer *p, const mesh_event *e, bool dialler) {
-    kvt *k = side_of(p, e->purpose, dialler);
-    diag d = {.text = "nobody asked for it"};
-    if (!k) {
-        (void)close(e->fd);
-    }
-    if (!k || tcp_attach(k, e->fd, &e->keys, &d) != STATUS_OK) {
-        LOG(WARN, "kvt", "channel refused", "worker=%u why=\"%s\"", p->worker, d.text);
-        p->doomed = true;
-    }
-}
-
 /* The link a KV connection belongs to is the one whose secret makes its token. */
 static void accept_channel(worker_state *w, const mesh_event *e) {
     for (uint32_t i = 0; i < PEERS_MAX; i++) {
@@ -295,7 +263,7 @@ static void accept_channel(worker_state *w, const mesh_event *e) {
         }
         handshake_kv_token(p->secret, e->purpose, token);
         if (seal_equal(token, e->token)) {
-            attach_channel(p, e, false);
+            channels_attach(w, i, e, false);
             return;
         }
     }
@@ -321,16 +289,9 @@ static void on_call(worker_state *w, const mesh_event *e) {
     if (!current) {
         (void)close(e->fd);
     } else if (purpose != HANDSHAKE_CONTROL) {
-        attach_channel(p, e, true);
+        channels_attach(w, slot, e, true);
     } else {
-        attach(w, slot, e);
-        hostport address = p->address;
-        if (p->sender) {
-            dial(w, slot, &address, HANDSHAKE_PUSH);
-        }
-        if (p->receiver) {
-            dial(w, slot, &address, HANDSHAKE_PULL);
-        }
+        attach(w, slot, e); /* the channels are dialled when its HELLO says what carries them */
     }
 }
 

@@ -25,6 +25,9 @@ void hosts_turn(worker_state *w, int64_t now_us);
 /* A gateway's PEER without a socket: dial that worker, or await its dial. */
 void hosts_introduce(worker_state *w, const message_peer *who);
 
+/* Dials the connection of a channel of that link, which this side dialled. */
+void hosts_dial_channel(worker_state *w, uint32_t slot, handshake_purpose purpose);
+
 /* Tells the hub anew what this worker is. */
 void hosts_greet(worker_state *w);
 

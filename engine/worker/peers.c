@@ -126,6 +126,11 @@ void peers_drop(peers *p, uint32_t slot) {
         unwatch(p, kvt_event_fd(s->receiver));
         kvt_close(s->receiver);
     }
+    for (int i = 0; i < 2; i++) {
+        if (s->early[i].there) {
+            (void)close(s->early[i].fd);
+        }
+    }
     shm_pending_clear(&s->offer);
     wire_close(s->wire);
     mem_free(s->waiting);

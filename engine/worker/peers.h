@@ -13,11 +13,19 @@
 #include "engine/base/hostport.h"
 #include "engine/base/wire.h"
 #include "engine/core/core.h"
+#include "engine/core/hello.h"
 #include "engine/net/handshake.h"
 #include "kvtransfer/kvt.h"
 #include "kvtransfer/shm.h"
 
 enum { PEERS_MAX = LIMIT_WORKERS + LIMIT_GATEWAYS + 1, PEERS_OUT_BYTES_MAX = 64 << 20 };
+
+/* A channel's connection that came before the HELLO. */
+typedef struct {
+    bool there;
+    int fd;
+    seal_keys keys;
+} peers_early;
 
 typedef struct {
     bool used;
@@ -31,7 +39,9 @@ typedef struct {
     uint64_t epoch;
     uint32_t roles;
     wire *wire;
-    kvt *sender, *receiver; /* NULL until set up */
+    uint32_t transports;       /* what it was told may carry KV: HELLO_BITs */
+    hello_transport transport; /* what does, once greeted */
+    kvt *sender, *receiver;    /* NULL until set up */
     shm_pending offer;
     kvt_job *waiting; /* [waiting_count] sends that found no room, a ring of KVT_JOBS_MAX */
     uint32_t waiting_first, waiting_count;
@@ -41,6 +51,7 @@ typedef struct {
     int64_t since_us;                    /* when the link was asked for, then when it stood */
     hostport address;                    /* of one that this side dials */
     uint8_t secret[HANDSHAKE_KEY_BYTES]; /* of the connection, once it stands */
+    peers_early early[2];                /* PUSH, PULL */
 } peer;
 
 typedef struct {

@@ -18,6 +18,7 @@
 #include "engine/base/hash.h"
 #include "engine/base/log.h"
 #include "engine/net/mesh.h"
+#include "engine/worker/channels.h"
 #include "engine/worker/hosts.h"
 #include "engine/worker/workio.h"
 #include "kvtransfer/layout.h"
@@ -196,6 +197,7 @@ static void loop(worker_state *w) {
         }
         hosts_turn(w, clock_now_us());
         workio_move_pages(w);
+        channels_turn(w, clock_now_us());
         timers(w);
         start_step(w);
         peers_flush(&w->peers);
@@ -297,6 +299,7 @@ static stepcost_shape cost_shape(const worker_state *w) {
 static status open_core(worker_state *w, uint32_t pages) {
     core_options c = core_settings(w, pages);
     hash_key key;
+    w->group_bytes_max = c.group_cells_max * w->info->kv_layer_page_bytes;
     TRY(hash_key_random(&key, w->d));
     c.hash_key[0] = key.k0;
     c.hash_key[1] = key.k1;
@@ -409,6 +412,7 @@ static status open_links(worker_state *w) {
     if (s != STATUS_OK) {
         return status_fail(w->d, s, "no memory for messages");
     }
+    TRY(channels_open(w));
     TRY(hosts_open(w));
     if (w->hosts && peers_watch(&w->peers, TAG_HOSTS, PEERS_OTHER, hosts_fd(w)) != STATUS_OK) {
         return status_fail_errno(w->d, STATUS_IO, "setting up the worker's descriptors");
@@ -474,6 +478,7 @@ status worker_run(const worker_options *options, diag *d) {
         peers_close(&w.peers);
     }
     hosts_close(&w);
+    channels_close(&w);
     message_scratch_close(w.scratch);
     strbuf_close(&w.encoded);
     strbuf_close(&w.snapshot);

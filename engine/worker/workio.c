@@ -10,6 +10,7 @@
 #include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/core/hello.h"
+#include "engine/worker/channels.h"
 #include "engine/worker/hosts.h"
 #include "engine/worker/workpoints.h"
 
@@ -88,16 +89,12 @@ static void send_message(worker_state *w, uint32_t slot, const message *m) {
 
 void workio_send_hello(worker_state *w, uint32_t slot) {
     message m = {.type = MESSAGE_HELLO, .hello = workio_hello(w)};
+    channels_tell(w, slot, &m.hello);
     send_message(w, slot, &m);
 }
 
 void workio_send_metrics(worker_state *w, int64_t now_us) {
-    uint32_t links[2] = {0, 0};
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
-        const peer *p = &w->peers.slots[i];
-        links[p->remote] += p->used && p->greeted && (p->sender || p->receiver);
-    }
-    workstats_links(w->stats, links[0], links[1]);
+    channels_count(w);
     workstats_refresh(w->stats, w->core, now_us);
     workstats_waste(w->stats, &w->waste, now_us);
     strbuf_clear(&w->snapshot);
@@ -209,7 +206,7 @@ void workio_act(worker_state *w) {
 
 /* ---- messages in ---------------------------------------------------------------------------- */
 
-/* The gateway passes a socket to another worker. Whoever prefills offers the ring. */
+/* The gateway passes a socket to another worker. */
 static void on_peer(worker_state *w, const message *m, int fd) {
     diag d;
     uint32_t slot;
@@ -225,22 +222,8 @@ static void on_peer(worker_state *w, const message *m, int fd) {
         LOG(ERROR, "peers", "cannot join a worker", "worker=%u why=\"%s\"", m->peer.worker, d.text);
         return;
     }
-    peer *p = &w->peers.slots[slot];
     workio_send_hello(w, slot);
     core_link_up(w->core, slot, CORE_WORKER, m->peer.worker, m->peer.epoch, clock_now_us());
-    if ((message_roles_able(w->options->roles) & MESSAGE_ROLE_PREFILL) &&
-        (m->peer.roles & MESSAGE_ROLE_DECODE)) {
-        kvt_pool pool = workio_pool(w);
-        if (shm_offer(&pool, w->options->ring_bytes, w->epoch, p->wire, &p->sender, &d) !=
-                STATUS_OK ||
-            peers_watch(&w->peers, slot, PEERS_SENDER, kvt_event_fd(p->sender)) != STATUS_OK) {
-            LOG(ERROR, "kvt", "no channel to a worker", "worker=%u why=\"%s\"", m->peer.worker,
-                d.text);
-            p->doomed = true;
-        } else {
-            workio_channel(w, p->sender);
-        }
-    }
 }
 
 static void on_hello(worker_state *w, uint32_t slot, const message *m) {
@@ -253,31 +236,16 @@ static void on_hello(worker_state *w, uint32_t slot, const message *m) {
     } else if (hello_fits(&mine, &m->hello, &d) != STATUS_OK) {
         LOG(ERROR, "peers", "cannot work together", "worker=%u why=\"%s\"", p->worker, d.text);
         p->doomed = true;
+    } else if (p->greeted) {
+        LOG(WARN, "peers", "greets twice", "worker=%u", p->worker);
+        p->doomed = true;
     } else {
-        LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=%s", p->worker,
-            (unsigned long long)p->epoch, p->remote ? "tcp" : "shm");
         p->greeted = true;
-    }
-}
-
-static void on_offer(worker_state *w, uint32_t slot, str bytes, int fd) {
-    peer *p = &w->peers.slots[slot];
-    kvt_pool pool = workio_pool(w);
-    kvt *channel;
-    diag d;
-    if (p->receiver || p->kind != CORE_WORKER || FAILPOINT("decode.on_offer")) {
-        (void)close(fd);
-        p->doomed = true;
-        return;
-    }
-    if (shm_accept(&p->offer, &pool, bytes, fd, &channel, &d) != STATUS_OK) {
-        LOG(WARN, "kvt", "channel refused", "worker=%u why=\"%s\"", p->worker, d.text);
-        p->doomed = true;
-    } else if (channel) {
-        p->receiver = channel;
-        workio_channel(w, channel);
-        p->doomed =
-            peers_watch(&w->peers, slot, PEERS_RECEIVER, kvt_event_fd(channel)) != STATUS_OK;
+        channels_join(w, slot, &m->hello);
+        if (!p->doomed) {
+            LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=%s", p->worker,
+                (unsigned long long)p->epoch, hello_transport_name(p->transport));
+        }
     }
 }
 
@@ -410,7 +378,7 @@ void workio_read(worker_state *w, uint32_t slot) {
         if (r == WIRE_CLOSED || (p->parent && FAILPOINT("worker.gateway_link"))) {
             p->doomed = true;
         } else if (shm_is_offer(bytes)) {
-            on_offer(w, slot, bytes, fd);
+            channels_offered(w, slot, bytes, fd);
         } else {
             message m;
             diag d;
@@ -471,7 +439,7 @@ static void take_received(worker_state *w, uint32_t slot) {
             return;
         }
         if (r == KVT_FAILED || FAILPOINT("decode.on_group")) {
-            LOG(WARN, "kvt", "channel broken", "worker=%u", p->worker);
+            channels_broken(w, slot, p->receiver);
             p->doomed = true;
         } else {
             int64_t now = clock_now_us();
@@ -498,6 +466,7 @@ void workio_move_pages(worker_state *w) {
                 workio_act(w);
                 take_sent(w, i);
                 if (p->used && p->sender && kvt_failed(p->sender)) {
+                    channels_broken(w, i, p->sender);
                     p->doomed = true;
                     workio_act(w);
                 }

@@ -23,6 +23,7 @@
 enum { WORKIO_FRAMES_PER_TURN = 64 };
 
 typedef struct hosts hosts;
+typedef struct channels channels;
 
 /* KV that has come in less time than the profile of the timed backend wants: nothing else is
  * received until it counts. */
@@ -49,10 +50,12 @@ typedef struct {
     cores cores;
     tracefile trace;
     peers peers;
-    hosts *hosts;    /* hosts.h; NULL: this machine only */
-    uint32_t number; /* of this worker */
-    uint64_t epoch;  /* of this life */
-    str address;     /* where other hosts reach it; "": nowhere */
+    hosts *hosts;             /* hosts.h; NULL: this machine only */
+    channels *channels;       /* channels.h */
+    uint64_t group_bytes_max; /* of KV in one transfer group */
+    uint32_t number;          /* of this worker */
+    uint64_t epoch;           /* of this life */
+    str address;              /* where other hosts reach it; "": nowhere */
     message_scratch *scratch;
     strbuf encoded;
     strbuf snapshot;

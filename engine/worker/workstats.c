@@ -67,7 +67,6 @@ struct workstats {
     int64_t started_us;
     metrics_counter *counters[MIRRORS];
     metrics_gauge *gauges[MIRRORS];
-    metrics_gauge *links_shm, *links_tcp;
     metrics_counter *bytes_sent, *bytes_received, *busy_us, *up_us;
     metrics_histogram *step_us, *step_rows, *copy_us, *exposed_us;
     metrics_counter *states[WASTE_POOLS][WASTE_STATES], *allocated[WASTE_POOLS];
@@ -89,9 +88,6 @@ static void register_series(workstats *w) {
             w->gauges[i] = metrics_new_gauge(m, mirrors[i].name, "", mirrors[i].help);
         }
     }
-    static const char links[] = "Links to workers that carry KV, by transport.";
-    w->links_shm = metrics_new_gauge(m, "weir_kv_links", "transport=\"shm\"", links);
-    w->links_tcp = metrics_new_gauge(m, "weir_kv_links", "transport=\"tcp\"", links);
     w->bytes_sent = metrics_new_counter(m, "weir_kv_bytes_sent_total", "", "KV bytes sent.", 1);
     w->bytes_received =
         metrics_new_counter(m, "weir_kv_bytes_received_total", "", "KV bytes received.", 1);
@@ -239,9 +235,8 @@ void workstats_refresh(workstats *w, const core *c, int64_t now_us) {
     metrics_follow(w->up_us, (uint64_t)(now_us - w->started_us));
 }
 
-void workstats_links(workstats *w, uint32_t shm, uint32_t tcp) {
-    metrics_set(w->links_shm, shm);
-    metrics_set(w->links_tcp, tcp);
+metrics *workstats_registry(workstats *w) {
+    return w->metrics;
 }
 
 void workstats_step(workstats *w, int32_t rows, int64_t busy_us) {

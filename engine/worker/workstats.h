@@ -21,8 +21,8 @@ typedef struct workstats workstats;
 
 MUST_USE status workstats_open(arena *a, uint64_t cell_bytes, int64_t now_us, workstats **out);
 
-/* Links to other workers that have a KV channel, by what carries it. */
-void workstats_links(workstats *w, uint32_t shm, uint32_t tcp);
+/* Where series of other files go. */
+metrics *workstats_registry(workstats *w);
 
 /* Copies the core's numbers. */
 void workstats_refresh(workstats *w, const core *c, int64_t now_us);

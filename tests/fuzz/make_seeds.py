@@ -187,7 +187,7 @@ def message():
     token = struct.pack("<BIIBfBIf", 0, 1, 5, 1, -0.5, 1, 6, -1.0)
     announce = struct.pack("<6I", 1, 0, 0, 2, 0, 3)
     hello = (struct.pack("<IIQBIQIIQIII", 3, 1, 9, 3, 77, 5, 4, 16, 4096, 100, 512, 320) +
-             text(b"avx2") + text(b"bf16") + text(b"127.0.0.1:1"))
+             text(b"avx2") + text(b"bf16") + text(b"127.0.0.1:1") + struct.pack("<IQ", 7, 5))
     return {
         "hello": head(1) + hello,
         "peer": head(2) + struct.pack("<IQBBB", 1, 2, 3, 1, 0) + text(b"127.0.0.1:1"),

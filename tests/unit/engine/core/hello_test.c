@@ -94,3 +94,56 @@ Test(hello, caches_of_different_dtypes_are_refused_by_their_names) {
     cr_assert_not_null(strstr(d.text, "f16"));
     cr_assert_not_null(strstr(d.text, "int8"));
 }
+
+Test(hello, both_ends_take_the_best_transport_that_both_may_use) {
+    enum { L = 1, S = 2, N = 4, T = 8, NO = HELLO_TRANSPORTS };
+    static const struct {
+        uint32_t mine, theirs, reach, device;
+        int want;
+    } cases[] = {
+        {S | T, S | T, S, 0, HELLO_SHM},
+        {S | T, S | T, N | T, 0, HELLO_TCP},
+        {S | N | T, S | N | T, S, 1, HELLO_SHM},
+        {S | N | T, S | N | T, N | T, 1, HELLO_NCCL},
+        {S | N | T, S | T, N | T, 1, HELLO_TCP},
+        {N, S | T, N | T, 1, NO},
+        {T, N, N | T, 1, NO},
+        {S | N | T, N | T, N | T, 0, HELLO_TCP},
+        {N, N, N | T, 0, NO},
+        {L, L, S, 0, NO},
+        {L | S, L | S, L | S, 0, HELLO_LOCAL},
+        {0, ~0u, ~0u, 0, NO},
+        {~0u << 4, ~0u << 4, ~0u, 1, NO},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        message_hello a = sample(), b = sample();
+        hello_transport ab = HELLO_TRANSPORTS, ba = HELLO_TRANSPORTS;
+        diag d;
+        a.transports = cases[i].mine;
+        b.transports = cases[i].theirs;
+        a.device = 7;
+        b.device = 7 + cases[i].device; /* 0: the same one */
+        status s = hello_carries(&a, &b, cases[i].reach, &ab, &d);
+        cr_assert_eq(s, cases[i].want == NO ? STATUS_MISMATCH : STATUS_OK, "case %zu", i);
+        cr_assert_eq(hello_carries(&b, &a, cases[i].reach, &ba, &d), s);
+        cr_assert_eq(ab, (hello_transport)cases[i].want, "case %zu", i);
+        cr_assert_eq(ab, ba);
+        cr_assert(s == STATUS_OK || strcmp(d.param, "KV transport") == 0);
+    }
+}
+
+Test(hello, what_nothing_can_carry_is_refused_with_both_lists_or_the_shared_device) {
+    message_hello a = sample(), b = sample();
+    hello_transport t;
+    diag d;
+    a.transports = HELLO_BIT(HELLO_NCCL);
+    b.transports = HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
+    cr_assert_eq(hello_carries(&a, &b, HELLO_BIT(HELLO_NCCL) | HELLO_BIT(HELLO_TCP), &t, &d),
+                 STATUS_MISMATCH);
+    cr_assert(strstr(d.text, "nccl here, shm|tcp there, and the link reaches nccl|tcp"), "%s",
+              d.text);
+    b.transports = HELLO_BIT(HELLO_NCCL);
+    a.device = b.device = 9;
+    cr_assert_eq(hello_carries(&a, &b, HELLO_BIT(HELLO_NCCL), &t, &d), STATUS_MISMATCH);
+    cr_assert(strstr(d.text, "same GPU"), "%s", d.text);
+}

@@ -160,7 +160,9 @@ static void random_link_body(sample *s) {
                                        below(1 << 20),
                                        random_text(s, MESSAGE_NUMERICS_BYTES),
                                        {0},
-                                       {0}};
+                                       {0},
+                                       below(16),
+                                       rng_next(&state)};
             m->hello.kv_layout = str_of(s->text, m->hello.numerics.bytes / 2);
             m->hello.address = str_of(s->text, m->hello.numerics.bytes / 3);
             break;
@@ -225,9 +227,9 @@ static void random_submit(sample *s) {
     *b = (message_submit){.peer_worker = random_worker(),
                           .peer_epoch = rng_next(&state),
                           .salt = rng_next(&state),
+                          .trace = {rng_next(&state), rng_next(&state)},
                           .tokens_count = 1 + (int32_t)below(TOKENS_MOST),
                           .tokens = s->ids,
-                          .trace = {rng_next(&state), rng_next(&state)},
                           .params = &s->params};
     b->prompt_count = 1 + (int32_t)below((uint32_t)b->tokens_count);
     b->local = s->m.type == MESSAGE_RESERVE && b->peer_worker == MESSAGE_NO_WORKER;
@@ -256,11 +258,11 @@ static void random_body(sample *s) {
         case MESSAGE_POSTED:
             m->posted = (message_posted){below(UINT32_MAX), below(INT32_MAX)};
             break;
-        case MESSAGE_HANDOFF:
-            m->handoff.groups = below(INT32_MAX);
         case MESSAGE_ADOPTED:
             m->adopted = (message_adopted){below(UINT32_MAX), below(UINT32_MAX)};
             break;
+        case MESSAGE_HANDOFF:
+            m->handoff.groups = below(INT32_MAX);
             m->handoff.tokens_count = random_tokens(s, LIMIT_CHOICES);
             m->handoff.tokens = s->tokens;
             break;

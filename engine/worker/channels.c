@@ -1,0 +1,258 @@
+/* channels.c -- choosing, opening and connecting KV channels. */
+#define _GNU_SOURCE
+#include "engine/worker/channels.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+#include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
+#include "engine/base/log.h"
+#include "engine/base/mem.h"
+#include "engine/core/hello.h"
+#include "engine/worker/hosts.h"
+#include "engine/worker/kvstats.h"
+#include "kvtransfer/nccl.h"
+#include "kvtransfer/ncclprobe.h"
+#include "kvtransfer/shm.h"
+#include "kvtransfer/tcp.h"
+
+struct channels {
+    uint32_t may;    /* HELLO_BITs */
+    uint64_t device; /* as HELLO's */
+    kvstats stats;
+};
+
+/* ---- what this worker can ------------------------------------------------------------------- */
+
+static status probe(worker_state *w, uint64_t *device, diag *d) {
+    if (!w->model || model_kv_on_host(w->model)) {
+        return status_fail(d, STATUS_INVALID, "the KV cache is in host memory");
+    }
+    return ncclprobe_device(w->options->device, device, d);
+}
+
+/* Only links between hosts carry NCCL's own connection: without them there is nothing to find. */
+static bool wants_nccl(const worker_options *o, bool forced) {
+    uint32_t may = o->kv_transports;
+    return forced || ((!may || (may & HELLO_BIT(HELLO_NCCL))) && (o->joins || o->listens));
+}
+
+status channels_open(worker_state *w) {
+    const worker_options *o = w->options;
+    uint32_t both = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    channels *c = w->channels = mem_calloc(1, sizeof *c);
+    if (!c) {
+        return status_fail(w->d, STATUS_NOMEM, "no memory for KV channels");
+    }
+    kvstats_open(workstats_registry(w->stats), &c->stats);
+    bool forced = o->kv_transports == HELLO_BIT(HELLO_NCCL);
+    uint32_t able = HELLO_BIT(HELLO_LOCAL) | HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
+    diag why = {.text = ""};
+    if (forced && o->gateway_fd >= 0) {
+        char name[32]; /* its siblings are on the same GPU */
+        (void)snprintf(name, sizeof name, "weir-%016llx", (unsigned long long)w->epoch);
+        ncclprobe_apart(name);
+    }
+    if (wants_nccl(o, forced)) {
+        if (probe(w, &c->device, &why) == STATUS_OK) {
+            able |= HELLO_BIT(HELLO_NCCL);
+        } else if (forced) {
+            return status_fail(w->d, STATUS_UNSUPPORTED, "--kv-transport nccl: %s", why.text);
+        } else if (w->model && !model_kv_on_host(w->model)) {
+            LOG(INFO, "kvt", "no NCCL: KV moves through host memory", "why=\"%s\"", why.text);
+        }
+    }
+    c->may = o->kv_transports ? able & o->kv_transports : able;
+    if (c->may == HELLO_BIT(HELLO_LOCAL) && (message_roles_able(o->roles) & both) != both) {
+        return status_fail(w->d, STATUS_INVALID,
+                           "--kv-transport local: a worker of one role has to move its KV");
+    }
+    return STATUS_OK;
+}
+
+/* A device is not closed under an abort; one that hangs would hold up the closing for ever. */
+void channels_close(worker_state *w) {
+    int64_t until = clock_now_us() + NCCL_ABORT_US;
+    bool hung = false;
+    while (nccl_aborting(&hung) > 0 && !hung && clock_now_us() < until) {
+        (void)usleep(1000);
+    }
+    if (nccl_aborting(&hung) > 0) {
+        LOG(ERROR, "kvt", "the end does not wait for an abort that hangs", "%s", "");
+        _exit(w->failed == STATUS_OK ? 0 : 1);
+    }
+    mem_free(w->channels);
+    w->channels = NULL;
+}
+
+void channels_tell(worker_state *w, uint32_t slot, message_hello *hello) {
+    hello->transports = w->channels->may;
+    hello->device = w->channels->device;
+    if (slot < PEERS_MAX) {
+        w->peers.slots[slot].transports = hello->transports;
+    }
+}
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag *d) {
+    kvt_pool pool = workio_pool(w);
+    uint64_t generation = receiver ? p->epoch : w->epoch;
+    if (p->transport == HELLO_NCCL) {
+        nccl_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
+        return nccl_open(&pool, &o, generation, receiver, out, d);
+    }
+    TRY(p->transport == HELLO_TCP
+            ? tcp_open(&pool, generation, receiver, out, d)
+            : shm_offer(&pool, w->options->ring_bytes, generation, p->wire, out, d));
+    workio_channel(w, *out);
+    return STATUS_OK;
+}
+
+static status watch(worker_state *w, uint32_t slot, peers_event event, const kvt *k, diag *d) {
+    return peers_watch(&w->peers, slot, event, kvt_event_fd(k)) == STATUS_OK
+               ? STATUS_OK
+               : status_fail(d, STATUS_IO, "polling a channel");
+}
+
+/* The sides this worker has. On shm whoever sends offers, and the other side follows it. */
+static status open_sides(worker_state *w, uint32_t slot, diag *d) {
+    peer *p = &w->peers.slots[slot];
+    uint32_t mine = message_roles_able(w->options->roles), theirs = message_roles_able(p->roles);
+    if ((mine & MESSAGE_ROLE_PREFILL) && (theirs & MESSAGE_ROLE_DECODE)) {
+        TRY(open_side(w, p, false, &p->sender, d));
+        TRY(watch(w, slot, PEERS_SENDER, p->sender, d));
+    }
+    if ((mine & MESSAGE_ROLE_DECODE) && (theirs & MESSAGE_ROLE_PREFILL) &&
+        p->transport != HELLO_SHM) {
+        TRY(open_side(w, p, true, &p->receiver, d));
+        TRY(watch(w, slot, PEERS_RECEIVER, p->receiver, d));
+    }
+    return STATUS_OK;
+}
+
+/* What the link itself lets through: descriptors on this host's sockets only. */
+static uint32_t reach_of(const peer *p) {
+    return p->remote ? HELLO_BIT(HELLO_NCCL) | HELLO_BIT(HELLO_TCP) : HELLO_BIT(HELLO_SHM);
+}
+
+static void connect_channel(worker_state *w, uint32_t slot, kvt *k, const peers_early *kept,
+                            handshake_purpose purpose) {
+    diag d = {.text = "nobody asked for it"};
+    peer *p = &w->peers.slots[slot];
+    if (!k) {
+        (void)close(kept->fd);
+    }
+    if (!k ||
+        (p->transport == HELLO_NCCL ? nccl_attach(k, kept->fd, &kept->keys, &d)
+                                    : tcp_attach(k, kept->fd, &kept->keys, &d)) != STATUS_OK) {
+        LOG(WARN, "kvt", "channel refused", "worker=%u purpose=%d why=\"%s\"", p->worker,
+            (int)purpose, d.text);
+        p->doomed = true;
+    }
+}
+
+static kvt *side_of(const peer *p, handshake_purpose purpose, bool dialler) {
+    return (purpose == HANDSHAKE_PUSH) == dialler ? p->sender : p->receiver;
+}
+
+/* Both ends know the transport: who dials does, and what came early is taken. */
+static void connect_sides(worker_state *w, uint32_t slot) {
+    peer *p = &w->peers.slots[slot];
+    for (int i = 0; i < 2; i++) {
+        handshake_purpose purpose = i == 0 ? HANDSHAKE_PUSH : HANDSHAKE_PULL;
+        if (p->dials && side_of(p, purpose, true)) {
+            hosts_dial_channel(w, slot, purpose);
+        } else if (p->early[i].there) {
+            peers_early kept = p->early[i];
+            p->early[i].there = false;
+            connect_channel(w, slot, side_of(p, purpose, false), &kept, purpose);
+        }
+    }
+}
+
+void channels_join(worker_state *w, uint32_t slot, const message_hello *theirs) {
+    peer *p = &w->peers.slots[slot];
+    message_hello mine = {.transports = p->transports, .device = w->channels->device};
+    diag d = {.text = ""};
+    status s = hello_carries(&mine, theirs, reach_of(p), &p->transport, &d);
+    if (s == STATUS_OK) {
+        s = open_sides(w, slot, &d);
+    }
+    if (s != STATUS_OK) {
+        LOG(ERROR, "kvt", "no channel to a worker", "worker=%u why=\"%s\"", p->worker, d.text);
+        p->doomed = true;
+        return;
+    }
+    if (p->remote) {
+        connect_sides(w, slot);
+    }
+}
+
+void channels_offered(worker_state *w, uint32_t slot, str bytes, int fd) {
+    peer *p = &w->peers.slots[slot];
+    kvt_pool pool = workio_pool(w);
+    kvt *channel;
+    diag d;
+    if (p->receiver || p->kind != CORE_WORKER || !p->greeted || p->transport != HELLO_SHM ||
+        FAILPOINT("decode.on_offer")) {
+        (void)close(fd);
+        p->doomed = true;
+        return;
+    }
+    if (shm_accept(&p->offer, &pool, bytes, fd, &channel, &d) != STATUS_OK) {
+        LOG(WARN, "kvt", "channel refused", "worker=%u why=\"%s\"", p->worker, d.text);
+        p->doomed = true;
+    } else if (channel) {
+        p->receiver = channel;
+        workio_channel(w, channel);
+        p->doomed = watch(w, slot, PEERS_RECEIVER, channel, &d) != STATUS_OK;
+    }
+}
+
+void channels_attach(worker_state *w, uint32_t slot, const mesh_event *e, bool dialler) {
+    peer *p = &w->peers.slots[slot];
+    peers_early kept = {true, e->fd, e->keys};
+    if (p->greeted) {
+        connect_channel(w, slot, side_of(p, e->purpose, dialler), &kept, e->purpose);
+        return;
+    }
+    peers_early *into = &p->early[e->purpose == HANDSHAKE_PULL];
+    if (into->there) {
+        (void)close(e->fd);
+        p->doomed = true;
+    } else {
+        *into = kept;
+    }
+}
+
+/* ---- failures and numbers ------------------------------------------------------------------- */
+
+void channels_broken(worker_state *w, uint32_t slot, const kvt *k) {
+    const peer *p = &w->peers.slots[slot];
+    (void)w;
+    LOG(WARN, "kvt", "channel broken", "worker=%u transport=%s why=\"%s\"", p->worker, kvt_name(k),
+        p->transport == HELLO_NCCL ? nccl_reason(k) : "");
+}
+
+void channels_turn(worker_state *w, int64_t now_us) {
+    bool hung = false;
+    (void)now_us;
+    (void)w;
+    if (nccl_aborting(&hung) > 0 && hung) {
+        /* Nothing on the device can be freed any more, so this does not try to. */
+        LOG(ERROR, "kvt", "an NCCL abort hangs: this worker ends", "after_ms=%d",
+            NCCL_ABORT_US / 1000);
+        _exit(1);
+    }
+}
+
+void channels_count(worker_state *w) {
+    uint32_t links[HELLO_TRANSPORTS] = {0};
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        const peer *p = &w->peers.slots[i];
+        links[p->transport] += p->used && p->greeted && (p->sender || p->receiver);
+    }
+    kvstats_links(&w->channels->stats, links);
+}
