@@ -198,6 +198,14 @@ MUST_USE status backend_kv_read(backend *b, const backend_kv *kv, const backend_
 MUST_USE status backend_kv_write(backend *b, const backend_kv *kv, const backend_kv_run *run,
                                  const uint8_t *in);
 
+/* The same between pages and device memory, packed in the same order, on a stream of the device
+ * (CUDA: its cudaStream_t): begun, not waited for. `list`: device memory for pages_count numbers,
+ * the call's until the stream is past it. UNSUPPORTED where pages are host memory. */
+MUST_USE status backend_kv_gather(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                  void *staging, uint32_t *list, void *stream);
+MUST_USE status backend_kv_scatter(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                   const void *staging, uint32_t *list, void *stream);
+
 /* Copies one page, all layers. */
 MUST_USE status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
 
@@ -242,6 +250,9 @@ struct backend_table {
     status (*kv_read)(backend *b, const backend_kv *kv, const backend_kv_run *run, uint8_t *out);
     status (*kv_write)(backend *b, const backend_kv *kv, const backend_kv_run *run,
                        const uint8_t *in);
+    /* `gather`, or scatter; may be NULL. */
+    status (*kv_pack)(backend *b, const backend_kv *kv, const backend_kv_run *run, bool gather,
+                      void *staging, uint32_t *list, void *stream);
     status (*reserve)(backend *b, const ops_sizes *sizes); /* may be NULL */
     status (*batch)(backend *b, const ops_batch *op);      /* may be NULL */
     status (*embed)(backend *b, const ops_embed *op);

@@ -10,6 +10,7 @@ status kvt_begin(kvt *k, const kvt_transport *t, const kvt_pool *pool, uint64_t 
     k->transport = t;
     k->pool = *pool;
     k->device = NULL;
+    k->packer = NULL;
     k->stage = NULL;
     k->stage_bytes = 0;
     k->generation = generation;
@@ -38,6 +39,10 @@ void kvt_close(kvt *k) {
 
 void kvt_use_device(kvt *k, const kvt_device *d) {
     k->device = d;
+}
+
+void kvt_use_packer(kvt *k, const kvt_packer *p) {
+    k->packer = p;
 }
 
 /* Room for the job's bytes. Jobs are as large as the transfer's groups: it is made once or twice.

@@ -52,6 +52,16 @@ typedef struct {
     bool (*store)(void *context, const kvt_job *job, const uint8_t *bytes);
 } kvt_device;
 
+/* For a transport between devices (nccl): a job's bytes between its pages and device memory, in
+ * the order above, on a stream of the device; begun, not waited for. `list`: device memory for
+ * KVT_JOB_PAGES numbers. Without it, pages are copied one by one, and `page` gives addresses that
+ * the device can copy. False: the device has failed. */
+typedef struct {
+    bool (*gather)(void *context, const kvt_job *job, void *staging, uint32_t *list, void *stream);
+    bool (*scatter)(void *context, const kvt_job *job, const void *staging, uint32_t *list,
+                    void *stream);
+} kvt_packer;
+
 typedef enum { KVT_DONE, KVT_AGAIN, KVT_FAILED } kvt_result;
 
 typedef enum {
@@ -86,6 +96,7 @@ struct kvt {
     const kvt_transport *transport;
     kvt_pool pool;
     const kvt_device *device; /* NULL: pages are host memory */
+    const kvt_packer *packer; /* NULL: none */
     uint8_t *stage;           /* [stage_bytes] the bytes of the job under way, with a device */
     uint64_t stage_bytes;
     uint64_t generation;
@@ -96,6 +107,9 @@ struct kvt {
 
 /* The pool is a device's; before the first job. `d` stays. */
 void kvt_use_device(kvt *k, const kvt_device *d);
+
+/* As kvt_use_device, for a transport between devices; the others take no notice. */
+void kvt_use_packer(kvt *k, const kvt_packer *p);
 
 kvt_result kvt_send(kvt *k, const kvt_job *job);
 

@@ -27,7 +27,7 @@
 #include "kvtransfer/ncclhold.h"
 #include "kvtransfer/ncclmsg.h"
 
-enum { WIRE_BYTES_MAX = 1 << 16, WARM_BYTES = 256 };
+enum { WIRE_BYTES_MAX = 1 << 16, WARM_BYTES = 256, LIST_BYTES = 4 * KVT_JOB_PAGES };
 _Static_assert(NCCL_UNIQUE_ID_BYTES == NCCLMSG_ID_BYTES, "a unique id fits its message");
 _Static_assert(NCCL_WINDOW_MAX *(FRAME_BYTES + 64) < WIRE_BYTES_MAX, "a window of messages waits");
 
@@ -95,7 +95,7 @@ static group *group_at(pair *n, uint32_t index) {
 }
 
 static uint8_t *staging_at(const pair *n, uint32_t index) {
-    return (uint8_t *)n->device.stage + slot_of(n, index) * n->options.stage_bytes;
+    return (uint8_t *)n->device.stage + slot_of(n, index) * (n->options.stage_bytes + LIST_BYTES);
 }
 
 static cudaEvent_t event_at(const pair *n, uint32_t index, int which) {
@@ -214,11 +214,25 @@ static void join(pair *n, const ncclUniqueId *id) {
     config.maxCTAs = n->options.ctas_max;
     n->deadline_us = clock_now_us() + n->options.setup_us;
     if (cuda_ok(n, "staging",
-                ncclhold_take(h, window * GROUP_EVENTS, window * n->options.stage_bytes)) &&
+                ncclhold_take(h, window * GROUP_EVENTS,
+                              window * (n->options.stage_bytes + LIST_BYTES))) &&
         nccl_ok(n, "joining",
                 n->api->ncclCommInitRankConfig(&h->comm, 2, *id, n->sender ? 0 : 1, &config))) {
         n->stage = JOINING;
     }
+}
+
+/* By the owner of the pages, a kernel a group. */
+static bool pack(pair *n, uint32_t index, const kvt_job *job) {
+    const kvt_packer *p = n->base.packer;
+    void *at = staging_at(n, index), *context = n->base.pool.context;
+    uint32_t *list = (uint32_t *)(void *)(staging_at(n, index) + n->options.stage_bytes);
+    bool good = n->sender ? p->gather(context, job, at, list, n->device.copy)
+                          : p->scatter(context, job, at, list, n->device.copy);
+    if (!good) {
+        broken(n, "nccl: copying pages: the device has failed");
+    }
+    return good;
 }
 
 /* Begins to copy between a group's pages and its staging, in wire order. */
@@ -226,6 +240,9 @@ static bool copy_pages(pair *n, uint32_t index, const kvt_job *job) {
     uint64_t run = n->base.pool.layer_page_bytes;
     uint8_t *at = staging_at(n, index);
     bool good = mark(n, index, COPY_BEGIN);
+    if (good && n->base.packer) {
+        return pack(n, index, job) && mark(n, index, COPY_END);
+    }
     for (uint32_t l = 0; good && l < job->layers; l++) {
         for (uint32_t p = 0; good && p < job->pages_count; p++, at += run) {
             uint8_t *page = kvt_run(&n->base, job, l, p);

@@ -112,6 +112,7 @@ static const backend_table cuda_table = {
     .kv_copy = cudamemory_kv_copy,
     .kv_read = cudamemory_kv_read,
     .kv_write = cudamemory_kv_write,
+    .kv_pack = cudamemory_kv_pack,
     .reserve = cudabatch_reserve,
     .batch = cudabatch_begin,
     .embed = cudaops_embed,

@@ -206,3 +206,29 @@ status cudamemory_kv_write(backend *b, const backend_kv *kv, const backend_kv_ru
     const moving m = {(cudastate *)b, kv, run, true};
     return move_all(&m, NULL, in);
 }
+
+/* The numbers of the pages go first: from memory that is not pinned they are read before the call
+ * returns. */
+status cudamemory_kv_pack(backend *b, const backend_kv *kv, const backend_kv_run *run, bool gather,
+                          void *staging, uint32_t *list, void *stream) {
+    cudastate *c = (cudastate *)b;
+    const cuda_pages op = {.pool = kv->base,
+                           .layer_bytes = (uint64_t)kv->shape.pages * kv->layer_page_bytes,
+                           .page_bytes = kv->layer_page_bytes,
+                           .head_bytes = kv->head_bytes,
+                           .pages = list,
+                           .staging = staging,
+                           .staging_head_bytes = kv->head_bytes,
+                           .count = (int32_t)run->pages_count,
+                           .layer_first = run->layer_first,
+                           .layers = run->layers,
+                           .head_first = 0,
+                           .heads = kv->shape.kv_heads,
+                           .head_dim = kv->shape.head_dim,
+                           .type = (cuda_kv_type)kv->shape.type,
+                           .staging_type = (cuda_kv_type)kv->shape.type};
+    TRY(cudastate_enter(c));
+    TRY(cudastate_check(c, cudaMemcpyAsync(list, run->pages, run->pages_count * sizeof *list,
+                                           cudaMemcpyHostToDevice, stream)));
+    return cudastate_check(c, gather ? pages_gather(&op, stream) : pages_scatter(&op, stream));
+}

@@ -188,6 +188,16 @@ status model_kv_write(model *m, const backend_kv_run *run, const uint8_t *in) {
     return backend_kv_write(m->device, m->kv, run, in);
 }
 
+status model_kv_gather(model *m, const backend_kv_run *run, void *staging, uint32_t *list,
+                       void *stream) {
+    return backend_kv_gather(m->device, m->kv, run, staging, list, stream);
+}
+
+status model_kv_scatter(model *m, const backend_kv_run *run, const void *staging, uint32_t *list,
+                        void *stream) {
+    return backend_kv_scatter(m->device, m->kv, run, staging, list, stream);
+}
+
 void model_kv_copy(model *m, uint32_t from, uint32_t to) {
     CHECK(m->kv != NULL);
     CHECK(backend_kv_copy(m->device, m->kv, from, to) == STATUS_OK);

@@ -100,6 +100,13 @@ bool model_kv_on_host(const model *m);
 MUST_USE status model_kv_read(model *m, const backend_kv_run *run, uint8_t *out);
 MUST_USE status model_kv_write(model *m, const backend_kv_run *run, const uint8_t *in);
 
+/* Between pages and packed device memory, on a stream of the device: backend_kv_gather and
+ * backend_kv_scatter. */
+MUST_USE status model_kv_gather(model *m, const backend_kv_run *run, void *staging, uint32_t *list,
+                                void *stream);
+MUST_USE status model_kv_scatter(model *m, const backend_kv_run *run, const void *staging,
+                                 uint32_t *list, void *stream);
+
 /* Copies one whole page, all layers (copy-on-write). */
 void model_kv_copy(model *m, uint32_t from, uint32_t to);
 
