@@ -247,6 +247,10 @@ static int serve(int argc, char *const *argv) {
     return serve_main(argc, argv, check_profile);
 }
 
+static int controller(int argc, char *const *argv) {
+    return controller_main(argc, argv, VERSION_TEXT);
+}
+
 static int version_main(int argc, char *const *argv) {
     (void)argc;
     (void)argv;
@@ -262,7 +266,7 @@ static const struct {
     {"serve", serve, "serve a model: gateway and local workers"},
     {"gateway", serve_gateway_main, "an HTTP front end for the workers of a cluster"},
     {"worker", worker_main, "one model replica: started by serve, or joins a cluster"},
-    {"controller", controller_main, "the hub of a cluster"},
+    {"controller", controller, "the hub of a cluster, which sizes its pools"},
     {"bench", bench_main, "measure the engine or a running server"},
     {"tokenize", commands_tokenize, "print the token ids of a text"},
     {"template", commands_template, "print what a chat template renders"},

@@ -17,6 +17,8 @@ struct autoscale {
     scaler_observation seen;
     uint32_t numbers[LIMIT_WORKERS]; /* of seen.workers in the cluster */
     bool leads;
+    int64_t acts_us; /* not before then */
+    uint64_t decided[SCALER_KINDS];
     struct {
         int64_t us[AUTOSCALE_LATENCIES];
         uint64_t count;
@@ -77,13 +79,13 @@ static void observe(autoscale *a, const autoscale_seen *seen) {
     }
 }
 
-static uint64_t token_of(const autoscale *a) {
+uint64_t autoscale_token(const autoscale *a) {
     return a->options.lease ? lease_token(a->options.lease) : 1;
 }
 
 static driver_result act(autoscale *a, const scaler_action *action, diag *why) {
     driver *d = a->options.driver;
-    uint64_t token = token_of(a);
+    uint64_t token = autoscale_token(a);
     uint32_t id = (uint32_t)action->worker;
     switch (action->kind) {
         case SCALER_START:
@@ -108,6 +110,7 @@ static status carry_out(autoscale *a, const scaler_action *action, int64_t now_u
         lease_end(l);
     }
     if (r == DRIVER_ASKED) {
+        a->decided[action->kind]++;
         LOG(INFO, "scaler", "decided", "action=%s role=%s worker=%d reason=\"%s\"",
             scaler_kind_name(action->kind), scaler_pool_name(action->pool), action->worker,
             action->reason);
@@ -123,14 +126,16 @@ void autoscale_turn(autoscale *a, const autoscale_seen *seen, int64_t now_us) {
     driver_turn(a->options.driver, now_us);
     bool leads = !a->options.lease || lease_turn(a->options.lease, now_us);
     if (leads != a->leads) {
-        LOG(INFO, "scaler", "lease", "held=%d token=%llu", leads, (unsigned long long)token_of(a));
+        LOG(INFO, "scaler", "lease", "held=%d token=%llu", leads,
+            (unsigned long long)autoscale_token(a));
         if (leads) {
             scaler_open(&a->scaler, &a->scaler.options); /* what was known is as old as the lease */
+            a->acts_us = now_us + a->options.settle_us;
         }
     }
     a->leads = leads;
     observe(a, seen);
-    if (!leads) {
+    if (!leads || now_us < a->acts_us) {
         return;
     }
     scaler_step(&a->scaler, &a->seen, now_us);
@@ -145,6 +150,22 @@ void autoscale_turn(autoscale *a, const autoscale_seen *seen, int64_t now_us) {
             scaler_kind_name(action->kind), scaler_pool_name(action->pool), action->worker,
             action->reason);
     }
+}
+
+bool autoscale_leads(const autoscale *a) {
+    return a->leads;
+}
+
+bool autoscale_others(const autoscale *a) {
+    return !a->leads && a->options.lease && lease_others(a->options.lease);
+}
+
+uint64_t autoscale_decided(const autoscale *a, scaler_kind kind) {
+    return a->decided[kind];
+}
+
+const scaler_state *autoscale_pool(const autoscale *a, scaler_pool pool) {
+    return &a->scaler.pools[pool];
 }
 
 void autoscale_latency(autoscale *a, int64_t ttft_us, int64_t tpot_us) {
@@ -273,7 +294,7 @@ void autoscale_state(const autoscale *a, int64_t now_us, strbuf *out) {
     (void)strbuf_append_char(out, '{');
     put_text(out, "driver", a->options.driver->table->name);
     put_bool(out, "leads", a->leads);
-    put_int(out, "token", (int64_t)token_of(a));
+    put_int(out, "token", (int64_t)autoscale_token(a));
     put_bool(out, "dry_run", s->options.dry_run);
     put_float(out, "gpus", gpus);
     put_float(out, "gpus_max", s->options.gpus_max);
@@ -355,7 +376,9 @@ static status order_worker(autoscale *a, autoscale_order_kind kind, const cJSON 
 status autoscale_order(autoscale *a, autoscale_order_kind kind, str body, int64_t now_us, diag *d) {
     jsonin j;
     TRY(jsonin_open(body, NULL, 0, &j, d));
-    status s = !a->leads ? status_fail(d, STATUS_LIMIT, "another controller holds the lease")
+    status s = !a->leads ? status_fail(d, STATUS_LIMIT, "this controller does not hold the lease")
+               : now_us < a->acts_us
+                   ? status_fail(d, STATUS_LIMIT, "still finding out which workers run")
                : kind == AUTOSCALE_SCALE ? order_scale(a, j.root, d)
                                          : order_worker(a, kind, j.root, now_us, d);
     jsonin_close(&j);

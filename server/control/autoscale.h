@@ -23,7 +23,8 @@ enum { AUTOSCALE_TURN_US = 1000000, AUTOSCALE_LATENCIES = 256 };
 typedef struct {
     scaler_options scaler;
     driver *driver;
-    lease *lease; /* NULL: nobody else can act */
+    lease *lease;      /* NULL: nobody else can act */
+    int64_t settle_us; /* it acts this long after it leads: what runs is found first */
 } autoscale_options;
 
 /* What the caller knows besides. */
@@ -41,6 +42,17 @@ void autoscale_close(autoscale *a);
 
 /* One turn, about every AUTOSCALE_TURN_US. */
 void autoscale_turn(autoscale *a, const autoscale_seen *seen, int64_t now_us);
+
+/* This controller acts; another is known to; at most one of the two. */
+bool autoscale_leads(const autoscale *a);
+bool autoscale_others(const autoscale *a);
+
+uint64_t autoscale_token(const autoscale *a);
+
+/* Actions of this kind that were carried out. */
+uint64_t autoscale_decided(const autoscale *a, scaler_kind kind);
+
+const scaler_state *autoscale_pool(const autoscale *a, scaler_pool pool);
 
 /* A request has ended; for the percentiles of the state. tpot_us 0: it had one token. */
 void autoscale_latency(autoscale *a, int64_t ttft_us, int64_t tpot_us);

@@ -9,6 +9,6 @@
 #define SERVER_CONTROL_CONTROLLER_H
 
 /* argv[0 .. argc-1] are the arguments after `weir controller`. Returns the exit status. */
-int controller_main(int argc, char *const *argv);
+int controller_main(int argc, char *const *argv, const char *version);
 
 #endif

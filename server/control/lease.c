@@ -15,7 +15,7 @@ struct lease {
     int fd;
     uint64_t holder, token;
     int64_t ttl_us, due_us;
-    bool held;
+    bool held, others;
 };
 
 bool lease_take(lease_record *r, uint64_t holder, int64_t now_us, int64_t ttl_us) {
@@ -69,7 +69,7 @@ bool lease_turn(lease *l, int64_t now_us) {
         return l->held;
     }
     if (!lock_file(l)) {
-        l->held = false;
+        l->held = l->others = false;
         return false;
     }
     lease_record r = read_record(l);
@@ -78,9 +78,14 @@ bool lease_turn(lease *l, int64_t now_us) {
     if (l->held) {
         l->token = r.token;
     }
+    l->others = !l->held && r.holder != l->holder && r.until_us > now_us;
     l->due_us = now_us + l->ttl_us / RENEWALS;
     (void)flock(l->fd, LOCK_UN);
     return l->held;
+}
+
+bool lease_others(const lease *l) {
+    return l->others;
 }
 
 uint64_t lease_token(const lease *l) {

@@ -37,6 +37,9 @@ void lease_close(lease *l); /* gives it back, if it has it */
 /* Takes or renews it when due; whether it is held. */
 bool lease_turn(lease *l, int64_t now_us);
 
+/* Whether another controller is known to have it now. */
+bool lease_others(const lease *l);
+
 /* Of the last time that it was taken; 0: never. */
 uint64_t lease_token(const lease *l);
 

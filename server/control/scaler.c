@@ -448,6 +448,12 @@ static uint32_t survivors(const scaler *s, scaler_pool pool, const scaler_observ
     double room = fmin(room_least + 4 * chance, room_most);
     high = scaled(high, room);
     uint32_t n = needed(s, pool, &high);
+    /* The load of the last seconds is in no bucket yet. */
+    for (int64_t us = SCALER_DEMAND_FAST_US; us > 0; us -= 2 * (SCALER_DEMAND_FAST_US / 3)) {
+        scaler_load sure = scaler_demand_doubted(scaler_demand_fast(&s->demand, us), (double)us, 1);
+        uint32_t latest = needed(s, pool, &sure);
+        n = n > latest ? n : latest;
+    }
     double pages = 0, used = 0;
     for (uint32_t i = 0; i < o->workers_count && pool == SCALER_DECODE; i++) {
         const scaler_worker *w = &o->workers[i];
@@ -555,6 +561,9 @@ static double gpus_held(const scaler *s) {
 }
 
 static uint32_t room_for(const scaler *s, scaler_pool pool) {
+    if (s->options.fixed) {
+        return 0;
+    }
     double left = s->options.gpus_max - gpus_held(s);
     return s->options.gpus_max <= 0 ? SCALER_CAPACITY_MAX
            : left <= 0              ? 0
@@ -609,8 +618,10 @@ static void grow(scaler *s, scaler_pool pool, const scaler_observation *o) {
             (double)(p->start_after_us - s->time_us) / 1e6);
         return;
     }
-    uint32_t room = s->options.dry_run ? more : room_for(s, pool);
-    if (more > 0 && room == 0) {
+    uint32_t room = s->options.dry_run && !s->options.fixed ? more : room_for(s, pool);
+    if (more > 0 && room == 0 && s->options.fixed) {
+        why(s, pool, "%.110s; nothing starts workers here", reason);
+    } else if (more > 0 && room == 0) {
         why(s, pool, "%.110s; all %.1f GPUs are taken", reason, s->options.gpus_max);
     }
     for (; more > 0 && room > 0; more--, room--) {
@@ -624,7 +635,7 @@ static void grow(scaler *s, scaler_pool pool, const scaler_observation *o) {
 static void shrink(scaler *s, scaler_pool pool, const scaler_observation *o) {
     scaler_state *p = &s->pools[pool];
     uint32_t now = have(p);
-    if (p->pending) {
+    if (p->pending || s->options.fixed) {
         return;
     }
     for (const scaler_worker *w; now > p->wanted && (w = pick(s, o, pool, false)) != NULL; now--) {

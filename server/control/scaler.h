@@ -73,6 +73,7 @@ typedef struct {
     int64_t idle_us;  /* without a request, until a pool whose min is 0 goes */
     int64_t cold_us;  /* how far ahead to look: what a start takes, about */
     int64_t react_us; /* what piles up for so long is acted upon */
+    bool fixed;       /* nobody starts or ends workers here: roles are flipped, and that is all */
     bool dry_run;
 } scaler_options;
 

@@ -12,6 +12,7 @@
 
 typedef struct {
     driver base;
+    driver_table functions; /* with the table's name */
     const driver_remote_table *table;
     void *context;
     uint32_t first;
@@ -140,28 +141,39 @@ static driver_result remote_stop(driver *d, uint64_t token, uint32_t id, int64_t
 static uint32_t remote_list(driver *d, driver_worker out[LIMIT_WORKERS]) {
     remote *r = (remote *)d;
     uint32_t count = 0;
+    bool flips = r->table->flips;
     (void)pthread_mutex_lock(&r->lock);
     for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
         const driver_remote_slot *s = &r->slots[i];
         if (s->used) {
             out[count++] = (driver_worker){
-                .id = i, .worker = i, .pool = s->pool, .phase = s->phase, .flips = false};
+                .id = i, .worker = i, .pool = s->pool, .phase = s->phase, .flips = flips};
         }
     }
     (void)pthread_mutex_unlock(&r->lock);
     return count;
 }
 
+/* The worker is told by way of the hub (driver_cluster.h); here it is noted for its next life. */
 static driver_result remote_flip(driver *d, uint64_t token, uint32_t id, scaler_pool pool,
                                  diag *why) {
-    (void)d;
-    (void)token;
-    (void)pool;
-    (void)status_fail(why, STATUS_UNSUPPORTED,
-                      "worker %u: a cluster starts roles, it does not "
-                      "change them",
-                      id);
-    return DRIVER_REFUSED;
+    remote *r = (remote *)d;
+    if (!r->table->flips) {
+        (void)status_fail(why, STATUS_UNSUPPORTED, "worker %u: %s workers keep their roles", id,
+                          r->table->name);
+        return DRIVER_REFUSED;
+    }
+    (void)pthread_mutex_lock(&r->lock);
+    r->token = token;
+    bool there = id < LIMIT_WORKERS && r->slots[id].used && !r->slots[id].stop;
+    if (there) {
+        r->slots[id].pool = pool;
+    }
+    (void)pthread_mutex_unlock(&r->lock);
+    if (!there) {
+        (void)status_fail(why, STATUS_NOTFOUND, "there is no worker %u", id);
+    }
+    return there ? DRIVER_ASKED : DRIVER_REFUSED;
 }
 
 static uint32_t remote_capacity(driver *d) {
@@ -204,7 +216,9 @@ status driver_remote_open(const driver_remote_table *table, void *context, uint3
         table->close(context);
         return status_fail(d, STATUS_NOMEM, "no memory for the %s driver", table->name);
     }
-    r->base.table = &functions;
+    r->functions = functions;
+    r->functions.name = table->name;
+    r->base.table = &r->functions;
     r->table = table;
     r->context = context;
     r->first = first;

@@ -42,6 +42,9 @@ typedef struct {
     bool (*sync)(void *context, driver_remote_slot slots[LIMIT_WORKERS], uint64_t token,
                  uint32_t *capacity, int64_t now_us, diag *why);
     void (*close)(void *context);
+    /* Workers are started with --flips, and one that is lost is asked for again in the pool it had
+     * last. False: a worker stays in its pool. */
+    bool flips;
 } driver_remote_table;
 
 /* Numbers of workers are taken from [first, LIMIT_WORKERS). The context is the driver's either way.

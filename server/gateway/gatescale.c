@@ -3,11 +3,10 @@
 
 #include <math.h>
 
-#include "engine/base/clock.h"
+#include "server/control/controlpage.h"
 #include "server/drivers/driver_local.h"
-#include "server/http/refusal.h"
 
-enum { LEASE_US = 5000000, STATE_BYTES_MAX = 1 << 20 };
+enum { LEASE_US = 5000000 };
 
 static bool tell(void *self, uint32_t worker, const message *m) {
     gateway_state *g = self;
@@ -110,33 +109,6 @@ void gatescale_turn(gateway_state *g, int64_t now_us) {
     autoscale_turn(g->scale, &seen, now_us);
 }
 
-static void refuse(exchange *x, status s, const diag *d) {
-    int code = s == STATUS_NOTFOUND                         ? 404
-               : s == STATUS_LIMIT || s == STATUS_MISMATCH  ? 409
-               : s == STATUS_INVALID || s == STATUS_CORRUPT ? 400
-                                                            : refusal_code(s);
-    (void)routes_refuse(x, code, d, 0);
-}
-
 void gatescale_answer(gateway_state *g, routes_route route, exchange *x) {
-    int64_t now = clock_now_us();
-    diag d;
-    if (!g->scale) {
-        (void)status_fail(&d, STATUS_NOTFOUND, "this server was not started with --autoscale");
-        (void)routes_refuse(x, 404, &d, 0);
-        return;
-    }
-    if (route != ROUTES_CONTROLLER) {
-        status s =
-            autoscale_order(g->scale, (autoscale_order_kind)(route - ROUTES_CONTROLLER_DRAIN),
-                            exchange_body(x), now, &d);
-        if (s != STATUS_OK) {
-            refuse(x, s, &d);
-            return;
-        }
-    }
-    strbuf json = strbuf_make(STATE_BYTES_MAX);
-    autoscale_state(g->scale, now, &json);
-    (void)routes_answer(x, &json);
-    strbuf_close(&json);
+    controlpage_answer(g->scale, "this server was not started with --autoscale", route, x);
 }

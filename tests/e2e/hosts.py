@@ -85,8 +85,8 @@ class Node:
 class Cluster:
     """A hub, and what joins it. Leaving the block ends all of it and checks that it ended well."""
 
-    def __init__(self, address="127.0.0.1"):
-        self.hub = Node("controller", "--listen", f"{address}:0")
+    def __init__(self, address="127.0.0.1", flags=()):
+        self.hub = Node("controller", "--listen", f"{address}:0", *flags)
         self.hub.wait_log("hub is at")
         self.address = re.search(r"hub is at (\S+)", self.hub.log()).group(1)
         self.nodes, self.gateways = [], []

@@ -10,14 +10,13 @@ import signal
 import threading
 import time
 
+from loads import Load, slow_profile
 from weirtest import (HANG_S, Server, case, generate, main, parallel, real_model, scratch, until)
 
 JOBS = [("/v1/completions",
          {"prompt": f"{i} " + "the water runs " * (1 + 5 * i % 23), "max_tokens": 16 + i % 24,
           "ignore_eos": True, "temperature": 0.8 * (i % 2), "seed": i, "stream": i % 3 != 0})
         for i in range(36)]
-SLOW = ("prefill-us = 1000\nprefill-token-us = 400\nprefill-context-us = 0\ndecode-us = 15000\n"
-        "decode-seq-us = 3000\ndecode-context-us = 0\nkv-gbps = 10\nkv-bytes-per-token = 20000\n")
 
 
 def state(server):
@@ -37,45 +36,8 @@ def order(server, what, **body):
 
 
 def timed(*flags):
-    path = scratch("slow.profile")
-    with open(path, "w", encoding="ascii") as f:
-        f.write(SLOW)
-    return Server("--backend", "timed", "--profile", path, "--local-prefill-max", "0",
+    return Server("--backend", "timed", "--profile", slow_profile(), "--local-prefill-max", "0",
                   "--autoscale", "--scale-hold-s", "5", *flags)
-
-
-class Load:
-    """Requests one after the other on some threads, until it is left; none may fail."""
-
-    def __init__(self, server, threads, prompt, tokens):
-        self.server, self.prompt, self.tokens = server, prompt, tokens
-        self.stop, self.done, self.errors = False, 0, []
-        self.threads = [threading.Thread(target=self.run, args=(i,)) for i in range(threads)]
-
-    def run(self, number):
-        turn = 0
-        while not self.stop:
-            turn += 1
-            try:
-                generate(self.server, "/v1/completions",
-                         {"prompt": f"{number} {turn} " + "water " * self.prompt,
-                          "max_tokens": self.tokens, "ignore_eos": True})
-                self.done += 1
-            except Exception as error:
-                self.errors.append(repr(error))
-                return
-
-    def __enter__(self):
-        for thread in self.threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop = True
-        for thread in self.threads:
-            thread.join(HANG_S)
-        assert not self.errors, self.errors[:3]
-        assert self.done > 0
 
 
 def keys(server, jobs=JOBS):

@@ -334,3 +334,38 @@ Test(scaler, no_observation_makes_it_misbehave) {
         }
     }
 }
+
+Test(scaler, the_load_of_the_last_seconds_counts_however_short_the_hold) {
+    begin((scaler_bounds){1, 16}, (scaler_bounds){1, 16}, 0);
+    s.options.hold_us = 5 * SECOND; /* shorter than what rates are smoothed over */
+    for (int i = 0; i < 3; i++) {
+        (void)add(SCALER_PREFILL, SCALER_SERVING);
+    }
+    (void)add(SCALER_DECODE, SCALER_SERVING);
+    run(1, 0, 0, 0);
+    run(40, 10, 1000, 20); /* 2 s of prompts a second */
+    cr_assert_eq(count(SCALER_STOP, SCALER_PREFILL), 0, "%s", s.actions[0].reason);
+    run(60, 0.1, 10, 20);
+    cr_assert_gt(count(SCALER_STOP, SCALER_PREFILL), 0, "it can be seen");
+}
+
+Test(scaler, a_fixed_fleet_is_only_flipped) {
+    begin((scaler_bounds){1, 64}, (scaler_bounds){1, 64}, 0);
+    s.options.fixed = true;
+    (void)add(SCALER_PREFILL, SCALER_SERVING);
+    for (int i = 0; i < 5; i++) {
+        (void)add(SCALER_DECODE, SCALER_SERVING);
+    }
+    run(100, 0.5, 100, 20);
+    cr_assert_eq(s.actions_count, 0, "nobody can be spared for good");
+    uint32_t flips = 0;
+    for (int i = 0; i < 60; i++) {
+        run(1, 20, 1000, 20);
+        flips += count(SCALER_FLIP, SCALER_PREFILL);
+        for (uint32_t k = 0; k < s.actions_count; k++) {
+            cr_assert_eq(s.actions[k].kind, SCALER_FLIP, "%s", s.actions[k].reason);
+            o.workers[s.actions[k].worker].pool = SCALER_PREFILL;
+        }
+    }
+    cr_assert(flips >= 1 && flips <= 4, "%u", flips);
+}

@@ -1,0 +1,124 @@
+/* controldriver.c -- a driver by its name. */
+#include "server/control/controldriver.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/base/mem.h"
+#include "server/drivers/driver_ray.h"
+#include "server/drivers/driver_spawn.h"
+
+enum { TEXT_BYTES = 4096 };
+
+const char *const controldriver_names[] = {"none", "local", "ray", NULL};
+
+/* What the inner driver borrows; as long as the process, which has one driver. */
+typedef struct {
+    char join[1024];
+    char agent_token[TEXT_BYTES], jobs_token[TEXT_BYTES], cluster_key[TEXT_BYTES];
+    const char *args[DRIVER_SPAWN_ARGS_MAX];
+    uint32_t args_count;
+} texts;
+
+/* The first line of a file. */
+static status read_line(const char *path, char out[TEXT_BYTES], diag *d) {
+    FILE *f = fopen(path, "re");
+    if (!f) {
+        return status_fail_errno(d, STATUS_IO, path);
+    }
+    bool read = fgets(out, TEXT_BYTES, f) != NULL;
+    (void)fclose(f);
+    out[read ? strcspn(out, "\r\n") : 0] = 0;
+    return out[0] ? STATUS_OK : status_fail(d, STATUS_INVALID, "%s is empty", path);
+}
+
+/* From a file, else from the environment, else "". */
+static status read_secret(const char *path, const char *variable, char out[TEXT_BYTES], diag *d) {
+    const char *value = variable ? getenv(variable) : NULL;
+    out[0] = 0;
+    if (path) {
+        return read_line(path, out, d);
+    }
+    if (value) {
+        (void)snprintf(out, TEXT_BYTES, "%s", value);
+    }
+    return STATUS_OK;
+}
+
+static status find_join(const controldriver_flags *f, const controldriver_place *place, texts *t,
+                        diag *d) {
+    if (!f->hubs && hostport_is_any(&place->address)) {
+        return status_fail(d, STATUS_INVALID,
+                           "--listen names no address that workers could join: say --hubs");
+    }
+    char text[HOSTPORT_TEXT_BYTES];
+    hostport_print(&place->address, text);
+    (void)snprintf(t->join, sizeof t->join, "%s", f->hubs ? f->hubs : text);
+    return STATUS_OK;
+}
+
+static status take_words(const controldriver_place *place, texts *t, diag *d) {
+    if (place->words_count > DRIVER_SPAWN_ARGS_MAX - 4) {
+        return status_fail(d, STATUS_LIMIT, "at most %d words for workers after --",
+                           DRIVER_SPAWN_ARGS_MAX - 4);
+    }
+    for (uint32_t i = 0; i < place->words_count; i++) {
+        t->args[t->args_count++] = place->words[i];
+    }
+    return STATUS_OK;
+}
+
+static status open_local(const controldriver_place *place, texts *t, driver **out, diag *d) {
+    if (place->key_file) {
+        t->args[t->args_count++] = "--cluster-key-file";
+        t->args[t->args_count++] = place->key_file;
+    }
+    driver_spawn_options o = {.hub = place->hub,
+                              .join = t->join,
+                              .args = t->args,
+                              .args_count = t->args_count,
+                              .workers = place->workers};
+    return driver_spawn_open(&o, out, d);
+}
+
+static status open_ray(const controldriver_flags *f, const controldriver_place *place, texts *t,
+                       driver **out, diag *d) {
+    TRY(read_secret(f->ray_token_file, "WEIR_AGENT_TOKEN", t->agent_token, d));
+    TRY(read_secret(f->ray_jobs_token_file, NULL, t->jobs_token, d));
+    TRY(read_secret(place->key_file, "WEIR_CLUSTER_KEY", t->cluster_key, d));
+    if (!t->agent_token[0]) {
+        return status_fail(d, STATUS_INVALID, "--driver ray needs --ray-token-file");
+    }
+    t->args[t->args_count++] = "--flips";
+    t->args[t->args_count++] = "--join";
+    t->args[t->args_count++] = t->join;
+    driver_ray_pool pool = {
+        .args = t->args, .args_count = t->args_count, .cpus = f->cpus, .gpus = f->gpus};
+    driver_ray_options o = {.agent_url = f->ray_agent,
+                            .agent_token = t->agent_token,
+                            .jobs_url = f->ray_jobs,
+                            .jobs_token = t->jobs_token[0] ? t->jobs_token : NULL,
+                            .agent_program = f->ray_script,
+                            .program = f->ray_program,
+                            .cluster_key = t->cluster_key[0] ? t->cluster_key : NULL,
+                            .pools = {pool, pool}};
+    o.pools[SCALER_PREFILL].labels = f->prefill_labels;
+    o.pools[SCALER_DECODE].labels = f->decode_labels;
+    return driver_ray_open(&o, out, d);
+}
+
+status controldriver_open(const controldriver_flags *f, const controldriver_place *place,
+                          driver **out, diag *d) {
+    static texts t;
+    driver *inner = NULL;
+    t = (texts){.args_count = 0};
+    if (f->kind == CONTROLDRIVER_NONE) {
+        return driver_cluster_open(&place->hub, NULL, out, d);
+    }
+    TRY(find_join(f, place, &t, d));
+    TRY(take_words(place, &t, d));
+    TRY(f->kind == CONTROLDRIVER_LOCAL ? open_local(place, &t, &inner, d)
+                                       : open_ray(f, place, &t, &inner, d));
+    return driver_cluster_open(&place->hub, inner, out, d);
+}

@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""test_controller.py -- `weir controller`: it sizes the pools of a cluster; nothing depends on it.
+
+Workers are of the timed backend where a load is needed that a small machine could not make with real
+compute. Requests come through gateways of their own; the controller hears of them from those.
+"""
+
+import http.client
+import json
+import os
+import re
+import signal
+import time
+
+from hosts import Cluster, Node, free_port
+from loads import Load, slow_profile
+from weirtest import (FULL, Answer, alive, case, generate, main, scratch, tiny_model, until)
+
+AWAY_S = 600 if FULL else 30
+
+
+class Controller(Node):
+    """One that scales, and what it says over HTTP."""
+
+    def __init__(self, *flags, listen="127.0.0.1:0", port=0, words=(), env=None):
+        words = ["--", *words] if words else []
+        super().__init__("controller", "--listen", listen, "--http", f"127.0.0.1:{port}",
+                         "--autoscale", *flags, *words, env=env)
+        self.wait_log("dashboard: ")
+        self.address = re.search(r"hub is at (\S+)", self.log()).group(1)
+        self.port = int(re.search(r"dashboard: http://127.0.0.1:(\d+)", self.log()).group(1))
+
+    def request(self, method, path, body=None, headers=None):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        data = json.dumps(body) if body is not None else None
+        connection.request(method, path, data, {"Content-Type": "application/json",
+                                                **(headers or {})})
+        answer = Answer(connection.getresponse())
+        connection.close()
+        return answer
+
+    def state(self):
+        answer = self.request("GET", "/controller/state")
+        assert answer.status == 200, answer.status
+        return answer.json()
+
+    def order(self, what, **body):
+        return self.request("POST", f"/controller/{what}", body)
+
+    def ordered(self, what, **body):
+        """Once it has found out what runs."""
+        until(lambda: self.order(what, **body).status == 200, f"{what} is carried out")
+
+    def pool(self, role):
+        return next(p for p in self.state()["pools"] if p["role"] == role)
+
+    def serving(self):
+        return {w["worker"]: w["role"] for w in self.state()["workers"] if w["phase"] == "serving"}
+
+    def all_done(self):
+        """Ends every worker, then itself."""
+        for role in ("prefill", "decode"):
+            self.ordered("scale", role=role, workers=0)
+        until(lambda: not self.state()["workers"], "all workers have gone", 120)
+        self.end()
+
+
+class Controlled(Cluster):
+    """A cluster under such a controller."""
+
+    def __init__(self, *flags, words=()):
+        self.hub = Controller(*flags, words=words)
+        self.address, self.nodes, self.gateways = self.hub.address, [], []
+
+    def __exit__(self, kind, value, trace):
+        if kind is None:
+            for gateway in self.gateways:
+                gateway.stop()
+            for node in self.nodes:
+                node.end()
+            self.hub.all_done()
+        else:
+            for pid in our_workers(self.address):
+                os.kill(pid, signal.SIGKILL)
+        return False
+
+
+def our_workers(address):
+    """Processes that some controller of that address has started."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{entry}/cmdline", "rb") as f:
+                words = f.read().decode().split("\0")
+        except OSError:
+            continue
+        if words[1:2] == ["worker"] and any(address in w for w in words):
+            found.append(int(entry))
+    return sorted(found)
+
+
+def timed_words():
+    return ("--backend", "timed", "--profile", slow_profile(), "--model", tiny_model(),
+            "--threads", "1")
+
+
+LOCAL = ("--driver", "local", "--scale-hold-s", "5")
+
+
+@case
+def loads_of_two_gateways_add_and_size_the_pools():
+    with Controlled(*LOCAL, "--prefill-max", "5", "--decode-max", "3",
+                    words=timed_words()) as cluster:
+        until(lambda: len(cluster.hub.serving()) == 2, "the least there may be")
+        gateways = [cluster.gateway(), cluster.gateway()]
+        with Load(gateways[0], 6, 300, 2), Load(gateways[1], 6, 300, 2):
+            until(lambda: cluster.hub.pool("prefill")["serving"] >= 3, "prefill grows")
+            state = cluster.hub.state()
+            assert state["ttft_ms_p50"] > 0 and state["requests_per_s"] > 0, state
+            assert cluster.hub.pool("decode")["serving"] == 1, cluster.hub.state()["decisions"]
+        until(lambda: cluster.hub.pool("prefill")["serving"] == 1, "prefill shrinks", 120)
+
+
+@case
+def from_zero_and_back_with_requests_held_at_the_gateways():
+    with Controlled(*LOCAL, "--prefill-min", "0", "--decode-min", "0", "--scale-idle-s", "5",
+                    words=timed_words()) as cluster:
+        gateway = cluster.gateway()
+        assert not cluster.hub.state()["workers"] and gateway.healthy()
+        for _ in range(2):
+            with Load(gateway, 2, 20, 4):
+                until(lambda: len(cluster.hub.serving()) >= 2, "workers start")
+            until(lambda: not cluster.hub.state()["workers"], "all have gone", 120)
+
+
+@case
+def a_controller_that_is_lost_is_not_missed_and_finds_what_runs():
+    flags = ("--driver", "local", "--prefill-min", "2", "--decode-min", "2")
+    with Controlled(*flags, words=timed_words()) as cluster:
+        until(lambda: len(cluster.hub.serving()) == 4, "all have joined")
+        gateway = cluster.gateway()
+        assert cluster.hub.order("flip", worker=0, role="decode").status == 200
+        until(lambda: cluster.hub.serving().get(0) == "decode", "its role has changed")
+        until(lambda: len(cluster.hub.serving()) == 5, "prefill has its minimum again")
+        before = our_workers(cluster.address)
+        with Load(gateway, 4, 20, 4) as load:
+            cluster.hub.crash()
+            gone = time.monotonic()
+            while time.monotonic() - gone < AWAY_S:
+                done = load.done
+                until(lambda: load.done > done + 3 or load.errors, "requests go on")
+                assert not load.errors, load.errors
+                time.sleep(1)
+            cluster.hub = Controller(*flags, listen=cluster.address, words=timed_words())
+            until(lambda: len(cluster.hub.serving()) == 5, "it knows them all again")
+            assert cluster.hub.serving()[0] == "decode", "as they are, not as they were started"
+            until(lambda: load.done > done + 20 or load.errors, "requests go on")
+        assert our_workers(cluster.address) == before, "nobody was restarted"
+        cluster.hub.ordered("drain", worker=1)
+        until(lambda: before[1] not in our_workers(cluster.address), "what it found, it can end")
+
+
+@case
+def a_worker_that_dies_is_replaced():
+    with Controlled(*LOCAL, words=timed_words()) as cluster:
+        until(lambda: len(cluster.hub.serving()) == 2, "the least there may be")
+        gateway = cluster.gateway()
+        with Load(gateway, 2, 20, 4):
+            victim = our_workers(cluster.address)[0]
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: not alive(victim) and len(cluster.hub.serving()) == 2, "a new one serves")
+
+
+@case
+def hands_started_workers_are_flipped_and_drained_but_not_started():
+    with Cluster(flags=("--http", "127.0.0.1:0", "--autoscale")) as cluster:
+        hub = cluster.hub
+        port = int(re.search(r"dashboard: http://127.0.0.1:(\d+)", hub.log()).group(1))
+        controller = Controller.__new__(Controller)
+        controller.port = port
+        for _ in range(3):
+            cluster.worker("prefill", "--flips")
+        worker = cluster.worker("decode")
+        gateway = cluster.gateway()
+        cluster.wait_joined(gateway, 4)
+        until(lambda: len(controller.serving()) == 4, "it sees them")
+        one = next(w for w in controller.state()["workers"] if w["role"] == "prefill")
+        assert controller.order("flip", worker=one["id"], role="decode").status == 200
+        until(lambda: list(controller.serving().values()).count("decode") == 2, "a role changes")
+        generate(gateway, "/v1/completions", {"prompt": "the water " * 9, "max_tokens": 4})
+        fixed = next(w for w in controller.state()["workers"] if not w["flips"])
+        answer = controller.order("flip", worker=fixed["id"], role="prefill")
+        assert answer.status == 400, "it was started for one role"
+        assert controller.order("drain", worker=fixed["id"]).status == 200
+        cluster.remove(worker).wait_end()
+        until(lambda: len(controller.serving()) == 3, "it has gone")
+        generate(gateway, "/v1/completions", {"prompt": "the water " * 9, "max_tokens": 4})
+
+
+@case
+def keys_are_asked_for_and_models_are_not_served():
+    controller = Controller("--dry-run", env={"WEIR_API_KEY": "secret-key-1"})
+    keyed = {"Authorization": "Bearer secret-key-1"}
+    for path in ("/controller/state", "/metrics"):
+        assert controller.request("GET", path).status == 401
+        assert controller.request("GET", path, headers=keyed).status == 200
+    for path in ("/health", "/ready", "/dashboard"):
+        assert controller.request("GET", path).status == 200
+    assert controller.request("POST", "/controller/scale", {}, None).status == 401
+    body = {"model": "x", "prompt": "y"}
+    assert controller.request("POST", "/v1/completions", body, keyed).status == 404
+    text = controller.request("GET", "/metrics", headers=keyed).body.decode()
+    for name in ("weir_hub_workers", "weir_pool_wanted", "weir_controller_leads 1"):
+        assert name in text, text
+    controller.end()
+
+
+@case
+def of_two_controllers_one_acts_and_members_follow_it():
+    lease = scratch("lease")
+    addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+    hubs = ",".join(addresses)
+    flags = (*LOCAL, "--lease", lease, "--lease-s", "2", "--hubs", hubs)
+    first = Controller(*flags, listen=addresses[0], words=timed_words())
+    until(lambda: first.state()["leads"], "the first leads")
+    second = Controller(*flags, listen=addresses[1], words=timed_words())
+    until(lambda: len(first.serving()) == 2, "workers have joined the one that leads")
+    assert second.request("GET", "/ready").status == 503
+    assert second.order("scale", role="decode", workers=3).status == 409
+    cluster = Cluster.__new__(Cluster)
+    cluster.address, cluster.gateways = hubs, []
+    gateway = cluster.gateway()
+    before = our_workers(hubs)
+    token = first.state()["token"]
+    with Load(gateway, 2, 20, 4):
+        os.kill(first.pid, signal.SIGSTOP)
+        until(lambda: second.state()["leads"] and len(second.serving()) == 2, "the second took over")
+        assert second.state()["token"] > token
+        second.ordered("scale", role="decode", min=2)
+        until(lambda: second.pool("decode")["serving"] == 2, "and acts")
+        os.kill(first.pid, signal.SIGCONT)
+        until(lambda: not first.state()["leads"], "the first has noticed")
+        time.sleep(2)
+        assert len(second.serving()) == 3 and set(before) <= set(our_workers(hubs))
+    gateway.stop()
+    first.end()
+    second.all_done()
+    assert not our_workers(hubs)
+
+
+if __name__ == "__main__":
+    main()
