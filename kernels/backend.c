@@ -400,6 +400,7 @@ status backend_reserve(backend *b, const ops_sizes *s) {
     REFUSE_UNLESS(width_fine(s->width_max) && s->heads >= 1 && s->heads <= 1024);
     REFUSE_UNLESS(s->kv_heads >= 1 && s->heads % s->kv_heads == 0);
     REFUSE_UNLESS(s->head_dim >= 1 && s->head_dim <= OPS_HEAD_DIM_MAX);
+    REFUSE_UNLESS(s->logit_rows_max >= 0 && s->vocab >= 0 && s->vocab <= OPS_VOCAB_MAX);
     return b->table->reserve != NULL ? b->table->reserve(b, s) : STATUS_OK;
 }
 
@@ -439,6 +440,38 @@ status backend_attention(backend *b, const ops_attention *op) {
     const int64_t floats = (int64_t)op->rows * op->heads * op->kv->shape.head_dim;
     REFUSE_UNLESS(!overlaps(op->q, floats, op->out, floats));
     return b->table->attention(b, op);
+}
+
+bool backend_samples(const backend *b) {
+    return b->table->sample != NULL;
+}
+
+static bool sample_row_fine(const ops_sample *op, const ops_sample_row *r) {
+    return r->logit_row >= 0 && r->logit_row < op->logit_rows && r->scored >= -1 &&
+           r->scored < op->vocab && r->top_logprobs <= OPS_TOP_MAX && r->prompt_count >= 0 &&
+           r->generated_count >= 0 &&
+           (int64_t)r->prompt_count + r->generated_count <= LIMIT_CONTEXT_TOKENS &&
+           r->biases_count >= 0 && r->biases_count <= OPS_VOCAB_MAX &&
+           (r->prompt_count == 0 || r->prompt != NULL) &&
+           (r->generated_count == 0 || r->generated != NULL) &&
+           (r->biases_count == 0 || r->biases != NULL) && r->forbidden_count >= 0 &&
+           r->forbidden_count <= OPS_FORBIDDEN_MAX &&
+           (r->forbidden_count == 0 || r->forbidden != NULL) && r->temperature >= 0 &&
+           r->repetition_penalty > 0;
+}
+
+status backend_sample(backend *b, const ops_sample *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows) && rows_fine(op->logit_rows));
+    REFUSE_UNLESS(backend_samples(b));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(op->logits != NULL && op->rows_of != NULL && op->out != NULL);
+    REFUSE_UNLESS(op->vocab >= 1 && op->vocab <= OPS_VOCAB_MAX);
+    for (int32_t i = 0; i < op->rows; i++) {
+        REFUSE_UNLESS(sample_row_fine(op, &op->rows_of[i]));
+    }
+    return b->table->sample(b, op);
 }
 
 status backend_sync(backend *b) {

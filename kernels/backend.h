@@ -227,6 +227,10 @@ MUST_USE status backend_rope_table(backend *b, const ops_rope_table *op);
 MUST_USE status backend_rope_append(backend *b, const ops_rope_append *op);
 MUST_USE status backend_attention(backend *b, const ops_attention *op);
 
+/* Whether this device chooses tokens; else whoever wants them downloads the logits. */
+bool backend_samples(const backend *b);
+MUST_USE status backend_sample(backend *b, const ops_sample *op);
+
 /* Waits until everything asked for so far is done (at once on the CPU). */
 MUST_USE status backend_sync(backend *b);
 
@@ -263,6 +267,7 @@ struct backend_table {
     status (*rope_table)(backend *b, const ops_rope_table *op);
     status (*rope_append)(backend *b, const ops_rope_append *op);
     status (*attention)(backend *b, const ops_attention *op);
+    status (*sample)(backend *b, const ops_sample *op); /* NULL: chosen on the host */
     status (*sync)(backend *b);
 };
 

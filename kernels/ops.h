@@ -28,7 +28,10 @@ enum {
     OPS_LINEAR_PARTS_MAX = 3, /* weights that share one input */
     OPS_HEAD_DIM_MAX = 256,   /* head_dim: a multiple of 16 up to this */
     OPS_ROWS_MAX = 1 << 20,   /* rows of one call */
-    OPS_WIDTH_MAX = 1 << 24   /* elements of one row */
+    OPS_WIDTH_MAX = 1 << 24,  /* elements of one row */
+    OPS_TOP_MAX = 20,         /* logprobs beside the token's */
+    OPS_VOCAB_MAX = 1 << 19,  /* logits of one row */
+    OPS_FORBIDDEN_MAX = 64
 };
 
 /* One sequence's share of a batch. */
@@ -46,6 +49,7 @@ typedef struct {
     int32_t context_tokens; /* of one sequence */
     int32_t width_max;      /* inputs of the widest linear operator */
     int32_t heads, kv_heads, head_dim;
+    int32_t logit_rows_max, vocab; /* 0: no tokens are chosen on the device */
 } ops_sizes;
 
 /* The sequences of a forward pass, told before its layers: every rope_append and attention that
@@ -170,6 +174,45 @@ typedef struct {
     int32_t heads; /* a multiple of the pool's kv_heads */
     float scale;   /* usually 1 / sqrt(head_dim) */
 } ops_attention;
+
+typedef struct {
+    int32_t token;
+    float bias; /* added to the logit, in the order of the list; -infinity forbids */
+} ops_bias;
+
+/* What one choice depends on: engine/worker/sampler.h has the meaning and the order, and gives the
+ * same token. Ids outside the vocabulary are ignored. */
+typedef struct {
+    int32_t logit_row;
+    int32_t scored;    /* -1: a token is chosen; else this one is, and only its logprob is wanted */
+    float temperature; /* below 1e-5: the most likely token */
+    float top_p, min_p;
+    int32_t top_k;
+    float repetition_penalty, presence_penalty, frequency_penalty;
+    int32_t top_logprobs;     /* -1: no logprobs; else how many beside the token's */
+    const int32_t *prompt;    /* host [prompt_count] */
+    const int32_t *generated; /* host [generated_count] */
+    const ops_bias *biases;   /* host [biases_count]; may name a token twice */
+    const int32_t *forbidden; /* host [forbidden_count]: as biases of -infinity after those */
+    int32_t prompt_count, generated_count, biases_count, forbidden_count;
+    uint64_t seed, stream, position; /* the random number is rng_at(seed, stream, position) */
+} ops_sample_row;
+
+typedef struct {
+    int32_t token;
+    float logprob; /* of the logits as they came; 0 without logprobs */
+    int32_t top_count;
+    int32_t top_token[OPS_TOP_MAX]; /* most likely first, the lower id first of equals */
+    float top_logprob[OPS_TOP_MAX];
+} ops_sampled;
+
+typedef struct {
+    const float *logits;           /* device [logit_rows, vocab] */
+    const ops_sample_row *rows_of; /* host [rows]; two may name one row of logits */
+    ops_sampled *out;              /* host [rows], filled by the next backend_sync */
+    int32_t rows;
+    int32_t logit_rows, vocab;
+} ops_sample;
 
 #ifdef __cplusplus
 }

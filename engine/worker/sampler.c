@@ -259,23 +259,30 @@ static void sampler_penalise(sampler *s, const sampler_input *in) {
     }
 }
 
+int32_t sampler_forbidden(const sampler_input *in, int32_t *ids) {
+    const request_params *p = in->params;
+    int32_t count = 0;
+    CHECK_LE(in->eog_count, SAMPLER_EOG_MAX);
+    bool early = in->generated_count < p->min_tokens;
+    for (int32_t i = 0; (early || p->ignore_eos) && i < in->eog_count; i++) {
+        if (!sampler_listed(in->eog[i], p->stop_ids, p->stop_ids_count)) {
+            ids[count++] = in->eog[i];
+        }
+    }
+    for (int32_t i = 0; early && i < p->stop_ids_count; i++) {
+        ids[count++] = p->stop_ids[i];
+    }
+    return count;
+}
+
 /* Everything that can change which token is the most likely. */
 static void sampler_adjust(sampler *s, const sampler_input *in) {
     const request_params *p = in->params;
     for (int32_t i = 0; i < p->biases_count; i++) {
         sampler_add(s, p->biases[i].token, p->biases[i].bias);
     }
-    bool early = in->generated_count < p->min_tokens;
-    if (early || p->ignore_eos) {
-        for (int32_t i = 0; i < in->eog_count; i++) {
-            if (!sampler_listed(in->eog[i], p->stop_ids, p->stop_ids_count)) {
-                sampler_mask(s, &in->eog[i], 1);
-            }
-        }
-    }
-    if (early) {
-        sampler_mask(s, p->stop_ids, p->stop_ids_count);
-    }
+    int32_t forbidden[SAMPLER_FORBIDDEN_MAX];
+    sampler_mask(s, forbidden, sampler_forbidden(in, forbidden));
     sampler_penalise(s, in);
 }
 
@@ -505,6 +512,15 @@ static void sampler_normalise(request_token *out, double log_sum) {
     }
 }
 
+request_end sampler_end(const sampler_input *in, int32_t token) {
+    const request_params *p = in->params;
+    bool eog = !p->ignore_eos && sampler_listed(token, in->eog, in->eog_count);
+    if (eog || sampler_listed(token, p->stop_ids, p->stop_ids_count)) {
+        return REQUEST_STOP;
+    }
+    return in->generated_count + 1 >= p->max_tokens ? REQUEST_LENGTH : REQUEST_RUNNING;
+}
+
 void sampler_pick(sampler *s, const sampler_input *in, const float *logits, request_token *out) {
     const request_params *p = in->params;
     CHECK_LE(0, in->generated_count);
@@ -523,12 +539,7 @@ void sampler_pick(sampler *s, const sampler_input *in, const float *logits, requ
     if (p->top_logprobs >= 0) {
         out->logprob = sampler_logprob(logits[token], log_sum);
     }
-    bool eog = !p->ignore_eos && sampler_listed(token, in->eog, in->eog_count);
-    if (eog || sampler_listed(token, p->stop_ids, p->stop_ids_count)) {
-        out->end = REQUEST_STOP;
-    } else if (in->generated_count + 1 >= p->max_tokens) {
-        out->end = REQUEST_LENGTH;
-    }
+    out->end = sampler_end(in, token);
 }
 
 void sampler_prompt_logprob(sampler *s, const float *logits, int32_t token, int32_t top_logprobs,

@@ -23,7 +23,11 @@
 #include "engine/base/status.h"
 #include "engine/core/request.h"
 
-enum { SAMPLER_VOCAB_MAX = 1 << 19 };
+enum {
+    SAMPLER_VOCAB_MAX = 1 << 19,
+    SAMPLER_EOG_MAX = 32,
+    SAMPLER_FORBIDDEN_MAX = SAMPLER_EOG_MAX + LIMIT_STOP_IDS
+};
 
 typedef struct sampler sampler;
 
@@ -49,6 +53,13 @@ MUST_USE status sampler_create(arena *a, int32_t vocab, sampler **out);
  * else REQUEST_RUNNING. (A full context is the caller's to notice.)
  * NaN and -inf are never picked while anything else is left. logits: [vocab] float32. */
 void sampler_pick(sampler *s, const sampler_input *in, const float *logits, request_token *out);
+
+/* For whoever picks elsewhere (a device): the ids that may not come yet, to be masked after the
+ * biases: [SAMPLER_FORBIDDEN_MAX]; returns how many. */
+int32_t sampler_forbidden(const sampler_input *in, int32_t *ids);
+
+/* What picking `token` ends. */
+request_end sampler_end(const sampler_input *in, int32_t token);
 
 /* The logprob of `token` under logits[vocab], and the `top_logprobs` (0..LIMIT_TOP_LOGPROBS) most
  * likely tokens: for a prompt's tokens. Fills token, logprob, top_count and top; the rest is

@@ -14,6 +14,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/mem.h"
+#include "engine/worker/picks.h"
 #include "engine/worker/sampler.h"
 
 struct stepper {
@@ -37,7 +38,8 @@ struct stepper {
     arena arena;
     sampler *sampler;
     model_seq *seqs;        /* [seqs_max] */
-    float *logits;          /* [logit_rows_max, vocab] */
+    float *logits;          /* [logit_rows_max, vocab]; NULL when the device chooses */
+    picks *picks;           /* when it does; else NULL */
     request_token *results; /* [wants_max] */
 };
 
@@ -72,14 +74,7 @@ static void sample(stepper *s, const core_want *want, request_token *out) {
         out->index = want->position;
         return;
     }
-    sampler_input in = {.params = want->params,
-                        .prompt = want->prompt,
-                        .generated = want->generated,
-                        .eog = s->eog,
-                        .prompt_count = want->prompt_count,
-                        .generated_count = want->generated_count,
-                        .eog_count = s->options.eog_count,
-                        .choice = want->choice};
+    sampler_input in = picks_input(want, s->eog, s->options.eog_count);
     sampler_pick(s->sampler, &in, logits, out);
 }
 
@@ -121,9 +116,15 @@ static void run(stepper *s) {
                      .logits = s->logits,
                      .on_layer = on_layer,
                      .context = s};
+    if (s->picks) {
+        picks_ask(s->picks, b->wants, b->wants_count, &m);
+    }
     s->failed = model_forward(s->options.model, &m);
     s->computed_us = clock_now_us() - started;
-    for (int32_t i = 0; s->failed == STATUS_OK && i < b->wants_count; i++) {
+    if (s->picks && s->failed == STATUS_OK) {
+        picks_take(s->picks, b->wants, b->wants_count, s->results);
+    }
+    for (int32_t i = 0; !s->picks && s->failed == STATUS_OK && i < b->wants_count; i++) {
         sample(s, &b->wants[i], &s->results[i]);
     }
     if (s->options.cores) {
@@ -154,20 +155,28 @@ static void *step_thread(void *argument) {
 
 static status take_buffers(stepper *s) {
     const stepper_options *o = &s->options;
-    bool samples = o->timed == NULL;
+    bool samples = o->timed == NULL && !model_samples(o->model);
     uint64_t logits_bytes = (uint64_t)o->logit_rows_max * (uint64_t)s->vocab * sizeof(float);
+    bool asks = o->timed == NULL && !samples;
     uint64_t bytes = (samples ? logits_bytes + sampler_bytes(s->vocab) : 0) +
+                     (asks ? picks_bytes(o->wants_max) : 0) +
                      (uint64_t)o->seqs_max * sizeof(model_seq) +
                      (uint64_t)o->wants_max * sizeof(request_token) + 65536;
     TRY(arena_open(&s->arena, bytes));
     s->results = ARENA_TAKE(&s->arena, (size_t)o->wants_max, request_token);
+    s->seqs = ARENA_TAKE(&s->arena, (size_t)o->seqs_max, model_seq);
+    if (!s->results || !s->seqs) {
+        return STATUS_NOMEM;
+    }
+    if (asks) {
+        return picks_create(&s->arena, o->wants_max, s->eog, o->eog_count, &s->picks);
+    }
     if (!samples) {
-        return s->results ? STATUS_OK : STATUS_NOMEM;
+        return STATUS_OK;
     }
     TRY(sampler_create(&s->arena, s->vocab, &s->sampler));
-    s->seqs = ARENA_TAKE(&s->arena, (size_t)o->seqs_max, model_seq);
     s->logits = ARENA_TAKE(&s->arena, (size_t)o->logit_rows_max * (size_t)s->vocab, float);
-    return s->seqs && s->logits && s->results ? STATUS_OK : STATUS_NOMEM;
+    return s->logits ? STATUS_OK : STATUS_NOMEM;
 }
 
 status stepper_open(const stepper_options *options, stepper **out, diag *d) {

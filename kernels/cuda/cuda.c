@@ -53,8 +53,7 @@ status cudastate_send(cudastate *c, void *device, const void *host, uint64_t byt
     uint8_t *to = device;
     while (bytes > 0) {
         if (c->stage_used == CUDASTATE_STAGE_BYTES) {
-            TRY(cudastate_check(c, cudaStreamSynchronize(c->stream)));
-            c->stage_used = 0;
+            TRY(cudamemory_sync(&c->base));
         }
         const uint64_t room = CUDASTATE_STAGE_BYTES - c->stage_used;
         const uint64_t part = bytes < room ? bytes : room;
@@ -80,6 +79,7 @@ static void cuda_close(backend *b) {
     (void)cudaFree(c->tables.memory);
     (void)cudaFree(c->work.memory);
     (void)cudaFree(c->slots.memory);
+    cudasample_close(c);
     (void)cudaFreeHost(c->stage);
     (void)cudaFreeHost(c->move_stage);
     if (c->move_stream != NULL) {
@@ -123,6 +123,7 @@ static const backend_table cuda_table = {
     .rope_table = cudaops_rope_table,
     .rope_append = cudaops_rope_append,
     .attention = cudaops_attention,
+    .sample = cudasample_run,
     .sync = cudamemory_sync,
 };
 

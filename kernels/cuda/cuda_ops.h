@@ -272,6 +272,8 @@ typedef struct {
     int32_t top_logprobs;               /* -1: no logprobs; else how many beside the token's */
     uint64_t seed, stream;              /* the random number is rng_at(seed, stream, */
     uint64_t position;                  /* position) of engine/base/rng.h */
+    int32_t logit_row;                  /* of `logits` */
+    int32_t scored; /* -1: a token is chosen; else this one is, for its logprob */
 } cuda_sample_row;
 
 typedef struct {
@@ -283,7 +285,7 @@ typedef struct {
 } cuda_sampled;
 
 typedef struct {
-    const float *logits;            /* device [rows, vocab] */
+    const float *logits;            /* device [logit rows, vocab] */
     const cuda_sample_row *row;     /* device [rows] */
     const int32_t *history;         /* device; ids outside the vocabulary are ignored */
     const cuda_sample_bias *biases; /* device; the same */

@@ -13,6 +13,7 @@ status cudamemory_sync(backend *b) {
     cudastate *c = (cudastate *)b;
     TRY(cudastate_check(c, cudaStreamSynchronize(c->stream)));
     c->stage_used = 0;
+    cudasample_deliver(c);
     return STATUS_OK;
 }
 

@@ -13,6 +13,9 @@
 
 enum { CUDASTATE_STAGE_BYTES = 4 << 20, CUDASTATE_MOVE_BYTES = 4 << 20 };
 
+/* Rows of one launch that chooses tokens, and choices on their way to the host at a time. */
+enum { CUDASTATE_SAMPLE_ROWS = 64, CUDASTATE_SAMPLED_MAX = 1024 };
+
 /* Device memory that grows when a call needs more than any before it. */
 typedef struct {
     void *memory;
@@ -45,8 +48,14 @@ typedef struct {
     cudastate_buffer tables; /* sequences and block tables */
     cudastate_buffer work;   /* attention's items and merges */
     cudastate_buffer slots;  /* attention's splits */
-    bool sealed;             /* the buffers are as large as any batch can want */
-    uint8_t *batch_host;     /* [batch_host_bytes] in which the next two are put together */
+    cudastate_buffer choice; /* cudasample.c: rows, histories and biases of one launch */
+    cudastate_buffer logits; /* its rows' adjusted logits, then counts, which are zero between */
+    cudastate_buffer chosen; /* its result */
+    cuda_sampled *sampled;   /* pinned host [CUDASTATE_SAMPLED_MAX] */
+    ops_sampled *sampled_to; /* where the first `sampled_count` of those go after a wait */
+    int32_t sampled_count;
+    bool sealed;         /* the buffers are as large as any batch can want */
+    uint8_t *batch_host; /* [batch_host_bytes] in which the next two are put together */
     uint64_t batch_host_bytes;
     ops_batch begun; /* the batch of the forward pass under way; seqs NULL: none */
     cuda_batch begun_tables;
@@ -110,6 +119,12 @@ MUST_USE status cudabatch_tables(cudastate *c, const ops_seq *seqs, int32_t seqs
                                  int32_t rows, cuda_batch *out);
 MUST_USE status cudabatch_work(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
                                const cudabatch_heads *heads, cuda_attention_work *out);
+
+/* cudasample.c: of backend_table; memory for it; and what was chosen, once the stream is done. */
+MUST_USE status cudasample_run(backend *b, const ops_sample *op);
+MUST_USE status cudasample_reserve(cudastate *c, const ops_sizes *sizes);
+void cudasample_deliver(cudastate *c);
+void cudasample_close(cudastate *c);
 
 /* cudaops.c: the operators of backend_table. */
 MUST_USE status cudaops_embed(backend *b, const ops_embed *op);

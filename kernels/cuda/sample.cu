@@ -409,7 +409,7 @@ __global__ void __launch_bounds__(THREADS, 2) sample_kernel(cuda_sample op) {
     sample_shared &shared = *(sample_shared *)raw;
     const int64_t number = blockIdx.x;
     const cuda_sample_row &row = op.row[number];
-    const float *logits = op.logits + number * op.vocab;
+    const float *logits = op.logits + (int64_t)row.logit_row * op.vocab;
     float *adjusted = op.scratch + number * op.vocab;
     cuda_sampled *out = op.out + number;
     double log_sum = 0;
@@ -417,6 +417,13 @@ __global__ void __launch_bounds__(THREADS, 2) sample_kernel(cuda_sample op) {
         log_sum = score(shared, logits, op.vocab, row.top_logprobs, out);
     } else if (threadIdx.x == 0) {
         out->top_count = 0;
+    }
+    if (row.scored >= 0) {
+        if (threadIdx.x == 0) {
+            out->token = row.scored;
+            out->logprob = logprob_of(sane(logits[row.scored]), log_sum);
+        }
+        return;
     }
     adjust(op, row, logits, adjusted, op.counts + number * op.vocab);
     const uint64_t best = best_key(shared, adjusted, op.vocab);

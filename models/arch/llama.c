@@ -65,7 +65,9 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
                        .width_max = widest > query ? widest : query,
                        .heads = s->heads,
                        .kv_heads = s->kv_heads,
-                       .head_dim = s->head_dim};
+                       .head_dim = s->head_dim,
+                       .logit_rows_max = logit_rows,
+                       .vocab = s->vocab};
     return backend_reserve(m->device, &sizes);
 }
 
@@ -277,6 +279,14 @@ static status llama_end(llama *m, const model_batch *b) {
                        .parts = {{m->weights.output, NULL, m->logits, false}},
                        .parts_count = 1};
     TRY(backend_linear(m->device, &head));
+    if (b->samples_count > 0) {
+        ops_sample sample = {m->logits,        b->samples, b->sampled,
+                             b->samples_count, rows,       m->shape.vocab};
+        TRY(backend_sample(m->device, &sample));
+    }
+    if (!b->logits) {
+        return STATUS_OK;
+    }
     uint64_t bytes = (uint64_t)rows * (uint64_t)m->shape.vocab * sizeof(float);
     return backend_download(m->device, b->logits, m->logits, bytes);
 }

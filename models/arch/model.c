@@ -171,6 +171,10 @@ status model_forward(model *m, const model_batch *batch) {
     return batch->rows > 0 ? m->family->forward(m->self, m->kv, batch) : STATUS_OK;
 }
 
+bool model_samples(const model *m) {
+    return backend_samples(m->device);
+}
+
 void *model_kv_page(model *m, int32_t layer, uint32_t page) {
     CHECK(m->kv != NULL);
     return backend_kv_page(m->kv, layer, page);

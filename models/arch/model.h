@@ -75,7 +75,11 @@ typedef struct {
     int32_t seqs_count;
     const int32_t *logit_rows; /* [logit_rows_count] rows whose logits are wanted, ascending */
     int32_t logit_rows_count;
-    float *logits; /* [logit_rows_count, vocab] written */
+    float *logits; /* [logit_rows_count, vocab] written; NULL: not wanted on the host */
+    /* Tokens that the device chooses from those rows, where model_samples says that it does. */
+    const ops_sample_row *samples; /* [samples_count] */
+    ops_sampled *sampled;          /* [samples_count] written */
+    int32_t samples_count;
     /* Called on the forward's thread when every row's KV of layers [0, layers_done) is in the
      * pool; may be NULL. Lets a transfer leave while later layers compute. */
     void (*on_layer)(void *context, int32_t layers_done);
@@ -89,6 +93,9 @@ const model_info *model_get_info(const model *m);
 /* Runs one batch: the sequences cover the rows in order. STATUS_INVALID, and nothing is run, when
  * the batch is not one or the model has no pool; else fails only on a device error. */
 MUST_USE status model_forward(model *m, const model_batch *batch);
+
+/* Whether batches may have samples. */
+bool model_samples(const model *m);
 
 /* The bytes of one (layer, page) in the pool: [kv_layer_page_bytes], host memory on the CPU
  * backend. */

@@ -141,7 +141,7 @@ def a_device_that_breaks():
     """Some calls after its start, each decode worker's device answers nothing any more: a clear line,
     a new life, and no request notices."""
     reference = want(8)
-    fault = "cudaStreamSynchronize,error=700,after=150"
+    fault = "cudaStreamSynchronize,error=700,after=20"
     server = Server(*CUDA, *APART, "--decode", "2", env=device(EMU_CUDA_FAULT=fault))
     same(run(server, short(8), 4), reference)
     until(lambda: "the model's step failed: device runtime error: " in server.log(),

@@ -22,6 +22,7 @@ struct row_case {
     std::vector<int32_t> prompt, generated;
     std::vector<uint32_t> allowed; /* empty: all */
     int32_t choice;
+    int32_t scored; /* -1: chosen */
 };
 
 std::vector<float> make_logits(numbers &r, int vocab) {
@@ -80,6 +81,11 @@ row_case make_row(numbers &r, int vocab) {
         p.biases[i].bias = r.below(6) == 0 ? -INFINITY : p.biases[i].bias;
     }
     c.choice = r.below(4);
+    c.scored = -1;
+    if (p.top_logprobs >= 0 &&
+        r.below(6) == 0) { /* not chosen: the logprob of a token is asked for */
+        c.scored = r.below(vocab);
+    }
     for (int i = r.below(60); i > 0; i--) {
         c.prompt.push_back(r.below(vocab + 2) - 1); /* some outside the vocabulary */
     }
@@ -107,6 +113,10 @@ request_token cpu_choice(sampler *s, const row_case &c) {
                               .eog_count = 0,
                               .choice = c.choice};
     request_token out;
+    if (c.scored >= 0) {
+        sampler_prompt_logprob(s, c.logits.data(), c.scored, c.params.top_logprobs, &out);
+        return out;
+    }
     std::vector<float> masked = c.logits;
     for (size_t i = 0; i < masked.size() && !c.allowed.empty(); i++) {
         if ((c.allowed[i / 32] >> (i % 32) & 1) == 0) {
@@ -154,6 +164,8 @@ void batch_add(batch &b, const row_case &c, int vocab) {
     row.seed = p.seed;
     row.stream = (uint64_t)c.choice;
     row.position = (uint64_t)c.generated.size();
+    row.logit_row = (int32_t)b.rows.size();
+    row.scored = c.scored;
     if (!c.allowed.empty()) {
         row.allowed = (int32_t)(b.allowed.size() / (size_t)((vocab + 31) / 32));
     }
