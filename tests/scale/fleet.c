@@ -9,13 +9,22 @@
 #include "engine/base/check.h"
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
+#include "tests/scale/fleetroute.h"
 
 const stepmodel_fit fleet_prefill_fit = {8000, 450, 0.05F, 1000};
 const stepmodel_fit fleet_decode_fit = {20000, 300, 0.1F, 1000};
 
-enum { SEQS_MAX = 64, REQUESTS_MAX = 1 << 17, EVENTS_MAX = 1 << 12, GONE = UINT32_MAX };
+enum {
+    PAGES = 20000,
+    SEQS_MAX = 64,
+    REQUESTS_MAX = 1 << 17,
+    EVENTS_MAX = 1 << 12,
+    GONE = UINT32_MAX
+};
 
-typedef enum { ARRIVE, PREFILLED, DECODED, TICK, READY, FLIPPED, DEATH } event_type;
+typedef enum { ARRIVE, PREFILLED, DECODED, TICK, BEAT, READY, FLIPPED, DEATH } event_type;
+
+static const double BEAT_S = 0.25;
 
 typedef struct {
     double at_s;
@@ -26,8 +35,13 @@ typedef struct {
 typedef struct {
     double due_s, first_s, ends_at; /* ends_at: its worker's progress at its last token */
     double prompt, output;
-    uint32_t next; /* free list, or line */
+    uint32_t next;              /* free list, or line */
+    uint32_t decode, decode_id; /* where it goes on: slot, and which worker that was */
 } request;
+
+typedef struct {
+    uint32_t first, last, count;
+} line;
 
 typedef struct {
     bool used, stuck;
@@ -36,7 +50,8 @@ typedef struct {
     uint32_t id, stamp, answer_stamp; /* the stamp of the event that counts */
     /* prefill */
     uint32_t prompt; /* GONE: none */
-    double begun_s;
+    double prompt_end_s;
+    line queue; /* behind it */
     /* decode */
     uint32_t batch[SEQS_MAX];
     uint32_t count;
@@ -44,11 +59,8 @@ typedef struct {
 } worker;
 
 typedef struct {
-    uint32_t first, last, count;
-} line;
-
-typedef struct {
     const fleet_options *o;
+    fleetroute route;
     scaler *scaler;
     scaler_observation *seen;
     double now_s, clock_skew_s;
@@ -56,9 +68,11 @@ typedef struct {
     uint32_t heap_count;
     request *requests;
     uint32_t free_first;
-    line prompts, answers; /* that wait for a worker */
+    line prompts; /* that wait at the gateway */
+    line answers; /* whose decode worker is gone or full */
     worker workers[LIMIT_WORKERS];
     uint32_t id_next;
+    uint64_t numbers; /* of prompts that were sent */
     uint64_t drawn;
     scaler_counters counters;
     fleet_result r;
@@ -176,11 +190,13 @@ static double context_of(const request *q) {
     return q->prompt + q->output / 2;
 }
 
-static void let_go(worker *w) {
-    if (w->used && w->phase == SCALER_STOPPING && w->prompt == GONE && w->count == 0) {
+static void let_go(fleet *f, worker *w) {
+    if (w->used && w->phase == SCALER_STOPPING && w->prompt == GONE && w->queue.count == 0 &&
+        w->count == 0) {
         w->used = false;
         w->stamp++;
         w->answer_stamp++;
+        fleetroute_gone(&f->route, (uint32_t)(w - f->workers));
     }
 }
 
@@ -188,19 +204,81 @@ static bool takes(const worker *w, scaler_pool pool) {
     return w->used && w->phase == SCALER_SERVING && w->pool == pool;
 }
 
-/* Prompts go to whoever is free; answers to the smallest batch. */
-static void place(fleet *f) {
-    for (uint32_t i = 0; i < LIMIT_WORKERS && f->prompts.count > 0; i++) {
-        worker *w = &f->workers[i];
-        if (takes(w, SCALER_PREFILL) && w->prompt == GONE) {
-            w->prompt = take(f, &f->prompts);
-            w->begun_s = f->now_s;
-            double p = f->requests[w->prompt].prompt;
-            double us = ceil(p / 1024) * fleet_prefill_fit.fixed_us + p * fleet_prefill_fit.row_us +
-                        p * p / 2 * fleet_prefill_fit.work_us;
-            at(f, f->now_s + us / 1e6, PREFILLED, i, ++w->stamp);
-        }
+static int64_t now_us(const fleet *f) {
+    return (int64_t)(f->now_s * 1e6) + 1000000;
+}
+
+static double prefill_us(double tokens) {
+    return ceil(tokens / 1024) * fleet_prefill_fit.fixed_us + tokens * fleet_prefill_fit.row_us +
+           tokens * tokens / 2 * fleet_prefill_fit.work_us;
+}
+
+static uint32_t pages_free(const worker *w) {
+    double pages = w->context / LIMIT_PAGE_TOKENS;
+    return pages < PAGES ? PAGES - (uint32_t)pages : 0;
+}
+
+/* What the gateway hears of a worker. */
+static void beat(fleet *f, const worker *w) {
+    uint32_t i = (uint32_t)(w - f->workers);
+    if (!w->used || w->phase == SCALER_STARTING) {
+        fleetroute_gone(&f->route, i);
+        return;
     }
+    message_heartbeat h = {.pages_total = PAGES,
+                           .pages_free = pages_free(w),
+                           .running = w->count,
+                           .waiting = w->queue.count + (w->prompt != GONE),
+                           .tokens_per_second = 2000,
+                           .chunk_tokens = 1024,
+                           .prefill_fit = fleet_prefill_fit,
+                           .decode_fit = fleet_decode_fit};
+    double us = w->prompt != GONE ? (w->prompt_end_s - f->now_s) * 1e6 : 0;
+    for (uint32_t r = w->queue.first, k = 0; k < w->queue.count; k++) {
+        h.queued_tokens += (uint64_t)f->requests[r].prompt;
+        us += prefill_us(f->requests[r].prompt);
+        r = f->requests[r].next;
+    }
+    h.queued_us = (uint64_t)us;
+    uint32_t roles = w->phase != SCALER_SERVING  ? 0
+                     : w->pool == SCALER_PREFILL ? MESSAGE_ROLE_PREFILL
+                                                 : MESSAGE_ROLE_DECODE;
+    fleetroute_told(&f->route, i, roles, &h, now_us(f));
+}
+
+static void begin_prompt(fleet *f, worker *w) {
+    if (w->used && w->prompt == GONE && w->queue.count > 0) {
+        w->prompt = take(f, &w->queue);
+        w->prompt_end_s = f->now_s + prefill_us(f->requests[w->prompt].prompt) / 1e6;
+        at(f, w->prompt_end_s, PREFILLED, (uint32_t)(w - f->workers), ++w->stamp);
+    }
+}
+
+static void begin_answer(fleet *f, worker *w, uint32_t r) {
+    advance(f, w);
+    w->batch[w->count++] = r;
+    w->context += context_of(&f->requests[r]);
+    f->requests[r].ends_at = w->progress + f->requests[r].output;
+    schedule_answer(f, w);
+}
+
+/* Prompts go where the router says, while there is room; answers whose worker cannot have them to
+ * the smallest batch. */
+static void place(fleet *f) {
+    uint32_t p, d;
+    while (f->prompts.count > 0) {
+        request *q = &f->requests[f->prompts.first];
+        if (!fleetroute_choose(&f->route, f->numbers, (int32_t)q->prompt, (int32_t)q->output,
+                               now_us(f), &p, &d)) {
+            break;
+        }
+        f->numbers++;
+        q->decode = d;
+        q->decode_id = f->workers[d].id;
+        put(f, &f->workers[p].queue, take(f, &f->prompts), false);
+        begin_prompt(f, &f->workers[p]);
+    }
+    fleetroute_count(&f->route, f->prompts.count > 0, now_us(f));
     while (f->answers.count > 0) {
         worker *best = NULL;
         for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
@@ -213,12 +291,7 @@ static void place(fleet *f) {
         if (!best) {
             return;
         }
-        uint32_t r = take(f, &f->answers);
-        advance(f, best);
-        best->batch[best->count++] = r;
-        best->context += context_of(&f->requests[r]);
-        f->requests[r].ends_at = best->progress + f->requests[r].output;
-        schedule_answer(f, best);
+        begin_answer(f, best, take(f, &f->answers));
     }
 }
 
@@ -243,9 +316,16 @@ static worker *add_worker(fleet *f, scaler_pool pool, scaler_phase phase) {
 
 /* Everything it had goes to others, from the start of the line. */
 static void kill_worker(fleet *f, worker *w) {
+    while (w->queue.count > 0) {
+        uint32_t r = take(f, &w->queue);
+        fleetroute_over(&f->route, (int32_t)f->requests[r].prompt, false);
+        put(f, &f->prompts, r, true);
+    }
     if (w->prompt != GONE) {
+        fleetroute_over(&f->route, (int32_t)f->requests[w->prompt].prompt, false);
         put(f, &f->prompts, w->prompt, true);
     }
+    fleetroute_gone(&f->route, (uint32_t)(w - f->workers));
     advance(f, w);
     for (uint32_t i = 0; i < w->count; i++) {
         put(f, &f->prompts, w->batch[i], true);
@@ -280,7 +360,7 @@ static void observe(fleet *f) {
                               .pool = w->pool,
                               .phase = w->phase,
                               .flips = true,
-                              .pages_total = 20000,
+                              .pages_total = PAGES,
                               .chunk_tokens = 1024,
                               .prefill_fit = fleet_prefill_fit,
                               .decode_fit = fleet_decode_fit};
@@ -291,11 +371,14 @@ static void observe(fleet *f) {
             to->prefill_fit.row_us = to->decode_fit.fixed_us = NAN;
             to->queued_us = 0;
         }
-        to->running = w->count + (w->prompt != GONE);
-        double pages = w->context / LIMIT_PAGE_TOKENS;
-        to->pages_free = pages < 20000 ? 20000 - (uint32_t)pages : 0;
+        to->running = w->count + (w->prompt != GONE) + w->queue.count;
+        to->pages_free = pages_free(w);
         if (w->prompt != GONE) {
             to->queued_tokens = (uint64_t)f->requests[w->prompt].prompt;
+        }
+        for (uint32_t r = w->queue.first, k = 0; k < w->queue.count; k++) {
+            to->queued_tokens += (uint64_t)f->requests[r].prompt;
+            r = f->requests[r].next;
         }
     }
     o->held = f->prompts.count + f->answers.count;
@@ -332,7 +415,7 @@ static void carry_out(fleet *f, const scaler_action *a) {
     } else if (a->kind == SCALER_STOP) {
         f->r.stops++;
         w->phase = SCALER_STOPPING;
-        let_go(w);
+        let_go(f, w);
     } else {
         f->r.ends++;
         kill_worker(f, w);
@@ -351,6 +434,12 @@ static bool still_pending(const scaler *s, uint64_t before, scaler_pool pool) {
         }
     }
     return false;
+}
+
+static void beat_all(fleet *f) {
+    for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
+        beat(f, &f->workers[i]);
+    }
 }
 
 static void tick(fleet *f, double quiet_s) {
@@ -388,6 +477,7 @@ static void tick(fleet *f, double quiet_s) {
                           scaler_pool_name(a->pool), a->worker, a->reason);
         }
         carry_out(f, a);
+        beat_all(f);
     }
 }
 
@@ -421,7 +511,14 @@ static void on_prefilled(fleet *f, worker *w) {
     if (f->requests[r].first_s < 0) {
         f->requests[r].first_s = f->now_s;
     }
-    put(f, &f->answers, r, false);
+    fleetroute_over(&f->route, (int32_t)f->requests[r].prompt, true);
+    begin_prompt(f, w);
+    worker *d = &f->workers[f->requests[r].decode];
+    if (takes(d, SCALER_DECODE) && d->id == f->requests[r].decode_id && d->count < SEQS_MAX) {
+        begin_answer(f, d, r);
+    } else {
+        put(f, &f->answers, r, false);
+    }
 }
 
 static void on_decoded(fleet *f, worker *w) {
@@ -460,18 +557,23 @@ static void handle(fleet *f, const event *e, double quiet_s) {
     } else if (e->type == TICK) {
         at(f, f->now_s + 1, TICK, 0, 0);
         tick(f, quiet_s);
+    } else if (e->type == BEAT) {
+        at(f, f->now_s + BEAT_S, BEAT, 0, 0);
+        beat_all(f);
     } else if (e->type == DEATH) {
         on_death(f);
     } else if (e->type == FLIPPED && w->used && w->id == e->stamp && w->phase == SCALER_FLIPPING) {
         w->phase = SCALER_SERVING;
+        beat(f, w);
     } else if (current && e->type == READY) {
         w->phase = w->phase == SCALER_STARTING ? SCALER_SERVING : w->phase;
+        beat(f, w);
     } else if (current && e->type == PREFILLED) {
         on_prefilled(f, w);
     } else if (w->used && w->answer_stamp == e->stamp && e->type == DECODED) {
         on_decoded(f, w);
     }
-    let_go(w);
+    let_go(f, w);
     place(f);
 }
 
@@ -487,6 +589,7 @@ fleet_result fleet_run(const fleet_options *o, double quiet_s) {
         f->requests[i].next = i + 1 < REQUESTS_MAX ? i + 1 : GONE;
     }
     scaler_open(f->scaler, &o->options);
+    fleetroute_open(&f->route, o->seed);
     f->r.low[0] = f->r.low[1] = LIMIT_WORKERS;
     for (int p = 0; p < SCALER_POOLS; p++) {
         for (uint32_t i = 0; i < o->workers[p]; i++) {
@@ -495,6 +598,7 @@ fleet_result fleet_run(const fleet_options *o, double quiet_s) {
     }
     at(f, 0, ARRIVE, 0, 0);
     at(f, 0.5, TICK, 0, 0);
+    at(f, 0, BEAT, 0, 0);
     if (o->death_s > 0) {
         at(f, o->death_s, DEATH, 0, 0);
     }
@@ -508,6 +612,7 @@ fleet_result fleet_run(const fleet_options *o, double quiet_s) {
     }
     f->r.unfinished = (uint32_t)(f->counters.requests - f->counters.finished);
     fleet_result r = f->r;
+    fleetroute_close(&f->route);
     mem_free(f->requests);
     mem_free(f->seen);
     mem_free(f->scaler);
