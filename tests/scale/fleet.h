@@ -1,8 +1,9 @@
 /* fleet.h -- a simulated fleet for days: queues, batches and cold starts, under the real scaler.
  *
  * Purpose    Requests arrive as a load curve says and go where the production router sends them;
- *            prefill workers serve one prompt after the other; decode workers share a step among their batch; starts, flips and drains take
- *            time. The production scaler sees what its controller would tell it, once a second.
+ *            prefill workers serve one prompt after the other; decode workers share a step among
+ *            their batch; starts, flips and drains take time. The production scaler sees what its
+ *            controller would tell it, once a second.
  * Ownership  fleet_open takes what fleet_close gives back.
  * Threads    One.
  * Limits     LIMIT_WORKERS workers.
