@@ -420,6 +420,7 @@ static status run(server *s) {
                           .supervisor = s->supervisor,
                           .local = local_workers(s),
                           .cluster = s->cluster,
+                          .model_name = s->names[0],
                           .model_hash = s->cluster ? s->model_hash : 0,
                           .kv_by_address = kv_by_address(s),
                           .cores = &s->cores,

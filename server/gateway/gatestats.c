@@ -3,8 +3,11 @@
 
 #include <stdio.h>
 
+#include "server/gateway/vllmstats.h"
+
 struct gatestats {
     metrics *metrics;
+    vllmstats *vllm;
     metrics_counter *ends[GATESTATS_ENDS];
     metrics_counter *refusals[GATESTATS_REFUSALS];
     metrics_counter *paths[ROUTER_PATHS], *reasons[ROUTER_REASONS], *index_dropped;
@@ -129,7 +132,7 @@ void gatestats_index(gatestats *g, pageindex_counts c) {
     metrics_follow(g->index_dropped, c.dropped);
 }
 
-status gatestats_open(arena *a, gatestats **out) {
+status gatestats_open(arena *a, const char *model_name, gatestats **out) {
     gatestats *g = ARENA_TAKE(a, 1, gatestats);
     if (!g) {
         return STATUS_NOMEM;
@@ -139,11 +142,13 @@ status gatestats_open(arena *a, gatestats **out) {
     register_faults(g);
     register_routing(g);
     register_traces(g);
+    TRY(vllmstats_open(a, g->metrics, model_name, &g->vllm));
     *out = g;
     return STATUS_OK;
 }
 
 void gatestats_session(gatestats *g, gatestats_end end, const session_times *t) {
+    vllmstats_session(g->vllm, t, end == GATESTATS_OK);
     metrics_add(g->ends[end], 1);
     metrics_add(g->prompt_tokens, (uint64_t)t->prompt_tokens);
     metrics_add(g->completion_tokens, (uint64_t)t->completion_tokens);
@@ -161,6 +166,15 @@ void gatestats_session(gatestats *g, gatestats_end end, const session_times *t) 
 
 void gatestats_refused(gatestats *g, gatestats_refusal why) {
     metrics_add(g->refusals[why], 1);
+}
+
+void gatestats_pages(gatestats *g, const gate *protocol, uint32_t waiting, uint64_t pages_total,
+                     uint64_t pages_free) {
+    uint64_t open = gate_count(protocol), pending = gate_pending_count(protocol);
+    vllmstats_set(g->vllm, &(vllmstats_now){.running = open - pending,
+                                            .waiting = pending + waiting,
+                                            .pages_total = pages_total,
+                                            .pages_free = pages_free});
 }
 
 void gatestats_render(gatestats *g, const gate *protocol, uint32_t waiting,

@@ -27,7 +27,8 @@ typedef enum {
     GATESTATS_REFUSALS
 } gatestats_refusal;
 
-MUST_USE status gatestats_open(arena *a, gatestats **out);
+/* `model_name`: what the `vllm:` series call it. */
+MUST_USE status gatestats_open(arena *a, const char *model_name, gatestats **out);
 
 /* A session has ended. */
 void gatestats_session(gatestats *g, gatestats_end end, const session_times *t);
@@ -43,6 +44,10 @@ void gatestats_traces(gatestats *g, const otlp_counts *c);
 
 /* What the router knows of caches. */
 void gatestats_index(gatestats *g, pageindex_counts c);
+
+/* What requests and all workers' KV pools hold, for the `vllm:` series. */
+void gatestats_pages(gatestats *g, const gate *protocol, uint32_t waiting, uint64_t pages_total,
+                     uint64_t pages_free);
 
 /* The page: own series and those of the workers. `waiting`: requests in the gateway's line. */
 void gatestats_render(gatestats *g, const gate *protocol, uint32_t waiting,

@@ -45,12 +45,16 @@ enum {
 static void answer_metrics(gateway_state *g, exchange *x) {
     metrics_remote remotes[LIMIT_WORKERS];
     size_t count = 0;
+    uint64_t pages_total = 0, pages_free = 0;
     for (uint32_t i = 0; i < g->pool.count; i++) {
         const pool_worker *w = &g->pool.workers[i];
         if (w->joined && w->metrics.bytes) {
             remotes[count++] = (metrics_remote){strbuf_str(&w->metrics), w->label};
         }
+        pages_total += w->joined ? w->heartbeat.pages_total : 0;
+        pages_free += w->joined ? w->heartbeat.pages_free : 0;
     }
+    gatestats_pages(g->stats, g->gate, fair_count(g->line), pages_total, pages_free);
     http_counts counts;
     http_count(g->options->http, &counts);
     strbuf page = strbuf_make(METRICS_PAGE_BYTES);
@@ -510,7 +514,7 @@ static status open_tables(gateway_state *g) {
                        .retry_burst = 100,
                        .attempts_max = 16};
     if (s == STATUS_OK) {
-        s = gatestats_open(&g->arena, &g->stats);
+        s = gatestats_open(&g->arena, g->options->model_name, &g->stats);
     }
     if (s == STATUS_OK) {
         s = router_create(&g->arena, &ro, &g->router);

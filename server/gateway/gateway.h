@@ -35,6 +35,7 @@ typedef struct {
     supervisor *supervisor; /* its children are workers 0, 1, ... */
     uint32_t local;         /* so many */
     cluster *cluster;       /* NULL: no workers but those */
+    const char *model_name; /* as clients call it */
     uint64_t model_hash;    /* of the model file that the tokenizer is of */
     bool kv_by_address;     /* KV moves over TCP between workers of this machine too */
     const tokenizer *tokenizer;
