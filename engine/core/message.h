@@ -141,6 +141,14 @@ typedef struct {
     uint32_t limit_ms; /* what is left then goes to others; 0: the worker's own limit */
 } message_drain;
 
+/* Whether a controller's order may take effect: none newer has been heard of. `newest` is the token
+ * of the newest that did. */
+static inline bool message_order_fits(uint64_t *newest, uint64_t token) {
+    bool fits = token >= *newest;
+    *newest = fits ? token : *newest;
+    return fits;
+}
+
 /* How one request was served. */
 typedef struct {
     uint32_t ttft_us, tpot_us; /* tpot_us 0: it had one token */

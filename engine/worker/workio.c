@@ -254,7 +254,7 @@ static void on_hello(worker_state *w, uint32_t slot, const message *m) {
  */
 static void set_role(worker_state *w, const message_role *role) {
     bool flips = w->options->roles & MESSAGE_ROLE_FLIPS;
-    if (!flips || w->draining || role->token < w->order_token) {
+    if (!flips || w->draining || !message_order_fits(&w->order_token, role->token)) {
         LOG(WARN, "worker", "role refused", "roles=%u token=%llu why=\"%s\"", role->roles,
             (unsigned long long)role->token,
             !flips        ? "it was started for one role"
@@ -262,7 +262,6 @@ static void set_role(worker_state *w, const message_role *role) {
                           : "the token is stale");
         return;
     }
-    w->order_token = role->token;
     if (role->roles != core_roles(w->core)) {
         LOG(INFO, "worker", "role changed", "roles=%u token=%llu", role->roles,
             (unsigned long long)role->token);
@@ -286,11 +285,10 @@ void workio_drain(worker_state *w) {
 void workio_order(worker_state *w, const message *m) {
     if (m->type == MESSAGE_ROLE) {
         set_role(w, &m->role);
-    } else if (m->drain.token < w->order_token) {
+    } else if (!message_order_fits(&w->order_token, m->drain.token)) {
         LOG(WARN, "worker", "drain refused", "token=%llu why=\"the token is stale\"",
             (unsigned long long)m->drain.token);
     } else {
-        w->order_token = m->drain.token;
         LOG(INFO, "worker", "draining", "token=%llu", (unsigned long long)m->drain.token);
         if (m->drain.limit_ms > 0) {
             w->hand_back_us = clock_now_us() + (int64_t)m->drain.limit_ms * 1000;

@@ -69,8 +69,9 @@ static const config_option options[] = {
      "a worker that has not joined after so long has failed"},
     {"drain-timeout-ms", CONFIG_INT, FIELD(drain_ms), 0, 3600000, "30000", NULL, NULL,
      "the workers' own; one that drains for longer than that and 5 s more is ended"},
-    {"lease", CONFIG_STRING, FIELD(lease), 0, 4095, NULL, NULL, "FILE",
-     "of several controllers with the same lease one acts"},
+    {"lease", CONFIG_STRING, FIELD(lease), 0, 4095, NULL, NULL, "WHERE",
+     "of several controllers with the same lease one acts: a file, for those of one host, or "
+     "etcd://HOST:PORT/KEY"},
     {"lease-s", CONFIG_INT, FIELD(lease_s), 2, 3600, "5", NULL, NULL,
      "another takes over when one has not been heard of for so long"},
     {"dry-run", CONFIG_BOOL, FIELD(dry_run), 0, 0, "false", NULL, NULL,

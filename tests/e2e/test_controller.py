@@ -9,12 +9,15 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
 import time
+import urllib.request
 
 from hosts import Cluster, Node, free_port
 from loads import Load, slow_profile
-from weirtest import (FULL, Answer, alive, case, generate, main, scratch, tiny_model, until)
+from weirtest import (FULL, Answer, Skip, alive, case, generate, main, scratch, tiny_model, until)
 
 AWAY_S = 600 if FULL else 30
 
@@ -246,6 +249,101 @@ def of_two_controllers_one_acts_and_members_follow_it():
     first.end()
     second.all_done()
     assert not our_workers(hubs)
+
+
+class Etcd:
+    """A real one, alone, on loopback."""
+
+    def __init__(self):
+        if not shutil.which("etcd"):
+            raise Skip("there is no etcd (Debian: etcd-server)")
+        self.port, self.peer = free_port(), free_port()
+        self.data = scratch("etcd")
+        self.process = None
+        self.start()
+
+    def start(self):
+        url, peer = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.peer}"
+        with open(scratch("etcd.log"), "ab") as log:
+            self.process = subprocess.Popen(
+                ["etcd", "--name", "one", "--data-dir", self.data, "--listen-client-urls", url,
+                 "--advertise-client-urls", url, "--listen-peer-urls", peer,
+                 "--initial-advertise-peer-urls", peer, "--initial-cluster", f"one={peer}",
+                 "--log-level", "error"], stdout=log, stderr=log,
+                env={k: v for k, v in os.environ.items() if not k.startswith("ETCD_")})
+
+        def answers():
+            try:
+                return urllib.request.urlopen(f"{url}/health", timeout=2).status == 200
+            except OSError:
+                return False
+        until(answers, "etcd answers")
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+
+def leaders(controllers):
+    return [c for c in controllers if alive(c.pid) and c.state()["leads"]]
+
+
+@case
+def the_lease_is_in_etcd_and_nothing_waits_for_it():
+    with Etcd() as etcd:
+        addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
+        hubs = ",".join(addresses)
+        flags = (*LOCAL, "--lease", f"etcd://127.0.0.1:{etcd.port}/weir/leader", "--lease-s", "3",
+                 "--hubs", hubs)
+        pair = [Controller(*flags, listen=a, words=timed_words()) for a in addresses]
+        until(lambda: leaders(pair), "one leads")
+        first = leaders(pair)[0]
+        second = next(c for c in pair if c is not first)
+        until(lambda: len(first.serving()) == 2, "workers have joined it")
+        assert leaders(pair) == [first] and second.order("drain", worker=0).status == 409
+        cluster = Cluster.__new__(Cluster)
+        cluster.address, cluster.gateways = hubs, []
+        gateway = cluster.gateway()
+        before, token = our_workers(hubs), first.state()["token"]
+        with Load(gateway, 2, 20, 4) as load:
+            # etcd stands still: the leader stops to act, and nobody else begins.
+            etcd.process.send_signal(signal.SIGSTOP)
+            until(lambda: not leaders(pair), "nobody leads")
+            assert first.order("scale", role="decode", min=2).status == 409
+            done = load.done
+            until(lambda: load.done > done + 20 or load.errors, "requests go on")
+            assert not leaders(pair)
+            etcd.process.send_signal(signal.SIGCONT)
+            until(lambda: leaders(pair), "one leads again")
+            # etcd is gone, and comes back with what it knew.
+            etcd.end()
+            until(lambda: not leaders(pair), "nobody leads")
+            done = load.done
+            until(lambda: load.done > done + 20 or load.errors, "requests go on")
+            etcd.start()
+            until(lambda: leaders(pair), "one leads again")
+            leader = leaders(pair)[0]
+            until(lambda: len(leader.serving()) == 2, "and knows everybody")
+            middle = leader.state()["token"]
+            assert middle >= token
+            # The leader is gone.
+            leader.crash()
+            other = first if leader is not first else second
+            until(lambda: leaders([other]), "the other takes over")
+            assert other.state()["token"] > middle
+            until(lambda: len(other.serving()) == 2, "and knows everybody")
+            other.ordered("scale", role="decode", min=2)
+            until(lambda: other.pool("decode")["serving"] == 2, "and acts")
+        assert set(before) <= set(our_workers(hubs)), "nobody was restarted"
+        gateway.stop()
+        other.all_done()
+        assert not our_workers(hubs)
 
 
 if __name__ == "__main__":

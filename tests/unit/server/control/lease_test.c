@@ -5,10 +5,12 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "engine/base/rng.h"
-#include "server/drivers/driver.h"
+#include "engine/core/message.h"
+#include "server/drivers/driver_cluster.h"
 
 enum { TTL = 1000000 };
 
@@ -141,4 +143,117 @@ Test(lease, without_the_fence_they_would) {
         seed++;
     }
     cr_assert_leq(seed, 10000, "the planted bug is found");
+}
+
+/* ---- orders by way of hubs ------------------------------------------------------------------ */
+
+enum { FLEET = 4, ON_THE_WAY = 32 };
+
+/* Workers, what is on its way to them from two hubs (in any order), and what they did. */
+static struct {
+    uint64_t known[FLEET], last[FLEET];
+    struct {
+        uint32_t worker;
+        uint64_t token;
+    } sent[ON_THE_WAY];
+    uint32_t sent_count;
+    bool fenced, stale;
+    uint32_t obeyed, refused;
+} fleet;
+
+static bool send_order(void *self, uint32_t worker, const message *m) {
+    (void)self;
+    if (fleet.sent_count == ON_THE_WAY) {
+        return false;
+    }
+    uint64_t token = m->type == MESSAGE_ROLE ? m->role.token : m->drain.token;
+    fleet.sent[fleet.sent_count].worker = worker;
+    fleet.sent[fleet.sent_count++].token = token;
+    return true;
+}
+
+static void deliver(uint64_t bits) {
+    uint32_t i = (uint32_t)(bits % fleet.sent_count);
+    uint32_t w = fleet.sent[i].worker;
+    uint64_t token = fleet.sent[i].token;
+    fleet.sent[i] = fleet.sent[--fleet.sent_count];
+    if (fleet.fenced && !message_order_fits(&fleet.known[w], token)) {
+        fleet.refused++;
+        return;
+    }
+    fleet.stale = fleet.stale || token < fleet.last[w];
+    fleet.last[w] = token;
+    fleet.obeyed++;
+}
+
+static uint32_t has_role(void *self, uint32_t worker) {
+    (void)self;
+    return worker < FLEET ? MESSAGE_ROLE_DECODE | MESSAGE_ROLE_FLIPS : 0u;
+}
+
+static uint32_t no_pid(void *self, uint32_t worker) {
+    (void)self;
+    (void)worker;
+    return 0;
+}
+
+/* Each controller has a driver and a hub of its own: what one knows does not stop the other. */
+static void order_about(uint64_t seed, bool fenced) {
+    static const driver_cluster_hub hub = {NULL, send_order, has_role, no_pid};
+    lease_record r = {0};
+    actor actors[2] = {{.holder = 1}, {.holder = 2}};
+    driver *drivers[2];
+    driver_worker list[LIMIT_WORKERS];
+    diag why;
+    int64_t now_us = 1000;
+    memset(fleet.known, 0, sizeof fleet.known);
+    memset(fleet.last, 0, sizeof fleet.last);
+    fleet.sent_count = 0;
+    fleet.fenced = fenced;
+    for (int i = 0; i < 2; i++) {
+        cr_assert_eq(driver_cluster_open(&hub, NULL, &drivers[i], &why), STATUS_OK);
+    }
+    for (uint64_t i = 0; i < 200; i++) {
+        uint64_t bits = rng_at(seed, 4, i);
+        actor *a = &actors[bits & 1];
+        now_us += (int64_t)(bits >> 8) % (TTL / 4);
+        if (bits >> 5 & 1 && fleet.sent_count > 0) {
+            deliver(bits >> 9);
+        }
+        if (now_us < a->asleep_us) {
+            continue;
+        }
+        if (bits >> 1 & 1) {
+            a->asleep_us = (bits >> 2) % 8 == 0 ? now_us + 3 * TTL : 0;
+        } else if (!a->decided) {
+            a->decided = lease_take(&r, a->holder, now_us, TTL);
+            a->token = a->decided ? r.token : a->token;
+        } else {
+            driver *d = drivers[bits & 1];
+            uint32_t id = DRIVER_CLUSTER_OTHERS + (uint32_t)(bits >> 16) % FLEET;
+            a->decided = false;
+            (void)driver_list(d, list);
+            (void)(bits >> 6 & 1 ? driver_flip(d, a->token, id, SCALER_PREFILL, &why)
+                                 : driver_stop(d, a->token, id, TTL, &why));
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        driver_close(drivers[i]);
+    }
+}
+
+Test(lease, no_worker_obeys_a_stale_order_in_10000_interleavings) {
+    for (uint64_t seed = 1; seed <= 10000; seed++) {
+        order_about(seed, true);
+        cr_assert_not(fleet.stale, "seed %llu", (unsigned long long)seed);
+    }
+    cr_assert_gt(fleet.obeyed, 50000);
+    cr_assert_gt(fleet.refused, 1000, "and stale ones were tried");
+}
+
+Test(lease, without_the_fence_they_would_obey) {
+    for (uint64_t seed = 1; seed <= 10000 && !fleet.stale; seed++) {
+        order_about(seed, false);
+    }
+    cr_assert(fleet.stale, "the planted bug is found");
 }
