@@ -171,7 +171,7 @@ static status engine_open(const settings *s, int32_t threads, bed *b, diag *d) {
         .kv_pages = (uint32_t)(batch * b->pages_each),
         .kv_type = backend_kv_choose(b->device, (backend_kv_type)s->kv),
         .weights = (model_weights)s->weights,
-        .activations = s->activations ? BACKEND_ACTIVATIONS_F32 : BACKEND_ACTIVATIONS_INT8,
+        .activations = backend_activations_choose(b->device, (backend_activations)s->activations),
         .rows_max = rows,
         .logit_rows_max = batch};
     int64_t start = clock_now_us();

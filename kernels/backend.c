@@ -91,6 +91,14 @@ status backend_download(backend *b, void *host, const void *device, uint64_t byt
     return b->table->download(b, host, device, bytes);
 }
 
+/* What a weight meets when `wanted` was asked for. */
+static backend_activations weight_activations(backend_type type, int32_t inputs,
+                                              backend_activations wanted) {
+    const bool half = type == BACKEND_F16 || type == BACKEND_BF16;
+    const bool pairs = wanted == BACKEND_ACTIVATIONS_BF16 && inputs % 32 == 0;
+    return type == BACKEND_F32 || (half && !pairs) ? BACKEND_ACTIVATIONS_F32 : wanted;
+}
+
 status backend_weight_load(backend *b, backend_type type, const void *data, uint64_t bytes,
                            int32_t outputs, int32_t inputs, backend_activations activations,
                            const backend_weight **out, diag *d) {
@@ -112,12 +120,15 @@ status backend_weight_load(backend *b, backend_type type, const void *data, uint
                            backend_type_name(type), (int)outputs, (int)inputs,
                            (unsigned long long)expected, (unsigned long long)bytes);
     }
-    if (activations != BACKEND_ACTIVATIONS_INT8 && activations != BACKEND_ACTIVATIONS_F32) {
+    if ((unsigned)activations >= BACKEND_ACTIVATIONS_TYPES) {
         return status_fail_param(d, STATUS_INVALID, "activations", "unknown activations mode %d",
                                  (int)activations);
     }
-    const bool plain = type == BACKEND_F32 || type == BACKEND_F16 || type == BACKEND_BF16;
-    const backend_weight shape = {type, plain ? BACKEND_ACTIVATIONS_F32 : activations, outputs,
+    if (activations == BACKEND_ACTIVATIONS_BF16 && !b->bf16) {
+        return status_fail_param(d, STATUS_UNSUPPORTED, "activations",
+                                 "activations of bf16 need a CPU with AMX-BF16");
+    }
+    const backend_weight shape = {type, weight_activations(type, inputs, activations), outputs,
                                   inputs, 0};
     return b->table->weight_load(b, &shape, data, bytes, out, d);
 }

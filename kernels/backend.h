@@ -54,9 +54,15 @@ typedef enum {
     BACKEND_KV_TYPES = 4
 } backend_kv_type;
 
-/* How inputs meet quantised weights: as int8 with one scale a row and 32 elements, or as they are.
- * Weights of F32, F16 and BF16 always meet f32. */
-typedef enum { BACKEND_ACTIVATIONS_INT8 = 0, BACKEND_ACTIVATIONS_F32 = 1 } backend_activations;
+/* How inputs meet weights: as int8 with one scale a row and 32 elements, as they are, or rounded to
+ * bf16, as weights are then too. Weights of F32 meet f32 whatever is said, as do those of F16 and
+ * BF16 with int8, or with bf16 where their inputs are not a multiple of 32. */
+typedef enum {
+    BACKEND_ACTIVATIONS_INT8 = 0,
+    BACKEND_ACTIVATIONS_F32 = 1,
+    BACKEND_ACTIVATIONS_BF16 = 2,
+    BACKEND_ACTIVATIONS_TYPES = 3
+} backend_activations;
 
 /* What a GPU worker may take of its device, all told, when nobody says otherwise. */
 #define BACKEND_MEMORY_FRACTION 0.9
@@ -79,6 +85,7 @@ struct backend {
     char isa[BACKEND_NAME_BYTES];          /* "avx512" */
     char numerics[BACKEND_NUMERICS_BYTES]; /* equal strings promise equal bits */
     int32_t threads;
+    bool bf16; /* has activations of bf16 */
     ops_batch
         begun; /* backend.c's: checked, for the layers of this forward pass; seqs NULL: none */
 };
@@ -159,6 +166,11 @@ MUST_USE status backend_weight_load(backend *b, backend_type type, const void *d
                                     int32_t outputs, int32_t inputs,
                                     backend_activations activations, const backend_weight **out,
                                     diag *d);
+
+/* `wanted`; or for BACKEND_ACTIVATIONS_TYPES this backend's choice: bf16 where it has it, int8
+ * elsewhere. "int8", "f32", "bf16"; "unknown" for anything else. */
+backend_activations backend_activations_choose(const backend *b, backend_activations wanted);
+const char *backend_activations_name(backend_activations activations);
 
 /* "f16", "f32", "bf16", "int8"; "unknown" for anything else. */
 const char *backend_kv_type_name(backend_kv_type type);

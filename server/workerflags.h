@@ -9,7 +9,7 @@
 #define SERVER_WORKERFLAGS_H
 
 /* In the order of backend_kv_type and backend_activations (kernels/backend.h), which this layer
- * does not know; and "auto" (backend_kv_choose) after the former. */
+ * does not know; and "auto" (backend_kv_choose, backend_activations_choose) after each. */
 extern const char *const workerflags_kv_dtypes[];
 extern const char *const workerflags_activations[];
 

@@ -379,7 +379,7 @@ static status open_model(worker_state *w, uint32_t *pages) {
                         .kv_rest = o->kv_bytes == 0,
                         .kv_type = backend_kv_choose(w->backend, o->kv_type),
                         .weights = o->weights,
-                        .activations = o->activations,
+                        .activations = backend_activations_choose(w->backend, o->activations),
                         .context_tokens = o->context_tokens,
                         .rows_max = batch_rows_max(o),
                         .logit_rows_max = batch_logit_rows_max(o)};

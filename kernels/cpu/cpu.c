@@ -203,6 +203,16 @@ static status isa_choose(const char *wanted, const isa_kernels **out, diag *d) {
         "instruction set \"%s\" is unknown (auto, amx, avx512, avxvnni, avx2, portable)", wanted);
 }
 
+static const isa_pairs *pairs_choose(const isa_kernels *kernels) {
+#if defined(__x86_64__)
+    if (kernels == &isa_avx512_amx_kernels && isa_amxbf16_usable()) {
+        return &isa_amxbf16_pairs;
+    }
+#endif
+    (void)kernels;
+    return NULL;
+}
+
 /* CPUs this process may run on. */
 static int32_t usable_cpus(void) {
     cpu_set_t set;
@@ -228,6 +238,8 @@ status cpu_open(const backend_options *options, backend **out, diag *d) {
     (void)snprintf(c->shared.isa, sizeof(c->shared.isa), "%s", kernels->name);
     (void)snprintf(c->shared.numerics, sizeof(c->shared.numerics), "%s", CPU_NUMERICS);
     c->kernels = kernels;
+    c->pairs = pairs_choose(kernels);
+    c->shared.bf16 = c->pairs != NULL;
     c->nodes = cpunodes_with_memory();
     c->scratch = cpu_map(scratch_bytes(c), false);
     c->parts = cpu_map(CPU_PARTS_BYTES, false);

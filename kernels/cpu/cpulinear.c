@@ -13,8 +13,9 @@ typedef struct {
     const ops_linear *op;
     int32_t inputs;
     int32_t row_base, rows;
-    bool int8;
+    backend_activations activations;
     const float *x;                           /* f32 activations [rows, inputs] */
+    int32_t columns;                          /* of a panel of bf16 */
     int32_t input_parts;                      /* of a panel's groups, to items of their own */
     int32_t tiles_step, row_step, row_blocks; /* shape of an item */
     int32_t part_items[OPS_LINEAR_PARTS_MAX];
@@ -45,18 +46,43 @@ static void input_item(void *context, int32_t item, int32_t thread) {
                           .groups = groups * (part + 1) / j->input_parts - group_first,
                           .panels = j->c->panels,
                           .x = j->c->x};
-    if (j->int8) {
+    if (j->activations == BACKEND_ACTIVATIONS_INT8) {
         j->c->kernels->input_int8(&in);
     } else {
         j->c->kernels->input_f32(&in);
     }
 }
 
+/* The same for bf16: rows are transformed beside each other, then rounded together. */
+static void pairs_item(void *context, int32_t item, int32_t thread) {
+    const linear_job *j = context;
+    const int32_t first = item * ISA_PANEL_ROWS, left = j->rows - first;
+    const int32_t rows = left < ISA_PANEL_ROWS ? left : ISA_PANEL_ROWS;
+    const float *x = j->op->x + (int64_t)(j->row_base + first) * j->inputs;
+    if (j->op->input != OPS_INPUT_PLAIN) {
+        float *own = j->c->x_rows + (int64_t)thread * ISA_PANEL_ROWS * j->inputs;
+        const isa_input in = {.op = j->op,
+                              .inputs = j->inputs,
+                              .rows = rows,
+                              .row_base = j->row_base + first,
+                              .x = own};
+        j->c->kernels->input_f32(&in);
+        x = own;
+    }
+    j->c->pairs->pack(x, j->inputs, rows, j->columns,
+                      j->c->x_pairs + (int64_t)first * j->inputs * (int64_t)sizeof(uint16_t));
+}
+
 static void input_transform(linear_job *j) {
+    if (j->activations == BACKEND_ACTIVATIONS_BF16) {
+        cpupool_run(j->c->pool, pairs_item, j, cpu_divide_up(j->rows, ISA_PANEL_ROWS));
+        return;
+    }
+    const bool int8 = j->activations == BACKEND_ACTIVATIONS_INT8;
     const int32_t panels = cpu_divide_up(j->rows, ISA_PANEL_ROWS);
     const int32_t wanted = j->rows > 1 ? j->c->shared.threads : 1;
     const int32_t groups = j->inputs / TILE_GROUP;
-    j->input_parts = j->int8 && panels < wanted ? cpu_divide_up(wanted, panels) : 1;
+    j->input_parts = int8 && panels < wanted ? cpu_divide_up(wanted, panels) : 1;
     if (j->input_parts > groups) {
         j->input_parts = groups;
     }
@@ -82,6 +108,8 @@ static void tiles_item(void *context, int32_t item, int32_t thread) {
         .weights = w->tiles,
         .panels = j->c->panels,
         .x = j->x,
+        .pairs = j->c->x_pairs,
+        .columns = j->columns,
         .out = p->out + (int64_t)j->row_base * w->shape.outputs,
         .bias = p->bias,
         .accumulate = p->accumulate,
@@ -92,7 +120,9 @@ static void tiles_item(void *context, int32_t item, int32_t thread) {
         .row_first = row_first,
         .rows = rows_left < j->row_step ? rows_left : j->row_step,
     };
-    if (j->int8) {
+    if (j->activations == BACKEND_ACTIVATIONS_BF16) {
+        j->c->pairs->linear(&l, cpu_scratch(j->c, thread));
+    } else if (j->activations == BACKEND_ACTIVATIONS_INT8) {
         j->c->kernels->linear_int8(&l, cpu_scratch(j->c, thread));
     } else {
         j->c->kernels->linear_f32(&l, cpu_scratch(j->c, thread));
@@ -112,9 +142,12 @@ static int32_t items_count(linear_job *j) {
 /* The shape of an item moves work between threads, never an output's arithmetic. */
 static int32_t items_plan(linear_job *j) {
     const int32_t wanted = j->c->shared.threads * ITEMS_PER_THREAD;
-    j->row_step = ISA_BLOCK_ROWS;
-    j->tiles_step = j->c->kernels->wide_tiles;
-    if (j->rows > j->c->kernels->narrow_rows || !j->int8) {
+    const bool bf16 = j->activations == BACKEND_ACTIVATIONS_BF16;
+    const bool int8 = j->activations == BACKEND_ACTIVATIONS_INT8;
+    const int32_t narrow = bf16 ? ISA_PAIRS_NARROW_ROWS : int8 ? j->c->kernels->narrow_rows : 0;
+    j->row_step = bf16 ? CPU_ROWS : ISA_BLOCK_ROWS;
+    j->tiles_step = bf16 ? ISA_PAIRS_TILES : j->c->kernels->wide_tiles;
+    if (j->rows > narrow) {
         int32_t items = items_count(j);
         while (items < wanted && j->row_step > ROW_BLOCK_MIN && j->row_step / 2 < j->rows) {
             j->row_step /= 2;
@@ -146,9 +179,10 @@ status cpulinear_run(backend *b, const ops_linear *op) {
                         .inputs = first->inputs,
                         .row_base = base,
                         .rows = left < CPU_ROWS ? left : CPU_ROWS,
-                        .int8 = first->activations == BACKEND_ACTIVATIONS_INT8,
+                        .activations = first->activations,
+                        .columns = left < ISA_PANEL_ROWS ? left : ISA_PANEL_ROWS,
                         .x = c->x};
-        if (!j.int8 && op->input == OPS_INPUT_PLAIN) {
+        if (j.activations == BACKEND_ACTIVATIONS_F32 && op->input == OPS_INPUT_PLAIN) {
             j.x = op->x + (int64_t)base * first->inputs;
         } else {
             input_transform(&j);

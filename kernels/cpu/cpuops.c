@@ -27,7 +27,8 @@ static void embed_item(void *context, int32_t item, int32_t thread) {
     (void)thread;
     const int32_t first = item * CPU_ROW_ITEM, inputs = w->shape.inputs;
     for (int32_t r = first; r < first + item_rows(item, op->rows); r++) {
-        tile_unpack_row(w->format, w->tiles, inputs, op->tokens[r], op->out + (int64_t)r * inputs);
+        tile_unpack_row(w->format, w->order, w->tiles, inputs, op->tokens[r],
+                        op->out + (int64_t)r * inputs);
     }
 }
 

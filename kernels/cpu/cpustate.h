@@ -23,6 +23,7 @@ enum {
 typedef struct cpu_weight {
     backend_weight shape; /* first: backend.h hands out its address */
     tile_format format;
+    tile_order order;
     uint8_t *tiles;
     struct cpu_weight *next;
 } cpu_weight;
@@ -36,13 +37,17 @@ typedef struct cpu_chunk {
 typedef struct {
     backend shared; /* first: backend.h hands out its address */
     const isa_kernels *kernels;
+    const isa_pairs *pairs; /* products of bf16, or NULL: not on this CPU */
     cpupool *pool;
     uint8_t *scratch;   /* [threads, ISA_SCRATCH_BYTES] */
     uint8_t *parts;     /* [CPU_PARTS_BYTES] */
     isa_panel *panels;  /* [CPU_ROWS / 16, inputs_max / 32] */
     float *x;           /* [CPU_ROWS, inputs_max_f32] */
+    uint8_t *x_pairs;   /* [CPU_ROWS / 16, inputs_max_bf16 / 2, 16] pairs of bf16 */
+    float *x_rows;      /* [threads, 16, inputs_max_bf16]: on their way there */
     int32_t inputs_max; /* of weights with int8 activations */
     int32_t inputs_max_f32;
+    int32_t inputs_max_bf16;
     cpu_weight *weights;
     cpu_chunk *chunks;
     uint64_t nodes; /* that have memory, a bit each */

@@ -38,8 +38,42 @@ static uint64_t x_bytes(int32_t inputs) {
     return (uint64_t)CPU_ROWS * (uint64_t)inputs * sizeof(float);
 }
 
+static uint64_t pairs_bytes(int32_t inputs) {
+    return (uint64_t)CPU_ROWS * (uint64_t)inputs * sizeof(uint16_t);
+}
+
+static uint64_t rows_bytes(const cpu *c, int32_t inputs) {
+    return (uint64_t)c->shared.threads * ISA_PANEL_ROWS * (uint64_t)inputs * sizeof(float);
+}
+
+static void pairs_close(cpu *c) {
+    cpu_unmap(c->x_pairs, pairs_bytes(c->inputs_max_bf16));
+    cpu_unmap(c->x_rows, rows_bytes(c, c->inputs_max_bf16));
+}
+
+static bool pairs_grow(cpu *c, int32_t inputs) {
+    if (inputs <= c->inputs_max_bf16) {
+        return true;
+    }
+    uint8_t *pairs = cpu_map(pairs_bytes(inputs), true);
+    float *rows = cpu_map(rows_bytes(c, inputs), true);
+    if (pairs == NULL || rows == NULL) {
+        cpu_unmap(pairs, pairs_bytes(inputs));
+        cpu_unmap(rows, rows_bytes(c, inputs));
+        return false;
+    }
+    pairs_close(c);
+    c->x_pairs = pairs;
+    c->x_rows = rows;
+    c->inputs_max_bf16 = inputs;
+    return true;
+}
+
 /* Room for the activations of the widest weight: at load, so that serving takes no memory. */
 static bool activations_grow(cpu *c, const backend_weight *shape) {
+    if (shape->activations == BACKEND_ACTIVATIONS_BF16) {
+        return pairs_grow(c, shape->inputs);
+    }
     if (shape->activations == BACKEND_ACTIVATIONS_INT8) {
         if (shape->inputs > c->inputs_max) {
             isa_panel *panels = cpu_map(panel_bytes(shape->inputs), true);
@@ -72,13 +106,14 @@ static void pack_item(void *context, int32_t item, int32_t thread) {
     const pack_job *j = context;
     const cpu_weight *w = j->w;
     (void)thread;
-    tile_pack(w->shape.type, j->data, j->row_bytes, w->shape.outputs, w->shape.inputs, item,
-              w->tiles + (uint64_t)item * tile_bytes(w->format, w->shape.inputs));
+    tile_pack(w->shape.type, w->order, j->data, j->row_bytes, w->shape.outputs, w->shape.inputs,
+              item, w->tiles + (uint64_t)item * tile_bytes(w->format, w->shape.inputs));
 }
 
 status cpuweights_load(backend *b, const backend_weight *shape, const void *data, uint64_t bytes,
                        const backend_weight **out, diag *d) {
     cpu *c = cpu_of(b);
+    const bool bf16 = shape->activations == BACKEND_ACTIVATIONS_BF16;
     const tile_format format = tile_format_of(shape->type);
     const uint64_t total = tile_weight_bytes(format, shape->outputs, shape->inputs);
     cpu_weight *w = mem_calloc(1, sizeof(*w));
@@ -91,6 +126,7 @@ status cpuweights_load(backend *b, const backend_weight *shape, const void *data
     w->shape = *shape;
     w->shape.bytes = total;
     w->format = format;
+    w->order = bf16 ? TILE_BY_OUTPUT : TILE_BY_INPUT;
     w->tiles = tiles;
     w->next = c->weights;
     c->weights = w;
@@ -113,4 +149,5 @@ void cpuweights_close(cpu *c) {
     }
     cpu_unmap(c->panels, panel_bytes(c->inputs_max));
     cpu_unmap(c->x, x_bytes(c->inputs_max_f32));
+    pairs_close(c);
 }

@@ -14,11 +14,13 @@
 #include "kernels/ops.h"
 
 enum {
-    ISA_PANEL_ROWS = 16,    /* rows quantised side by side: one AMX tile */
-    ISA_NARROW_ROWS = 8,    /* up to this many rows take the streaming kernel */
-    ISA_BLOCK_ROWS = 128,   /* rows of one unit: their panels stay in L2 */
-    ISA_WIDE_TILES = 3,     /* tiles of one unit of the blocked kernel */
-    ISA_BLOCK_GROUPS = 18,  /* groups unpacked at a time: three tiles of them fit L1 */
+    ISA_PANEL_ROWS = 16,        /* rows quantised side by side: one AMX tile */
+    ISA_NARROW_ROWS = 8,        /* up to this many rows take the streaming kernel */
+    ISA_BLOCK_ROWS = 128,       /* rows of one unit: their panels stay in L2 */
+    ISA_WIDE_TILES = 3,         /* tiles of one unit of the blocked kernel */
+    ISA_BLOCK_GROUPS = 18,      /* groups unpacked at a time: three tiles of them fit L1 */
+    ISA_PAIRS_NARROW_ROWS = 64, /* the same two for bf16 on a tile unit */
+    ISA_PAIRS_TILES = 2,
     ISA_BLOCK_INPUTS = 128, /* inputs dequantised at a time for f32 activations */
     ISA_KV_TILE = 64,       /* tokens between two rescalings of a softmax: absolute positions */
     ISA_BYTES_TILE = 128,   /* the same for int8 pages */
@@ -43,6 +45,8 @@ typedef struct {
     const uint8_t *weights;  /* the whole weight, tile by tile */
     const isa_panel *panels; /* [rows of the input / 16 up, groups]: int8 activations */
     const float *x;          /* [rows of the input, inputs]: f32 activations */
+    const uint8_t *pairs;    /* [rows of the input / 16 up, inputs / 2, columns] pairs of bf16 */
+    int32_t columns;         /* 16, or the rows of an input of fewer */
     float *out;              /* [rows of the input, outputs] */
     const float *bias;       /* [outputs] or NULL */
     bool accumulate;
@@ -138,6 +142,13 @@ typedef struct {
     void (*merge)(const isa_merge *m);
 } isa_kernels;
 
+/* Linear operators on a tile unit that takes bf16. */
+typedef struct {
+    /* Rounds `rows` rows of x [rows, inputs] to one panel of pairs: [inputs / 2, columns]. */
+    void (*pack)(const float *x, int32_t inputs, int32_t rows, int32_t columns, uint8_t *to);
+    void (*linear)(const isa_linear *l, uint8_t *scratch);
+} isa_pairs;
+
 #if defined(__x86_64__)
 extern const isa_kernels isa_avx512_kernels;
 extern const isa_kernels isa_avx512_amx_kernels; /* the same, many rows on the tile unit */
@@ -151,9 +162,12 @@ extern const isa_kernels isa_portable_kernels;
  * start, before any thread uses it. */
 void isa_amx_linear(const isa_linear *l, uint8_t *scratch);
 bool isa_amx_usable(void);
-/* Shapes of this thread's tile registers: 0-3 sums [16 x 16]; 4, 5 [16 rows x `bytes`]; 6, 7 the
- * same number of bytes of 16 columns. */
-void isa_amx_configure(int32_t bytes);
+/* Shapes of this thread's tile registers: 0-3 sums [16 x `columns`]; 4, 5 [16 rows x `bytes`]; 6, 7
+ * the same number of bytes of that many columns. */
+void isa_amx_configure(int32_t bytes, int32_t columns);
+/* Once isa_amx_usable has said yes. */
+bool isa_amxbf16_usable(void);
+extern const isa_pairs isa_amxbf16_pairs;
 extern const isa_tiles isa_amxattention_tiles;
 #endif
 

@@ -74,24 +74,25 @@ typedef struct {
     int32_t step;
 } amx_place;
 
-void isa_amx_configure(int32_t bytes) {
-    static _Thread_local int32_t current;
+void isa_amx_configure(int32_t bytes, int32_t columns) {
+    static _Thread_local int32_t current, current_columns;
     struct {
         uint8_t palette, start_row, reserved[14];
         uint16_t row_bytes[16];
         uint8_t rows[16];
     } shapes = {.palette = 1};
-    if (current == bytes) {
+    if (current == bytes && current_columns == columns) {
         return;
     }
     for (int t = 0; t < 8; t++) {
-        shapes.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? bytes : 64);
+        shapes.row_bytes[t] = (uint16_t)(t == 4 || t == 5 ? bytes : 4 * columns);
         shapes.rows[t] = (uint8_t)(t < 6 ? ISA_PANEL_ROWS : bytes / 4);
     }
     /* gcc 12 believes that this reads eight bytes. */
     __asm__ volatile("" ::"r"(&shapes) : "memory");
     _tile_loadconfig(&shapes);
     current = bytes;
+    current_columns = columns;
 }
 
 BODY_INLINE void amx_advance(const amx_block *b, amx_place *p, const int32_t halves) {
@@ -323,7 +324,7 @@ void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
         .sums = (float *)(void *)(unpacked + AMX_UNPACKED_BYTES),
         .groups = groups,
     };
-    isa_amx_configure(TILE_GROUP);
+    isa_amx_configure(TILE_GROUP, TILE_OUTPUTS);
     for (b.tile = l->tile_first; b.tile < l->tile_first + l->tiles; b.tile++) {
         for (int32_t g = 0; g < groups; g += block) {
             const int32_t count = groups - g < block ? groups - g : block;

@@ -48,7 +48,7 @@ enum {
     } while (0)
 
 static void tiles_begin(isa_products *p) {
-    isa_amx_configure(p->step_bytes);
+    isa_amx_configure(p->step_bytes, TILE_OUTPUTS);
     p->done = 0;
 }
 

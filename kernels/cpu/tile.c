@@ -72,10 +72,33 @@ static float scale_get(const tile_shape *s, const uint8_t *from, int32_t column)
     return kmath_f16(half);
 }
 
+/* The quants of one output, side by side. */
+static void quants_put_by_output(bool nibbles, const uint8_t *quant, uint8_t *to) {
+    if (!nibbles) {
+        memcpy(to, quant, TILE_GROUP);
+        return;
+    }
+    for (int32_t j = 0; j < 8; j++) {
+        to[2 * j] = (uint8_t)((quant[j] | (quant[8 + j] << 4)) & 255);
+        to[2 * j + 1] = (uint8_t)((quant[16 + j] | (quant[24 + j] << 4)) & 255);
+    }
+}
+
+static int32_t quant_get_by_output(bool nibbles, const uint8_t *from, int32_t k) {
+    if (!nibbles) {
+        return from[k];
+    }
+    return (from[2 * (k % 8) + k / 16] >> (k % 16 / 8 * 4)) & 15;
+}
+
 /* Writes column `c` of one group. */
-static void group_put(const tile_shape *s, const quant_group *q, int32_t c, uint8_t *to) {
+static void group_put(const tile_shape *s, tile_order order, const quant_group *q, int32_t c,
+                      uint8_t *to) {
     const int32_t blocks = s->nibbles ? 4 : 8;
-    for (int32_t t = 0; t < blocks; t++) {
+    if (order == TILE_BY_OUTPUT) {
+        quants_put_by_output(s->nibbles, q->quant, to + 4 * blocks * c);
+    }
+    for (int32_t t = 0; t < blocks && order == TILE_BY_INPUT; t++) {
         uint8_t four[4];
         for (int32_t j = 0; j < 4; j++) {
             const unsigned low = q->quant[4 * t + j];
@@ -94,17 +117,31 @@ static void group_put(const tile_shape *s, const quant_group *q, int32_t c, uint
     }
 }
 
+/* From a block's bytes: nibbles of inputs 0-15 low, 16-31 high; or signed bytes. */
+static void quants_copy_by_output(bool nibbles, const uint8_t *block, uint8_t *to) {
+    for (int32_t j = 0; j < 8 && nibbles; j++) {
+        to[2 * j] = (uint8_t)(((block[j] & 15) | (block[8 + j] << 4)) & 255);
+        to[2 * j + 1] = (uint8_t)((block[j] >> 4) | (block[8 + j] & 240));
+    }
+    for (int32_t k = 0; k < TILE_GROUP && !nibbles; k++) {
+        to[k] = block[k] ^ 0x80u; /* around 128 */
+    }
+}
+
 /* The commonest formats go from block to tile without being taken apart: their nibbles already lie
  * as a tile wants them, and their scales are kept as they are. False for the others. */
-static bool group_copy(backend_type type, const uint8_t *row, int32_t group, int32_t c,
-                       uint8_t *to) {
+static bool group_copy(backend_type type, tile_order order, const uint8_t *row, int32_t group,
+                       int32_t c, uint8_t *to) {
     const bool bytes = type == BACKEND_Q8_0, minimum = type == BACKEND_Q4_1;
     if (!bytes && !minimum && type != BACKEND_Q4_0) {
         return false;
     }
     const size_t scales = minimum ? 4 : 2, quants = bytes ? TILE_GROUP : TILE_GROUP / 2;
     const uint8_t *block = row + (size_t)group * (scales + quants);
-    for (size_t t = 0; t < quants / 4; t++) {
+    if (order == TILE_BY_OUTPUT) {
+        quants_copy_by_output(!bytes, block + scales, to + quants * (size_t)c);
+    }
+    for (size_t t = 0; t < quants / 4 && order == TILE_BY_INPUT; t++) {
         uint32_t four;
         memcpy(&four, block + scales + 4 * t, sizeof(four));
         four ^= bytes ? 0x80808080u : 0u; /* around 128 */
@@ -118,18 +155,26 @@ static bool group_copy(backend_type type, const uint8_t *row, int32_t group, int
     return true;
 }
 
-static void plain_pack(size_t element, const uint8_t *data, int32_t columns, int32_t inputs,
-                       uint8_t *to) {
+/* Which element of a plain tile is input `k` of output `c`. */
+static size_t plain_at(tile_order order, int32_t k, int32_t c) {
+    if (order == TILE_BY_OUTPUT) {
+        return (size_t)((k / TILE_GROUP * TILE_OUTPUTS + c) * TILE_GROUP + k % TILE_GROUP);
+    }
+    return (size_t)k * TILE_OUTPUTS + (size_t)c;
+}
+
+static void plain_pack(size_t element, tile_order order, const uint8_t *data, int32_t columns,
+                       int32_t inputs, uint8_t *to) {
     for (int32_t c = 0; c < columns; c++) {
         for (int32_t k = 0; k < inputs; k++) {
-            memcpy(to + ((size_t)k * TILE_OUTPUTS + (size_t)c) * element,
+            memcpy(to + plain_at(order, k, c) * element,
                    data + ((size_t)c * (size_t)inputs + (size_t)k) * element, element);
         }
     }
 }
 
-void tile_pack(backend_type type, const uint8_t *data, uint64_t row_bytes, int32_t outputs,
-               int32_t inputs, int32_t index, uint8_t *to) {
+void tile_pack(backend_type type, tile_order order, const uint8_t *data, uint64_t row_bytes,
+               int32_t outputs, int32_t inputs, int32_t index, uint8_t *to) {
     const tile_format format = tile_format_of(type);
     const tile_shape s = tile_shape_of(format);
     const int32_t first = index * TILE_OUTPUTS, left = outputs - first;
@@ -139,25 +184,26 @@ void tile_pack(backend_type type, const uint8_t *data, uint64_t row_bytes, int32
         memset(to, 0, tile_bytes(format, inputs));
     }
     if (s.plain) {
-        plain_pack((size_t)s.group_bytes / (TILE_GROUP * TILE_OUTPUTS), rows, columns, inputs, to);
+        plain_pack((size_t)s.group_bytes / (TILE_GROUP * TILE_OUTPUTS), order, rows, columns,
+                   inputs, to);
         return;
     }
     for (int32_t c = 0; c < columns; c++) {
         for (int32_t g = 0; g < inputs / TILE_GROUP; g++) {
             uint8_t *at = to + (size_t)g * (size_t)s.group_bytes;
-            if (!group_copy(type, rows + (size_t)c * row_bytes, g, c, at)) {
+            if (!group_copy(type, order, rows + (size_t)c * row_bytes, g, c, at)) {
                 quant_group q;
                 quant_get(type, rows + (size_t)c * row_bytes, g, &q);
-                group_put(&s, &q, c, at);
+                group_put(&s, order, &q, c, at);
             }
         }
     }
 }
 
-static void plain_unpack(tile_format format, const uint8_t *tile, int32_t inputs, int32_t c,
-                         float *row) {
+static void plain_unpack(tile_format format, tile_order order, const uint8_t *tile, int32_t inputs,
+                         int32_t c, float *row) {
     for (int32_t k = 0; k < inputs; k++) {
-        const size_t at = (size_t)k * TILE_OUTPUTS + (size_t)c;
+        const size_t at = plain_at(order, k, c);
         if (format == TILE_F32) {
             memcpy(&row[k], tile + 4 * at, sizeof(float));
         } else {
@@ -168,13 +214,20 @@ static void plain_unpack(tile_format format, const uint8_t *tile, int32_t inputs
     }
 }
 
-void tile_unpack_row(tile_format format, const uint8_t *tiles, int32_t inputs, int32_t output,
-                     float *row) {
+static int32_t quant_get_by_input(bool nibbles, const uint8_t *tile, int32_t c, int32_t k) {
+    const int32_t shift = nibbles && k >= 16 ? 4 : 0;
+    const int32_t t = nibbles ? (k % 16) / 4 : k / 4;
+    const int32_t byte = tile[TILE_BLOCK_BYTES * t + 4 * c + k % 4];
+    return nibbles ? (byte >> shift) & 15 : byte;
+}
+
+void tile_unpack_row(tile_format format, tile_order order, const uint8_t *tiles, int32_t inputs,
+                     int32_t output, float *row) {
     const tile_shape s = tile_shape_of(format);
     const int32_t c = output % TILE_OUTPUTS;
     const uint8_t *tile = tiles + (uint64_t)(output / TILE_OUTPUTS) * tile_bytes(format, inputs);
     if (s.plain) {
-        plain_unpack(format, tile, inputs, c, row);
+        plain_unpack(format, order, tile, inputs, c, row);
         return;
     }
     const int32_t blocks = s.nibbles ? 4 : 8;
@@ -186,10 +239,9 @@ void tile_unpack_row(tile_format format, const uint8_t *tiles, int32_t inputs, i
         const float upper = s.mode == TILE_ZERO128_HALF ? scale_get(&s, second, c) : scale;
         const float minimum = s.mode == TILE_MINIMUM ? scale_get(&s, second, c) : 0;
         for (int32_t k = 0; k < TILE_GROUP; k++) {
-            const int32_t shift = s.nibbles && k >= 16 ? 4 : 0;
-            const int32_t t = s.nibbles ? (k % 16) / 4 : k / 4;
-            const int32_t byte = tile[TILE_BLOCK_BYTES * t + 4 * c + k % 4];
-            const int32_t quant = s.nibbles ? (byte >> shift) & 15 : byte;
+            const int32_t quant = order == TILE_BY_INPUT
+                                      ? quant_get_by_input(s.nibbles, tile, c, k)
+                                      : quant_get_by_output(s.nibbles, tile + 4 * blocks * c, k);
             const float product = (k < 16 ? scale : upper) * (float)(quant - zero); /* exact */
             row[TILE_GROUP * g + k] = s.mode == TILE_MINIMUM ? product + minimum : product;
         }

@@ -15,6 +15,12 @@
  *     minimums 16 x f16 or f32, where `minimum`
  * A weight is scale * (quant - zero) + minimum, zero being 0 with a minimum, 8 for nibbles without,
  * 128 for bytes without. A plain tile (F32, F16, BF16) is [inputs][16] elements.
+ *
+ * By outputs (TILE_BY_OUTPUT), for a tile unit that takes bf16, the same bytes are kept in another
+ * order, each output's 32 inputs side by side; scales and minimums lie as above:
+ *     quants   nibble formats 16 x 16 B: word j has inputs j, 8 + j, 16 + j, 24 + j, the first in
+ *              its lowest bits; byte formats 16 x 32 B, input by input
+ *     plain    16-bit formats only: groups of [16][32] elements; inputs a multiple of 32
  */
 #ifndef KERNELS_CPU_TILE_H
 #define KERNELS_CPU_TILE_H
@@ -37,6 +43,9 @@ typedef enum {
     TILE_ZERO128 = 2,     /* bytes around 128: Q8_0, Q5_0 */
     TILE_ZERO128_HALF = 3 /* the same, with a scale for each 16 inputs: Q6_K */
 } tile_mode;
+
+/* What lies side by side in a group. */
+typedef enum { TILE_BY_INPUT = 0, TILE_BY_OUTPUT = 1 } tile_order;
 
 /* What a kernel must know; one constant per storage variant. */
 typedef enum {
@@ -87,11 +96,11 @@ uint64_t tile_weight_bytes(tile_format format, int32_t outputs, int32_t inputs);
 
 /* Fills tile `index` at `to` [tile_bytes] from the file's matrix `data` [outputs, inputs], whose
  * rows are `row_bytes` apart. */
-void tile_pack(backend_type type, const uint8_t *data, uint64_t row_bytes, int32_t outputs,
-               int32_t inputs, int32_t index, uint8_t *to);
+void tile_pack(backend_type type, tile_order order, const uint8_t *data, uint64_t row_bytes,
+               int32_t outputs, int32_t inputs, int32_t index, uint8_t *to);
 
 /* Row `output` as f32 [inputs], exactly as the format defines it. `tiles` is the whole weight. */
-void tile_unpack_row(tile_format format, const uint8_t *tiles, int32_t inputs, int32_t output,
-                     float *row);
+void tile_unpack_row(tile_format format, tile_order order, const uint8_t *tiles, int32_t inputs,
+                     int32_t output, float *row);
 
 #endif

@@ -89,10 +89,10 @@ static status model_load(const gguf *file, const model_options *o, model *m, dia
     TRY(model_identify(file, m, d));
     TRY(m->family->open(file, o, &m->info, &m->self, d));
     TRY(model_pool(m, o, d));
-    int bytes = snprintf(
-        m->info.numerics, sizeof(m->info.numerics), "%s act=%s kv=%s%s",
-        backend_numerics(o->device), o->activations == BACKEND_ACTIVATIONS_F32 ? "f32" : "int8",
-        backend_kv_type_name(o->kv_type), o->weights == MODEL_WEIGHTS_Q8_0 ? " w=q8_0" : "");
+    int bytes = snprintf(m->info.numerics, sizeof(m->info.numerics), "%s act=%s kv=%s%s",
+                         backend_numerics(o->device), backend_activations_name(o->activations),
+                         backend_kv_type_name(o->kv_type),
+                         o->weights == MODEL_WEIGHTS_Q8_0 ? " w=q8_0" : "");
     CHECK_LT(bytes, (int)sizeof(m->info.numerics));
     return STATUS_OK;
 }

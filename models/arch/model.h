@@ -39,7 +39,7 @@ typedef struct {
     int32_t context_tokens;          /* serve no longer sequences than this; 0: as trained */
     backend_kv_type kv_type;         /* dtype of the cache */
     model_weights weights;           /* of float matrices; quantised ones stay */
-    backend_activations activations; /* int8 groups (default) or f32 */
+    backend_activations activations; /* not TYPES: see backend_activations_choose */
     int32_t rows_max;                /* most rows in one forward */
     int32_t logit_rows_max;          /* most rows whose logits are asked for in one forward */
 } model_options;

@@ -217,11 +217,11 @@ static void linear_case(bench *t, int number, backend_type type, backend_activat
         }
     }
     char name[40];
-    const bool int8 = w->activations == BACKEND_ACTIVATIONS_INT8;
+    const bool f32 = w->activations == BACKEND_ACTIVATIONS_F32;
     (void)snprintf(name, sizeof(name), "linear %s %s", backend_type_name(type),
-                   int8 ? "int8" : "f32");
+                   backend_activations_name(w->activations));
     report(t, number, name, rows, us, 2e-3 * rows * INPUTS * OUTPUTS / us, out, expected,
-           checked * OUTPUTS, int8 ? 0.02 : bound_of(t, 1e-5));
+           checked * OUTPUTS, f32 ? bound_of(t, 1e-5) : 0.02);
     backend_free(t->b, dx), backend_free(t->b, dout);
     mem_free(data), mem_free(x), mem_free(out);
 }
@@ -335,6 +335,10 @@ static void all_cases(bench *t) {
     attention_case(t, number + 3, BACKEND_KV_F32, 1e-5);
     attention_case(t, number + 4, BACKEND_KV_BF16, 1e-2);
     attention_case(t, number + 5, BACKEND_KV_INT8, 1e-2);
+    number += 6;
+    for (size_t k = 0; k < sizeof(types) / sizeof(types[0]) && t->b->bf16; k++) {
+        linear_case(t, number++, types[k], BACKEND_ACTIVATIONS_BF16);
+    }
 }
 
 /* False, with a word, when the module or the device is not there. */

@@ -1,6 +1,6 @@
 /* weir_logits.c -- teacher-forced log probabilities of token windows.
  *
- *     weir_logits MODEL TOKENS [--activations int8|f32] [--weights file|q8_0]
+ *     weir_logits MODEL TOKENS [--activations int8|f32|bf16] [--weights file|q8_0]
  *                 [--kv f16|bf16|f32|int8] [--chunk N]
  *                 [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]
  *
@@ -39,9 +39,12 @@ static bool parse(int argc, char **argv, settings *s) {
         str value = str_from(argv[i + 1]);
         bool good = false;
         if (strcmp(flag, "--activations") == 0) {
-            good = str_equal_z(value, "int8") || str_equal_z(value, "f32");
-            s->activations =
-                str_equal_z(value, "f32") ? BACKEND_ACTIVATIONS_F32 : BACKEND_ACTIVATIONS_INT8;
+            for (backend_activations a = 0; a < BACKEND_ACTIVATIONS_TYPES; a++) {
+                if (str_equal_z(value, backend_activations_name(a))) {
+                    s->activations = a;
+                    good = true;
+                }
+            }
         } else if (strcmp(flag, "--weights") == 0) {
             good = str_equal_z(value, "file") || str_equal_z(value, "q8_0");
             s->weights = str_equal_z(value, "q8_0") ? MODEL_WEIGHTS_Q8_0 : MODEL_WEIGHTS_FILE;
@@ -174,10 +177,11 @@ static status run(const settings *s, model *m, diag *d) {
 int main(int argc, char **argv) {
     settings s;
     if (!parse(argc, argv, &s)) {
-        fprintf(stderr,
-                "usage: weir_logits MODEL TOKENS [--activations int8|f32] [--weights file|q8_0] "
-                "[--kv f16|f32] "
-                "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
+        fprintf(
+            stderr,
+            "usage: weir_logits MODEL TOKENS [--activations int8|f32|bf16] [--weights file|q8_0] "
+            "[--kv f16|f32] "
+            "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
         return 2;
     }
     diag d = {0};

@@ -13,6 +13,10 @@ Test(flags, kv_dtypes_are_the_backends_in_order) {
 }
 
 Test(flags, activations_are_the_backends_in_order) {
-    cr_assert_str_eq(workerflags_activations[BACKEND_ACTIVATIONS_INT8], "int8");
-    cr_assert_str_eq(workerflags_activations[BACKEND_ACTIVATIONS_F32], "f32");
+    for (int i = 0; i < BACKEND_ACTIVATIONS_TYPES; i++) {
+        cr_assert_str_eq(workerflags_activations[i],
+                         backend_activations_name((backend_activations)i));
+    }
+    cr_assert_str_eq(workerflags_activations[BACKEND_ACTIVATIONS_TYPES], "auto");
+    cr_assert_null(workerflags_activations[BACKEND_ACTIVATIONS_TYPES + 1]);
 }

@@ -1,0 +1,441 @@
+/* isa_amxbf16.c -- linear operators with AMX-BF16: weights and activations rounded to bf16, sums in
+ * f32. Compiled with that set's flags (CMakeLists.txt).
+ *
+ * A tile of weights is 16 outputs x 32 inputs: one group, made of a file's numbers right before it
+ * is used (tile.h: TILE_BY_OUTPUT). A tile of activations is 16 pairs of inputs x 16 rows. The tile
+ * unit's cost is the same for 1 row as for 16, and its sum of a row does not depend on the others:
+ * so every number of rows gives the same bits.
+ *
+ * Of four bits a weight has 16 values a group: they are computed and rounded once (the table), and
+ * looked up. Few rows stream: a group is made, and two groups later meets up to four panels of
+ * rows. Many rows block: two tiles are made for some groups ahead, and meet all rows two panels at
+ * a time, so that four loads feed four products.
+ */
+#if defined(__x86_64__)
+#define _GNU_SOURCE
+#include <assert.h>
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include "kernels/cpu/vec_avx512.h"
+
+#include "kernels/cpu/body_group.h"
+
+enum {
+    BF16_TILE_BYTES = 1024, /* one register: 16 x 64 */
+    BF16_SLOTS = 4,         /* groups made and not yet used, in turn */
+    BF16_LATE = 2,          /* groups from making one to its product: its stores must be over */
+    BF16_BLOCK_GROUPS = 18, /* made at a time for many rows: two tiles of them fit L1 */
+    BF16_AHEAD_BYTES = 4096,
+    BF16_PANELS = ISA_PAIRS_NARROW_ROWS / ISA_PANEL_ROWS,
+    BF16_ROWS_MAX = 512,
+    BF16_SUMS_BYTES = BF16_ROWS_MAX * ISA_PAIRS_TILES * TILE_OUTPUTS * 4,
+    BF16_MADE_BYTES = ISA_PAIRS_TILES * BF16_BLOCK_GROUPS * BF16_TILE_BYTES
+};
+static_assert(BF16_PANELS == 4, "a register a panel");
+static_assert(BF16_MADE_BYTES + BF16_SUMS_BYTES + 4 * BF16_TILE_BYTES <= ISA_SCRATCH_BYTES, "fits");
+
+/* Tile loads do not tell the compiler that they read memory. */
+#define BF16_WRITTEN() __asm__ volatile("" ::: "memory")
+
+/* Scales and minimums of 16 outputs, so that a weight is fma(quant, scale, minimum): of inputs 0-15
+ * and 16-31 where these differ. */
+typedef struct {
+    _Alignas(64) float scale[2][TILE_OUTPUTS];
+    _Alignas(64) float minimum[2][TILE_OUTPUTS];
+} bf16_scales;
+
+BODY_INLINE void bf16_scales_take(const uint8_t *at, bf16_scales *to, const tile_shape s) {
+    const size_t bytes = TILE_OUTPUTS * (s.scale_f32 ? 4 : 2);
+    const v16 scale = group_scales(at, s.scale_f32);
+    v16_store(to->scale[0], scale);
+    if (s.mode == TILE_MINIMUM) {
+        v16_store(to->minimum[0], group_scales(at + bytes, s.scale_f32));
+        return;
+    }
+    /* Exact, as is the sum with any quant times the scale. */
+    const v16 zero = v16_set(s.mode == TILE_ZERO8 ? -8.0f : -128.0f);
+    v16_store(to->minimum[0], v16_mul(scale, zero));
+    if (s.mode == TILE_ZERO128_HALF) {
+        const v16 second = group_scales(at + bytes, s.scale_f32);
+        v16_store(to->scale[1], second);
+        v16_store(to->minimum[1], v16_mul(second, zero));
+    }
+}
+
+BODY_INLINE __m512i bf16_round_two(v16 low, v16 high) {
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+/* Nibbles of one output: a table of 16, twice, so that the fifth bit of an index does not matter.
+ */
+BODY_INLINE __m512i bf16_nibbles(const uint8_t *quants, v16 scale, v16 minimum) {
+    const __m512i shifts =
+        _mm512_set_epi64(0x0000000c0000000c, 0x0000000c0000000c, 0x0000000800000008,
+                         0x0000000800000008, 0x0000000400000004, 0x0000000400000004, 0, 0);
+    const v16 levels = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m256i table = (__m256i)_mm512_cvtneps_pbh(v16_fma(levels, scale, minimum));
+    const __m512i four =
+        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)quants));
+    return _mm512_permutexvar_epi16(_mm512_srlv_epi32(four, shifts), _mm512_broadcast_i64x4(table));
+}
+
+/* Sixteen bytes of one output, as f32. */
+BODY_INLINE v16 bf16_bytes(const uint8_t *quants, v16 scale, v16 minimum) {
+    const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)quants);
+    return v16_fma(v16_from_int(_mm512_cvtepu8_epi32(q)), scale, minimum);
+}
+
+/* The tile of a group: made at `slot`, or where it lies already. */
+BODY_INLINE const uint8_t *bf16_make(const uint8_t *w, uint8_t *slot, const tile_format format) {
+    const tile_shape s = tile_shape_of(format);
+    if (format == TILE_BF16) {
+        return w;
+    }
+    if (format == TILE_F16) {
+        UNROLL for (int c = 0; c < TILE_OUTPUTS; c++) {
+            const uint16_t *half = (const uint16_t *)(const void *)w + TILE_GROUP * c;
+            v64_store(slot + 64 * c, bf16_round_two(v16_load_f16(half), v16_load_f16(half + 16)));
+        }
+        return slot;
+    }
+    const int bytes = s.nibbles ? 16 : 32, second = s.mode == TILE_ZERO128_HALF ? 1 : 0;
+    bf16_scales k;
+    bf16_scales_take(w + TILE_OUTPUTS * bytes, &k, s);
+    UNROLL for (int c = 0; c < TILE_OUTPUTS; c++) {
+        const v16 scale = v16_set(k.scale[0][c]), minimum = v16_set(k.minimum[0][c]);
+        const uint8_t *q = w + bytes * c;
+        if (s.nibbles) {
+            v64_store(slot + 64 * c, bf16_nibbles(q, scale, minimum));
+        } else {
+            const v16 low = bf16_bytes(q, scale, minimum);
+            const v16 high =
+                bf16_bytes(q + 16, v16_set(k.scale[second][c]), v16_set(k.minimum[second][c]));
+            v64_store(slot + 64 * c, bf16_round_two(low, high));
+        }
+    }
+    return slot;
+}
+
+/* Rows to columns. */
+BODY_INLINE void bf16_transpose(v16 r[16]) {
+    v16 t[16];
+    UNROLL for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    UNROLL for (int i = 0; i < 16; i += 4) {
+        UNROLL for (int j = 0; j < 2; j++) {
+            const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
+            r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+            r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+        }
+    }
+    UNROLL for (int i = 0; i < 16; i += 8) {
+        UNROLL for (int j = 0; j < 4; j++) {
+            t[i + j] = _mm512_shuffle_f32x4(r[i + j], r[i + j + 4], 0x88);
+            t[i + j + 4] = _mm512_shuffle_f32x4(r[i + j], r[i + j + 4], 0xdd);
+        }
+    }
+    UNROLL for (int j = 0; j < 8; j++) {
+        r[j] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0x88);
+        r[j + 8] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0xdd);
+    }
+}
+
+static void bf16_pack(const float *x, int32_t inputs, int32_t rows, int32_t columns, uint8_t *to) {
+    const __mmask16 mask = (__mmask16)((1u << columns) - 1u);
+    for (int32_t k = 0; k < inputs; k += TILE_GROUP) {
+        v16 pairs[ISA_PANEL_ROWS];
+        if (columns == 1) {
+            v64_store(to, bf16_round_two(v16_load(x + k), v16_load(x + k + 16)));
+            to += 64;
+            continue;
+        }
+        UNROLL for (int r = 0; r < ISA_PANEL_ROWS; r++) {
+            const float *row = x + (int64_t)(r < rows ? r : 0) * inputs + k;
+            const __m512i rounded = bf16_round_two(v16_load(row), v16_load(row + 16));
+            pairs[r] = r < rows ? v16_from_bits(rounded) : v16_zero();
+        }
+        bf16_transpose(pairs);
+        UNROLL for (int i = 0; i < 16; i++, to += 4 * columns) {
+            _mm512_mask_storeu_ps(to, mask, pairs[i]);
+        }
+    }
+}
+
+/* What a thread works on. */
+typedef struct {
+    const isa_linear *l;
+    const uint8_t *panels; /* of the first row */
+    int64_t panel_bytes;   /* of 16 rows */
+    int64_t stride;        /* of a pair of inputs */
+    int32_t groups;
+    uint8_t *made, *sums;
+} bf16_job;
+
+/* Sums of one register, stored at `sums` [16 outputs][16 rows], to the rows they belong to. */
+static __attribute__((noinline)) void bf16_finish(const isa_linear *l, const uint8_t *sums,
+                                                  int32_t tile, int32_t row) {
+    const int32_t left = l->row_first + l->rows - row;
+    const int32_t rows = left < ISA_PANEL_ROWS ? left : ISA_PANEL_ROWS;
+    v16 column[16];
+    if (l->columns == 1) {
+        group_finish(l, v16_load((const float *)(const void *)sums), row, tile * TILE_OUTPUTS);
+        return;
+    }
+    UNROLL for (int i = 0; i < 16; i++) {
+        column[i] = v16_load((const float *)(const void *)(sums + 64 * i));
+    }
+    bf16_transpose(column);
+    float out[ISA_PANEL_ROWS][TILE_OUTPUTS];
+    UNROLL for (int i = 0; i < 16; i++) {
+        v16_store(out[i], column[i]);
+    }
+    for (int32_t r = 0; r < rows; r++) {
+        group_finish(l, v16_load(out[r]), row + r, tile * TILE_OUTPUTS);
+    }
+}
+
+/* Group g of up to four panels meets the weights at `a`. */
+BODY_INLINE void bf16_meet(const bf16_job *j, const uint8_t *a, int32_t g, const int32_t panels) {
+    const uint8_t *b = j->panels + (int64_t)g * 16 * j->stride;
+    _tile_loadd(4, a, 64);
+    _tile_loadd(6, b, j->stride);
+    _tile_dpbf16ps(0, 4, 6);
+    if (panels > 1) {
+        _tile_loadd(7, b + j->panel_bytes, j->stride);
+        _tile_dpbf16ps(1, 4, 7);
+    }
+    if (panels > 2) {
+        _tile_loadd(6, b + 2 * j->panel_bytes, j->stride);
+        _tile_dpbf16ps(2, 4, 6);
+    }
+    if (panels > 3) {
+        _tile_loadd(7, b + 3 * j->panel_bytes, j->stride);
+        _tile_dpbf16ps(3, 4, 7);
+    }
+}
+
+BODY_INLINE void bf16_stream(const bf16_job *j, const uint8_t *w, int32_t tile,
+                             const int32_t panels, const tile_format format) {
+    const int32_t group_bytes = tile_shape_of(format).group_bytes;
+    const uint8_t *at[BF16_SLOTS] = {0};
+    const int64_t stride = j->l->columns == 1 ? 4 : 64;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int32_t g = 0; g < j->groups + BF16_LATE; g++) {
+        if (g < j->groups) {
+            UNROLL for (int32_t line = 0; line < group_bytes; line += 64) {
+                vec_prefetch(w + BF16_AHEAD_BYTES + line);
+            }
+            at[g % BF16_SLOTS] = bf16_make(w, j->made + g % BF16_SLOTS * BF16_TILE_BYTES, format);
+            w += group_bytes;
+        }
+        BF16_WRITTEN();
+        if (g >= BF16_LATE) {
+            bf16_meet(j, at[(g - BF16_LATE) % BF16_SLOTS], g - BF16_LATE, panels);
+        }
+    }
+    _tile_stored(0, j->sums, stride);
+    _tile_stored(1, j->sums + BF16_TILE_BYTES, stride);
+    _tile_stored(2, j->sums + 2 * BF16_TILE_BYTES, stride);
+    _tile_stored(3, j->sums + 3 * BF16_TILE_BYTES, stride);
+    BF16_WRITTEN();
+    for (int32_t p = 0; p < panels; p++) {
+        bf16_finish(j->l, j->sums + p * BF16_TILE_BYTES, tile,
+                    j->l->row_first + p * ISA_PANEL_ROWS);
+    }
+}
+
+BODY_INLINE void bf16_stream_panels(const bf16_job *j, const uint8_t *w, int32_t tile,
+                                    const tile_format format) {
+    switch ((j->l->rows + ISA_PANEL_ROWS - 1) / ISA_PANEL_ROWS) {
+        case 1:
+            bf16_stream(j, w, tile, 1, format);
+            return;
+        case 2:
+            bf16_stream(j, w, tile, 2, format);
+            return;
+        case 3:
+            bf16_stream(j, w, tile, 3, format);
+            return;
+        default:
+            bf16_stream(j, w, tile, 4, format);
+            return;
+    }
+}
+
+/* Groups [from, to) of a tile at `w`, one after the other. */
+BODY_INLINE void bf16_make_block(const uint8_t *w, int32_t count, uint8_t *to,
+                                 const tile_format format) {
+    const int32_t group_bytes = tile_shape_of(format).group_bytes;
+    for (int32_t g = 0; g < count; g++, w += group_bytes, to += BF16_TILE_BYTES) {
+        const uint8_t *made = bf16_make(w, to, format);
+        if (made != to) {
+            memcpy(to, made, BF16_TILE_BYTES);
+        }
+    }
+}
+
+#define BF16_FORMAT(name, format)                                                                 \
+    static __attribute__((noinline)) void bf16_stream_##name(const bf16_job *j, const uint8_t *w, \
+                                                             int32_t tile) {                      \
+        bf16_stream_panels(j, w, tile, format);                                                   \
+    }                                                                                             \
+    static __attribute__((noinline)) void bf16_block_##name(const uint8_t *w, int32_t count,      \
+                                                            uint8_t *to) {                        \
+        bf16_make_block(w, count, to, format);                                                    \
+    }
+
+BF16_FORMAT(q4_0, TILE_Q4_0)
+BF16_FORMAT(q4_1, TILE_Q4_1)
+BF16_FORMAT(q4_k, TILE_Q4_K)
+BF16_FORMAT(q5_1, TILE_Q5_1)
+BF16_FORMAT(q5_k, TILE_Q5_K)
+BF16_FORMAT(q8_0, TILE_Q8_0)
+BF16_FORMAT(q6_k, TILE_Q6_K)
+BF16_FORMAT(f16, TILE_F16)
+BF16_FORMAT(bf16, TILE_BF16)
+
+/* By format; F32 never comes here. */
+static const struct {
+    void (*stream)(const bf16_job *j, const uint8_t *w, int32_t tile);
+    void (*block)(const uint8_t *w, int32_t count, uint8_t *to);
+} bf16_formats[TILE_FORMATS] = {
+    [TILE_Q4_0] = {bf16_stream_q4_0, bf16_block_q4_0},
+    [TILE_Q4_1] = {bf16_stream_q4_1, bf16_block_q4_1},
+    [TILE_Q4_K] = {bf16_stream_q4_k, bf16_block_q4_k},
+    [TILE_Q5_1] = {bf16_stream_q5_1, bf16_block_q5_1},
+    [TILE_Q5_K] = {bf16_stream_q5_k, bf16_block_q5_k},
+    [TILE_Q8_0] = {bf16_stream_q8_0, bf16_block_q8_0},
+    [TILE_Q6_K] = {bf16_stream_q6_k, bf16_block_q6_k},
+    [TILE_F16] = {bf16_stream_f16, bf16_block_f16},
+    [TILE_BF16] = {bf16_stream_bf16, bf16_block_bf16},
+};
+
+/* A block of groups of one or two tiles meets one or two panels. Registers 0 and 1 are the first
+ * panel's sums, 2 and 3 the second's. */
+BODY_INLINE void bf16_square(const bf16_job *j, const uint8_t *b, int32_t count, const bool tiles,
+                             const bool panels) {
+    const uint8_t *a = j->made, *a2 = a + BF16_BLOCK_GROUPS * BF16_TILE_BYTES;
+    const uint8_t *b2 = b + j->panel_bytes;
+    for (int32_t g = 0; g < count; g++) {
+        const int64_t at = (int64_t)g * BF16_TILE_BYTES;
+        _tile_loadd(4, a + at, 64);
+        _tile_loadd(6, b + at, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        if (tiles) {
+            _tile_loadd(5, a2 + at, 64);
+            _tile_dpbf16ps(1, 5, 6);
+        }
+        if (panels) {
+            _tile_loadd(7, b2 + at, 64);
+            _tile_dpbf16ps(2, 4, 7);
+            if (tiles) {
+                _tile_dpbf16ps(3, 5, 7);
+            }
+        }
+    }
+}
+
+/* The same with sums that come from and go to memory: [4 registers][BF16_TILE_BYTES]. */
+BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *b, int32_t count, bool first,
+                                  uint8_t *sums, const bool tiles, const bool panels) {
+    if (first) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, sums, 64);
+        _tile_loadd(1, sums + BF16_TILE_BYTES, 64);
+        _tile_loadd(2, sums + 2 * BF16_TILE_BYTES, 64);
+        _tile_loadd(3, sums + 3 * BF16_TILE_BYTES, 64);
+    }
+    bf16_square(j, b, count, tiles, panels);
+    _tile_stored(0, sums, 64);
+    _tile_stored(1, sums + BF16_TILE_BYTES, 64);
+    _tile_stored(2, sums + 2 * BF16_TILE_BYTES, 64);
+    _tile_stored(3, sums + 3 * BF16_TILE_BYTES, 64);
+    BF16_WRITTEN();
+}
+
+/* Groups [g, g + count) of one or two tiles from `tile` on, for all rows. */
+static void bf16_rows(const bf16_job *j, int32_t tile, int32_t tiles, int32_t g, int32_t count) {
+    const isa_linear *l = j->l;
+    const bool first = g == 0, last = g + count == j->groups, two = tiles > 1;
+    const int32_t end = (l->rows + ISA_PANEL_ROWS - 1) / ISA_PANEL_ROWS;
+    for (int32_t p = 0; p < end; p += 2) {
+        const uint8_t *b = j->panels + p * j->panel_bytes + (int64_t)g * BF16_TILE_BYTES;
+        uint8_t *sums = j->sums + p * ISA_PAIRS_TILES * BF16_TILE_BYTES;
+        const bool pair = p + 1 < end;
+        if (two && pair) {
+            bf16_square_sums(j, b, count, first, sums, true, true);
+        } else if (two) {
+            bf16_square_sums(j, b, count, first, sums, true, false);
+        } else {
+            bf16_square_sums(j, b, count, first, sums, false, pair);
+        }
+        for (int32_t i = 0; last && i < 4; i++) {
+            if (i % 2 < tiles && p + i / 2 < end) {
+                bf16_finish(l, sums + i * BF16_TILE_BYTES, tile + i % 2,
+                            l->row_first + (p + i / 2) * ISA_PANEL_ROWS);
+            }
+        }
+    }
+}
+
+static void bf16_block(const bf16_job *j) {
+    const isa_linear *l = j->l;
+    const int64_t bytes = (int64_t)tile_bytes(l->format, l->inputs);
+    const int32_t group_bytes = tile_shape_of(l->format).group_bytes;
+    const int32_t end = l->tile_first + l->tiles;
+    for (int32_t tile = l->tile_first; tile < end; tile += ISA_PAIRS_TILES) {
+        const int32_t tiles = end - tile < ISA_PAIRS_TILES ? end - tile : ISA_PAIRS_TILES;
+        for (int32_t g = 0; g < j->groups; g += BF16_BLOCK_GROUPS) {
+            const int32_t left = j->groups - g;
+            const int32_t count = left < BF16_BLOCK_GROUPS ? left : BF16_BLOCK_GROUPS;
+            for (int32_t t = 0; t < tiles; t++) {
+                bf16_formats[l->format].block(
+                    l->weights + (tile + t) * bytes + (int64_t)g * group_bytes, count,
+                    j->made + t * BF16_BLOCK_GROUPS * BF16_TILE_BYTES);
+            }
+            BF16_WRITTEN();
+            bf16_rows(j, tile, tiles, g, count);
+        }
+    }
+}
+
+static void bf16_linear(const isa_linear *l, uint8_t *scratch) {
+    const int64_t stride = 4 * l->columns;
+    const bf16_job j = {
+        .l = l,
+        .panels = l->pairs + (int64_t)l->row_first * l->inputs * (int64_t)sizeof(uint16_t),
+        .panel_bytes = ISA_PANEL_ROWS * (int64_t)l->inputs * (int64_t)sizeof(uint16_t),
+        .stride = stride,
+        .groups = l->inputs / TILE_GROUP,
+        .made = scratch,
+        .sums = scratch + BF16_MADE_BYTES,
+    };
+    isa_amx_configure(64, l->columns);
+    if (l->rows > ISA_PAIRS_NARROW_ROWS) {
+        bf16_block(&j);
+        return;
+    }
+    const uint64_t bytes = tile_bytes(l->format, l->inputs);
+    for (int32_t t = l->tile_first; t < l->tile_first + l->tiles; t++) {
+        bf16_formats[l->format].stream(&j, l->weights + (uint64_t)t * bytes, t);
+    }
+}
+
+bool isa_amxbf16_usable(void) {
+    unsigned a = 0, b = 0, c = 0, d = 0;
+    const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d & bit_AMX_BF16) != 0;
+    return tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & bit_AVX512BF16) != 0;
+}
+
+const isa_pairs isa_amxbf16_pairs = {bf16_pack, bf16_linear};
+#endif
