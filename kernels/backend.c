@@ -427,6 +427,23 @@ status backend_batch(backend *b, const ops_batch *op) {
     return STATUS_OK;
 }
 
+int32_t backend_graph_rows(const backend *b, int32_t rows) {
+    return b->table->graph_rows != NULL && rows >= 1 ? b->table->graph_rows(b, rows) : 0;
+}
+
+status backend_batch_end(backend *b) {
+    return b->table->batch_end != NULL ? b->table->batch_end(b) : STATUS_OK;
+}
+
+status backend_notify(backend *b, void (*call)(void *context, int32_t number), void *context,
+                      int32_t number) {
+    if (b->table->notify != NULL) {
+        return b->table->notify(b, call, context, number);
+    }
+    call(context, number);
+    return STATUS_OK;
+}
+
 status backend_rope_append(backend *b, const ops_rope_append *op) {
     REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
     REFUSE_UNLESS(heads_fine(op->kv, op->layer, op->heads));

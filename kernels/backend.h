@@ -228,6 +228,19 @@ MUST_USE status backend_reserve(backend *b, const ops_sizes *sizes);
 /* Begins a forward pass: see ops_batch. Optional; else the same is worked out in each layer. */
 MUST_USE status backend_batch(backend *b, const ops_batch *op);
 
+/* How many rows a batch of `rows` that repeats (ops_batch) is to be padded to, with rows of no
+ * sequence; 0: this device gains nothing by it. */
+int32_t backend_graph_rows(const backend *b, int32_t rows);
+
+/* Ends what a batch that repeats began: nothing of it may be waited for before. */
+MUST_USE status backend_batch_end(backend *b);
+
+/* Calls `call(context, number)` when all that was asked for so far is done: at once on the CPU,
+ * elsewhere later and on any thread, where nothing of this header may be called. By the time
+ * backend_sync returns it has been called. */
+MUST_USE status backend_notify(backend *b, void (*call)(void *context, int32_t number),
+                               void *context, int32_t number);
+
 /* Operators: STATUS_INVALID when a shape, index or pointer is wrong (nothing was run). Zero rows
  * is fine and does nothing. */
 MUST_USE status backend_embed(backend *b, const ops_embed *op);
@@ -271,6 +284,10 @@ struct backend_table {
                       void *staging, uint32_t *list, void *stream);
     status (*reserve)(backend *b, const ops_sizes *sizes); /* may be NULL */
     status (*batch)(backend *b, const ops_batch *op);      /* may be NULL */
+    int32_t (*graph_rows)(const backend *b, int32_t rows); /* may be NULL */
+    status (*batch_end)(backend *b);                       /* may be NULL */
+    status (*notify)(backend *b, void (*call)(void *context, int32_t number), void *context,
+                     int32_t number); /* NULL: operators are done when they return */
     status (*embed)(backend *b, const ops_embed *op);
     status (*rmsnorm)(backend *b, const ops_rmsnorm *op);
     status (*silu_mul)(backend *b, const ops_silu_mul *op);

@@ -61,6 +61,9 @@ typedef struct {
     int32_t rows;
     int32_t heads; /* of q */
     const struct backend_kv *kv;
+    /* NULL; or whose batch this is: up to backend_batch_end come the same operators on the same
+     * memory as in every batch of this owner with so many rows. backend_graph_rows gives them. */
+    const void *repeats;
 } ops_batch;
 
 /* out[r] = dequantised row tokens[r] of the table. */

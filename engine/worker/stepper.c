@@ -51,7 +51,7 @@ static void wake_owner(const stepper *s) {
 
 /* Takes lent cores, or gives them back. */
 static void share_cores(const stepper *s) {
-    if (s->options.cores) {
+    if (s->options.cores && backend_kv_on_host(s->options.device)) {
         backend_use_threads(s->options.device, cores_threads(s->options.cores));
     }
 }
@@ -88,6 +88,12 @@ static void run_timed(stepper *s) {
     s->busy_us = clock_now_us() - started;
 }
 
+/* On a device whose launches take time, nobody is told of layers of a step with nothing but decode
+ * rows: none of it is sent anywhere before it is over. */
+static bool decodes_only(const stepper *s, const core_batch *b) {
+    return !model_kv_on_host(s->options.model) && b->seqs_count == b->rows;
+}
+
 static void run(stepper *s) {
     if (s->options.timed) {
         run_timed(s);
@@ -114,7 +120,7 @@ static void run(stepper *s) {
                      .logit_rows = b->logit_rows,
                      .logit_rows_count = b->logit_rows_count,
                      .logits = s->logits,
-                     .on_layer = on_layer,
+                     .on_layer = decodes_only(s, b) ? NULL : on_layer,
                      .context = s};
     if (s->picks) {
         picks_ask(s->picks, b->wants, b->wants_count, &m);

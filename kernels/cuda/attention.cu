@@ -525,6 +525,9 @@ __global__ void __launch_bounds__(WARPS * 32, DIM > 128 ? 1 : 2)
 __global__ void merge_kernel(cuda_attention op) {
     const cuda_attention_merge merge = op.work.merges[blockIdx.x];
     const int32_t head = (int32_t)blockIdx.y, dim = op.kv.head_dim;
+    if (merge.splits == 0) { /* there to make a number round */
+        return;
+    }
     const int64_t size = dim + 2, step = (int64_t)merge.stride * op.heads * size;
     const float *slots = op.work.slots + ((int64_t)merge.slot * op.heads + head) * size;
     for (int32_t d = (int32_t)threadIdx.x; d < dim; d += 32) {

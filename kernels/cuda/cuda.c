@@ -51,6 +51,9 @@ status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes) {
 status cudastate_send(cudastate *c, void *device, const void *host, uint64_t bytes) {
     const uint8_t *from = host;
     uint8_t *to = device;
+    if (c->graph_mode != CUDAGRAPH_NONE) {
+        return cudagraph_send(c, device, host, bytes);
+    }
     while (bytes > 0) {
         if (c->stage_used == CUDASTATE_STAGE_BYTES) {
             TRY(cudamemory_sync(&c->base));
@@ -74,6 +77,7 @@ static void cuda_close(backend *b) {
         (void)cudaStreamSynchronize(c->stream);
     }
     cudaweights_close(c);
+    cudagraph_close(c);
     (void)cudaFree(c->input.memory);
     (void)cudaFree(c->index.memory);
     (void)cudaFree(c->tables.memory);
@@ -115,6 +119,9 @@ static const backend_table cuda_table = {
     .kv_pack = cudamemory_kv_pack,
     .reserve = cudabatch_reserve,
     .batch = cudabatch_begin,
+    .graph_rows = cudagraph_rows,
+    .batch_end = cudagraph_end,
+    .notify = cudamemory_notify,
     .embed = cudaops_embed,
     .rmsnorm = cudaops_rmsnorm,
     .silu_mul = cudaops_silu_mul,
@@ -169,6 +176,7 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
         options->memory_fraction > 0 ? options->memory_fraction : BACKEND_MEMORY_FRACTION;
     (void)snprintf(c->base.name, sizeof(c->base.name), "cuda");
     c->plain = plain;
+    cudagraph_open(c);
     (void)snprintf(c->base.isa, sizeof(c->base.isa), plain ? "plain" : "sm_%d", capability);
     (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
                    plain ? "plain" : "tensor", capability, c->deterministic ? "exact" : "fast");

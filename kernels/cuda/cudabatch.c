@@ -33,10 +33,11 @@ static int32_t pages_of(const ops_seq *s) {
 }
 
 /* Sequences as the kernels read them, in one run of four-byte words: row_seq[rows], position[rows],
- * pages_first[seqs], then the block tables. */
-static void tables_fill(const ops_seq *seqs, int32_t seqs_count, int32_t rows, int32_t *words) {
+ * pages_first[firsts], at least one a sequence, then the block tables. */
+static void tables_fill(const ops_seq *seqs, int32_t seqs_count, int32_t rows, int32_t firsts,
+                        int32_t *words) {
     int32_t *row_seq = words, *position = words + rows, *first = words + 2 * (int64_t)rows;
-    int32_t *pages = first + seqs_count;
+    int32_t *pages = first + firsts;
     int32_t used = 0;
     for (int32_t r = 0; r < rows; r++) {
         row_seq[r] = -1;
@@ -54,24 +55,33 @@ static void tables_fill(const ops_seq *seqs, int32_t seqs_count, int32_t rows, i
     }
 }
 
-static status tables_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
-                          cuda_batch *out) {
-    uint64_t words = 2 * (uint64_t)rows + (uint64_t)seqs_count;
+static uint64_t tables_words(const ops_seq *seqs, int32_t seqs_count, int32_t rows,
+                             int32_t firsts) {
+    uint64_t words = 2 * (uint64_t)rows + (uint64_t)firsts;
     for (int32_t i = 0; i < seqs_count; i++) {
         words += (uint64_t)pages_of(&seqs[i]);
     }
+    return words;
+}
+
+/* `padded`: so many words go over at least. */
+static status tables_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
+                          int32_t firsts, uint64_t padded, cuda_batch *out) {
+    const uint64_t used = tables_words(seqs, seqs_count, rows, firsts);
+    const uint64_t words = larger(used, padded);
     int32_t *host = host_take(c, words * sizeof(int32_t));
     if (host == NULL) {
         return STATUS_NOMEM;
     }
-    tables_fill(seqs, seqs_count, rows, host);
+    memset(host + used, 0, (words - used) * sizeof(int32_t));
+    tables_fill(seqs, seqs_count, rows, firsts, host);
     TRY(cudastate_reserve(c, &c->tables, words * sizeof(int32_t)));
     TRY(cudastate_send(c, c->tables.memory, host, words * sizeof(int32_t)));
     const int32_t *at = c->tables.memory;
     *out = (cuda_batch){.row_seq = at,
                         .position = at + rows,
                         .pages_first = at + 2 * (int64_t)rows,
-                        .pages = (const uint32_t *)(at + 2 * (int64_t)rows + seqs_count)};
+                        .pages = (const uint32_t *)(at + 2 * (int64_t)rows + firsts)};
     return STATUS_OK;
 }
 
@@ -79,19 +89,36 @@ static uint64_t slot_bytes(int32_t heads, int32_t head_dim) {
     return (uint64_t)heads * ((uint64_t)head_dim + 2) * sizeof(float);
 }
 
-/* Items of work for the tensor-core kernel. */
+static cudaplan_shape plan_shape(const cudabatch_heads *h) {
+    return (cudaplan_shape){h->heads, h->kv_heads, h->window,
+                            (int32_t)(SLOTS_BYTES_MAX / slot_bytes(h->heads, h->head_dim))};
+}
+
+static uint64_t items_bytes(const cudaplan_counts *n) {
+    return (uint64_t)(n->wide + n->narrow) * sizeof(cuda_attention_item);
+}
+
+static uint64_t merges_bytes(const cudaplan_counts *n) {
+    return (uint64_t)n->merges * sizeof(cuda_attention_merge);
+}
+
+/* Items of work for the tensor-core kernel. `padded`: so many of them at least, with nothing to do
+ * at their end; then items are of one kind. */
 static status plan_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
-                        const cudabatch_heads *h, cuda_attention_work *out) {
+                        const cudabatch_heads *h, const cudaplan_counts *padded,
+                        cuda_attention_work *out) {
     const uint64_t slot = slot_bytes(h->heads, h->head_dim);
-    const cudaplan_shape shape = {h->heads, h->kv_heads, h->window,
-                                  (int32_t)(SLOTS_BYTES_MAX / slot)};
-    const cudaplan_counts n = cudaplan_attention(&shape, seqs, seqs_count, NULL, NULL);
-    const uint64_t items = (uint64_t)(n.wide + n.narrow) * sizeof(cuda_attention_item);
-    const uint64_t merges = (uint64_t)n.merges * sizeof(cuda_attention_merge);
+    const cudaplan_shape shape = plan_shape(h);
+    cudaplan_counts n = cudaplan_attention(&shape, seqs, seqs_count, NULL, NULL);
+    if (padded != NULL) {
+        n = (cudaplan_counts){padded->wide, padded->narrow, padded->merges, n.slots};
+    }
+    const uint64_t items = items_bytes(&n), merges = merges_bytes(&n);
     uint8_t *host = host_take(c, items + merges);
     if (host == NULL) {
         return STATUS_NOMEM;
     }
+    memset(host, 0, items + merges);
     (void)cudaplan_attention(&shape, seqs, seqs_count, (cuda_attention_item *)(void *)host,
                              (cuda_attention_merge *)(void *)(host + items));
     TRY(cudastate_reserve(c, &c->slots, (uint64_t)n.slots * slot));
@@ -107,16 +134,62 @@ static status plan_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
     return STATUS_OK;
 }
 
+static uint64_t padded_to(uint64_t count, uint64_t least) {
+    uint64_t padded = count != 0 ? least : 0;
+    while (padded < count) {
+        padded *= 2;
+    }
+    return padded;
+}
+
+/* Whether the batch can be the repetition of another: what its graph has room for. */
+static bool repeats(const cudastate *c, const ops_batch *op, cudaplan_counts *padded,
+                    cudagraph_key *key) {
+    if (op->repeats == NULL || cudagraph_rows(&c->base, op->rows) != op->rows) {
+        return false;
+    }
+    const cudaplan_shape shape = plan_shape(&c->begun_heads);
+    const cudaplan_counts n = cudaplan_attention(&shape, op->seqs, op->seqs_count, NULL, NULL);
+    *padded = (cudaplan_counts){(int32_t)padded_to((uint64_t)n.wide, 8),
+                                (int32_t)padded_to((uint64_t)n.narrow, 8),
+                                (int32_t)padded_to((uint64_t)n.merges, 8), n.slots};
+    *key = (cudagraph_key){.owner = op->repeats,
+                           .kv = op->kv,
+                           .rows = op->rows,
+                           .wide = padded->wide,
+                           .narrow = padded->narrow,
+                           .merges = padded->merges};
+    key->table_words = padded_to(tables_words(op->seqs, op->seqs_count, op->rows, op->rows), 64);
+    return (n.wide == 0 || n.narrow == 0) &&
+           key->table_words * sizeof(int32_t) <= c->tables.bytes &&
+           items_bytes(padded) + merges_bytes(padded) <= c->work.bytes;
+}
+
+/* All that a forward pass sends: tables, the plan; tokens, positions and row numbers (twice); the
+ * frequencies. */
+static uint64_t graph_bytes(const cudaplan_counts *padded, const cudagraph_key *key) {
+    return key->table_words * sizeof(int32_t) + items_bytes(padded) + merges_bytes(padded) +
+           4 * (uint64_t)key->rows * sizeof(int32_t) + OPS_HEAD_DIM_MAX / 2 * sizeof(double) +
+           8 * 16;
+}
+
 status cudabatch_begin(backend *b, const ops_batch *op) {
     cudastate *c = (cudastate *)b;
+    cudaplan_counts padded;
+    cudagraph_key key;
     c->begun.seqs = NULL;
+    c->begun_heads = (cudabatch_heads){
+        .heads = op->heads, .kv_heads = op->kv->shape.kv_heads, .head_dim = op->kv->shape.head_dim};
     TRY(cudastate_enter(c));
-    TRY(tables_send(c, op->seqs, op->seqs_count, op->rows, &c->begun_tables));
+    const bool graph = repeats(c, op, &padded, &key);
+    if (graph) {
+        TRY(cudagraph_begin(c, &key, graph_bytes(&padded, &key)));
+    }
+    TRY(tables_send(c, op->seqs, op->seqs_count, op->rows, graph ? op->rows : op->seqs_count,
+                    graph ? key.table_words : 0, &c->begun_tables));
     if (!c->plain && op->seqs_count > 0) {
-        c->begun_heads = (cudabatch_heads){.heads = op->heads,
-                                           .kv_heads = op->kv->shape.kv_heads,
-                                           .head_dim = op->kv->shape.head_dim};
-        TRY(plan_send(c, op->seqs, op->seqs_count, &c->begun_heads, &c->begun_work));
+        TRY(plan_send(c, op->seqs, op->seqs_count, &c->begun_heads, graph ? &padded : NULL,
+                      &c->begun_work));
     }
     c->begun = *op;
     return STATUS_OK;
@@ -134,7 +207,7 @@ status cudabatch_tables(cudastate *c, const ops_seq *seqs, int32_t seqs_count, i
         return STATUS_OK;
     }
     c->begun.seqs = NULL; /* its tables are overwritten */
-    return tables_send(c, seqs, seqs_count, rows, out);
+    return tables_send(c, seqs, seqs_count, rows, seqs_count, 0, out);
 }
 
 status cudabatch_work(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
@@ -147,7 +220,7 @@ status cudabatch_work(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int
         return STATUS_OK;
     }
     c->begun.seqs = NULL;
-    return plan_send(c, seqs, seqs_count, heads, out);
+    return plan_send(c, seqs, seqs_count, heads, NULL, out);
 }
 
 status cudabatch_reserve(backend *b, const ops_sizes *s) {
@@ -156,14 +229,16 @@ status cudabatch_reserve(backend *b, const ops_sizes *s) {
     const uint64_t padded = (rows + CUDA_ROWS_PASS - 1) / CUDA_ROWS_PASS * CUDA_ROWS_PASS;
     const uint64_t stride = ((uint64_t)s->width_max + CUDA_SPAN - 1) / CUDA_SPAN * CUDA_SPAN + 32;
     const uint64_t pages = (context + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS;
-    const uint64_t tables = (3 * rows + rows * pages) * sizeof(int32_t);
+    /* Twice what they need, so that a graph's can be rounded up to a power of two. */
+    const uint64_t tables = 2 * (3 * rows + rows * pages) * sizeof(int32_t);
     const uint64_t slot = slot_bytes(s->heads, s->head_dim);
     const uint64_t splits = context / CUDA_SPLIT_TOKENS + 1;
     const uint64_t slots_max = SLOTS_BYTES_MAX / slot;
     const uint64_t slots = rows * splits < slots_max ? rows * splits : slots_max;
     const uint64_t work =
-        (rows + slots) * sizeof(cuda_attention_item) + rows * sizeof(cuda_attention_merge);
+        2 * ((rows + slots) * sizeof(cuda_attention_item) + rows * sizeof(cuda_attention_merge));
     TRY(cudastate_enter(c));
+    cudagraph_drop(c);
     c->sealed = false;
     TRY(cudastate_reserve(c, &c->input,
                           c->plain ? rows * (uint64_t)s->width_max * sizeof(float)

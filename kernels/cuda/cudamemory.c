@@ -13,8 +13,25 @@ status cudamemory_sync(backend *b) {
     cudastate *c = (cudastate *)b;
     TRY(cudastate_check(c, cudaStreamSynchronize(c->stream)));
     c->stage_used = 0;
+    c->notes_count = 0;
     cudasample_deliver(c);
     return STATUS_OK;
+}
+
+static void CUDART_CB note_call(void *argument) {
+    const cudastate_note *n = argument;
+    n->call(n->context, n->number);
+}
+
+status cudamemory_notify(backend *b, void (*call)(void *context, int32_t number), void *context,
+                         int32_t number) {
+    cudastate *c = (cudastate *)b;
+    if (c->notes_count == CUDASTATE_NOTES_MAX) {
+        TRY(cudamemory_sync(b));
+    }
+    cudastate_note *n = &c->notes[c->notes_count++];
+    *n = (cudastate_note){call, context, number};
+    return cudastate_check(c, cudaLaunchHostFunc(c->stream, note_call, n));
 }
 
 status cudamemory_alloc(backend *b, uint64_t bytes, void **out) {

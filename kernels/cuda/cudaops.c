@@ -3,6 +3,10 @@
 
 #include "kernels/cuda/cudastate.h"
 
+/* A launch, unless a graph is going to do it. */
+#define LAUNCH(c, launch) \
+    ((c)->graph_mode == CUDAGRAPH_REPLAYED ? STATUS_OK : cudastate_check((c), (launch)))
+
 static const cuda_matrix *matrix_of(const backend_weight *w) {
     return &((const cudastate_weight *)w)->matrix;
 }
@@ -19,19 +23,19 @@ status cudaops_embed(backend *b, const ops_embed *op) {
     const void *tokens;
     TRY(send_index(c, op->tokens, (uint64_t)op->rows * sizeof(int32_t), &tokens));
     const cuda_embed k = {*matrix_of(op->table), tokens, op->out, op->rows};
-    return cudastate_check(c, plain_embed(&k, c->stream));
+    return LAUNCH(c, plain_embed(&k, c->stream));
 }
 
 status cudaops_rmsnorm(backend *b, const ops_rmsnorm *op) {
     cudastate *c = (cudastate *)b;
     const cuda_rmsnorm k = {op->x, op->weight, op->out, op->rows, op->width, op->epsilon};
-    return cudastate_check(c, plain_rmsnorm(&k, c->stream));
+    return LAUNCH(c, plain_rmsnorm(&k, c->stream));
 }
 
 status cudaops_silu_mul(backend *b, const ops_silu_mul *op) {
     cudastate *c = (cudastate *)b;
     const cuda_silu_mul k = {op->gate, op->up, op->out, (int64_t)op->rows * op->width, false};
-    return cudastate_check(c, plain_silu_mul(&k, c->stream));
+    return LAUNCH(c, plain_silu_mul(&k, c->stream));
 }
 
 status cudaops_gather(backend *b, const ops_gather *op) {
@@ -39,7 +43,7 @@ status cudaops_gather(backend *b, const ops_gather *op) {
     const void *index;
     TRY(send_index(c, op->index, (uint64_t)op->rows * sizeof(int32_t), &index));
     const cuda_gather k = {op->x, index, op->out, op->rows, op->width};
-    return cudastate_check(c, plain_gather(&k, c->stream));
+    return LAUNCH(c, plain_gather(&k, c->stream));
 }
 
 /* The rows as the plain kernel meets them: x itself, or transformed in `input`. */
@@ -54,10 +58,10 @@ static status linear_input(cudastate *c, const ops_linear *op, int32_t inputs, c
     if (op->input == OPS_INPUT_RMSNORM) {
         const cuda_rmsnorm k = {op->x,    op->norm_weight, c->input.memory,
                                 op->rows, inputs,          op->norm_epsilon};
-        return cudastate_check(c, plain_rmsnorm(&k, c->stream));
+        return LAUNCH(c, plain_rmsnorm(&k, c->stream));
     }
     const cuda_silu_mul k = {op->x, op->x_up, c->input.memory, (int64_t)floats, false};
-    return cudastate_check(c, plain_silu_mul(&k, c->stream));
+    return LAUNCH(c, plain_silu_mul(&k, c->stream));
 }
 
 static status linear_plain(cudastate *c, const ops_linear *op) {
@@ -66,7 +70,7 @@ static status linear_plain(cudastate *c, const ops_linear *op) {
     for (int32_t i = 0; i < op->parts_count; i++) {
         const ops_linear_part *p = &op->parts[i];
         const cuda_linear k = {*matrix_of(p->weight), x, p->bias, p->out, op->rows, p->accumulate};
-        TRY(cudastate_check(c, plain_linear(&k, c->stream)));
+        TRY(LAUNCH(c, plain_linear(&k, c->stream)));
     }
     return STATUS_OK;
 }
@@ -91,7 +95,7 @@ static status linear_rows(cudastate *c, const ops_linear *op, cuda_rows *r) {
                      .stride = stride,
                      .rows_bf16 = c->input.memory,
                      .sums = (float *)(void *)((uint8_t *)c->input.memory + elements * 2)};
-    return cudastate_check(c, stream_rows(r, c->stream));
+    return LAUNCH(c, stream_rows(r, c->stream));
 }
 
 status cudaops_linear(backend *b, const ops_linear *op) {
@@ -112,7 +116,7 @@ status cudaops_linear(backend *b, const ops_linear *op) {
             k.parts[k.parts_count++] =
                 (cuda_product_part){*matrix_of(p->weight), p->bias, p->out, p->accumulate};
         }
-        TRY(cudastate_check(c, stream_product(&k, c->multiprocessors, c->stream)));
+        TRY(LAUNCH(c, stream_product(&k, c->multiprocessors, c->stream)));
     }
     return STATUS_OK;
 }
@@ -138,7 +142,7 @@ status cudaops_rope_table(backend *b, const ops_rope_table *op) {
                                op->magnitude,
                                op->rows,
                                op->dim};
-    return cudastate_check(c, plain_rope_table(&k, c->stream));
+    return LAUNCH(c, plain_rope_table(&k, c->stream));
 }
 
 static cuda_kv_layer kv_layer_of(const backend_kv *kv, int32_t layer) {
@@ -163,8 +167,8 @@ status cudaops_rope_append(backend *b, const ops_rope_append *op) {
                           .dim = op->dim,
                           .interleaved = op->pairs == OPS_ROPE_INTERLEAVED};
     TRY(cudabatch_tables(c, op->seqs, op->seqs_count, op->rows, &k.batch));
-    return cudastate_check(
-        c, c->plain ? plain_rope_append(&k, c->stream) : fused_rope_append(&k, c->stream));
+    return LAUNCH(c,
+                  c->plain ? plain_rope_append(&k, c->stream) : fused_rope_append(&k, c->stream));
 }
 
 status cudaops_attention(backend *b, const ops_attention *op) {
@@ -177,9 +181,9 @@ status cudaops_attention(backend *b, const ops_attention *op) {
                         .scale = op->scale};
     TRY(cudabatch_tables(c, op->seqs, op->seqs_count, op->rows, &k.batch));
     if (c->plain || op->seqs_count == 0 || !attention_tensor_can(&k, c->shared_max)) {
-        return cudastate_check(c, plain_attention(&k, c->stream));
+        return LAUNCH(c, plain_attention(&k, c->stream));
     }
     const cudabatch_heads heads = {k.heads, k.kv.kv_heads, k.kv.head_dim, k.window};
     TRY(cudabatch_work(c, op->seqs, op->seqs_count, op->rows, &heads, &k.work));
-    return cudastate_check(c, attention_tensor(&k, c->stream));
+    return LAUNCH(c, attention_tensor(&k, c->stream));
 }

@@ -28,6 +28,29 @@ typedef struct {
     int32_t window; /* as cuda_attention */
 } cudabatch_heads;
 
+/* What must be equal for two forward passes to be the same launches. */
+typedef struct {
+    const void *owner; /* ops_batch.repeats */
+    const backend_kv *kv;
+    int32_t rows, wide, narrow, merges; /* padded */
+    uint64_t table_words;               /* padded */
+} cudagraph_key;
+
+typedef enum {
+    CUDAGRAPH_NONE,     /* operators are launched as they come */
+    CUDAGRAPH_CAPTURED, /* into a graph */
+    CUDAGRAPH_REPLAYED  /* they only send: the graph is there */
+} cudagraph_mode;
+
+/* Somebody who is told when the stream is as far as this. */
+typedef struct {
+    void (*call)(void *context, int32_t number);
+    void *context;
+    int32_t number;
+} cudastate_note;
+
+enum { CUDASTATE_NOTES_MAX = 512 };
+
 typedef struct {
     backend base;
     int device;
@@ -57,6 +80,10 @@ typedef struct {
     bool sealed;         /* the buffers are as large as any batch can want */
     uint8_t *batch_host; /* [batch_host_bytes] in which the next two are put together */
     uint64_t batch_host_bytes;
+    struct cudagraph_set *graphs; /* NULL: none */
+    cudagraph_mode graph_mode;
+    cudastate_note notes[CUDASTATE_NOTES_MAX]; /* the first `notes_count`: not waited for yet */
+    int32_t notes_count;
     ops_batch begun; /* the batch of the forward pass under way; seqs NULL: none */
     cuda_batch begun_tables;
     cudabatch_heads begun_heads;
@@ -90,6 +117,8 @@ MUST_USE status cudastate_send(cudastate *c, void *device, const void *host, uin
 
 /* cudamemory.c: of backend_table, and `s` as an error: `what` ("a KV pool") takes `bytes`. */
 MUST_USE status cudamemory_sync(backend *b);
+MUST_USE status cudamemory_notify(backend *b, void (*call)(void *context, int32_t number),
+                                  void *context, int32_t number);
 MUST_USE status cudamemory_alloc(backend *b, uint64_t bytes, void **out);
 void cudamemory_free(backend *b, void *device);
 MUST_USE status cudamemory_upload(backend *b, void *device, const void *host, uint64_t bytes);
@@ -125,6 +154,16 @@ MUST_USE status cudasample_run(backend *b, const ops_sample *op);
 MUST_USE status cudasample_reserve(cudastate *c, const ops_sizes *sizes);
 void cudasample_deliver(cudastate *c);
 void cudasample_close(cudastate *c);
+
+/* cudagraph.c: of backend_table; the rest is asked for by cuda.c and cudabatch.c. */
+int32_t cudagraph_rows(const backend *b, int32_t rows);
+MUST_USE status cudagraph_end(backend *b);
+void cudagraph_open(cudastate *c);
+void cudagraph_drop(cudastate *c);
+void cudagraph_close(cudastate *c);
+/* stage_bytes: all that is sent before the end, each piece in whole 16 bytes. */
+MUST_USE status cudagraph_begin(cudastate *c, const cudagraph_key *key, uint64_t stage_bytes);
+MUST_USE status cudagraph_send(cudastate *c, void *device, const void *host, uint64_t bytes);
 
 /* cudaops.c: the operators of backend_table. */
 MUST_USE status cudaops_embed(backend *b, const ops_embed *op);

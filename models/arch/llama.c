@@ -7,6 +7,7 @@
 #include "models/arch/llama.h"
 
 #include <math.h>
+#include <string.h>
 
 #include "engine/base/mem.h"
 #include "models/arch/llama_load.h"
@@ -15,7 +16,10 @@ typedef struct {
     backend *device;
     llama_shape shape;
     llama_load_weights weights;
+    int32_t rows_max, logit_rows_max;
     int32_t *positions; /* host [rows_max] */
+    int32_t *tokens;    /* host [rows_max] of a padded batch */
+    int32_t *rows;      /* host [rows_max] 0, 1, 2, ... */
     ops_seq *seqs;      /* host [rows_max] */
     float *x;           /* device [rows_max, width] the residual stream */
     float *q;           /* device [rows_max, heads * head_dim] */
@@ -45,9 +49,16 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
     const llama_shape *s = &m->shape;
     m->positions = mem_calloc((size_t)rows, sizeof(m->positions[0]));
     m->seqs = mem_calloc((size_t)rows, sizeof(m->seqs[0]));
-    if (!m->positions || !m->seqs) {
+    m->tokens = mem_calloc((size_t)rows, sizeof(m->tokens[0]));
+    m->rows = mem_calloc((size_t)rows, sizeof(m->rows[0]));
+    if (!m->positions || !m->seqs || !m->tokens || !m->rows) {
         return STATUS_NOMEM;
     }
+    for (int32_t i = 0; i < rows; i++) {
+        m->rows[i] = i;
+    }
+    m->rows_max = rows;
+    m->logit_rows_max = logit_rows;
     TRY(llama_floats(m->device, rows, s->width, &m->x));
     TRY(llama_floats(m->device, rows, s->heads * s->head_dim, &m->q));
     TRY(llama_floats(m->device, rows, s->kv_heads * s->head_dim, &m->k));
@@ -82,6 +93,8 @@ void llama_close(void *self) {
     }
     mem_free(m->positions);
     mem_free(m->seqs);
+    mem_free(m->tokens);
+    mem_free(m->rows);
     llama_load_free(&m->shape, m->device, &m->weights);
     mem_free(m);
 }
@@ -156,7 +169,8 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
 }
 
 /* The batch in the kernels' terms, and the table of its positions' rotations. */
-static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b) {
+static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, bool repeats) {
+    memset(m->positions, 0, (size_t)b->rows * sizeof(m->positions[0]));
     for (int32_t i = 0; i < b->seqs_count; i++) {
         const model_seq *from = &b->seqs[i];
         m->seqs[i] = (ops_seq){from->row_first, from->rows, from->position_first, from->pages,
@@ -165,7 +179,7 @@ static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b) 
             m->positions[from->row_first + r] = from->position_first + r;
         }
     }
-    ops_batch batch = {m->seqs, b->seqs_count, b->rows, m->shape.heads, kv};
+    ops_batch batch = {m->seqs, b->seqs_count, b->rows, m->shape.heads, kv, repeats ? m : NULL};
     TRY(backend_batch(m->device, &batch));
     ops_rope_table table = {.positions = m->positions,
                             .freq_factors = m->weights.freq_factors,
@@ -214,11 +228,7 @@ static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32
                               .dim = m->shape.rope_dim,
                               .pairs = m->shape.pairs};
     TRY(backend_rope_append(m->device, &append));
-    if (b->on_layer) {
-        TRY(backend_sync(m->device));
-        b->on_layer(b->context, layer + 1);
-    }
-    return STATUS_OK;
+    return b->on_layer ? backend_notify(m->device, b->on_layer, b->context, layer + 1) : STATUS_OK;
 }
 
 static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b, int32_t layer) {
@@ -278,22 +288,48 @@ static status llama_end(llama *m, const model_batch *b) {
                        .rows = rows,
                        .parts = {{m->weights.output, NULL, m->logits, false}},
                        .parts_count = 1};
-    TRY(backend_linear(m->device, &head));
+    return backend_linear(m->device, &head);
+}
+
+/* What the caller wants of the logits. */
+static status llama_deliver(llama *m, const model_batch *b) {
+    int32_t rows = b->logit_rows_count;
     if (b->samples_count > 0) {
-        ops_sample sample = {m->logits,        b->samples, b->sampled,
-                             b->samples_count, rows,       m->shape.vocab};
+        ops_sample sample = {.logits = m->logits,
+                             .rows_of = b->samples,
+                             .out = b->sampled,
+                             .rows = b->samples_count,
+                             .logit_rows = rows,
+                             .vocab = m->shape.vocab};
         TRY(backend_sample(m->device, &sample));
     }
-    if (!b->logits) {
+    if (!b->logits || rows == 0) {
         return STATUS_OK;
     }
     uint64_t bytes = (uint64_t)rows * (uint64_t)m->shape.vocab * sizeof(float);
     return backend_download(m->device, b->logits, m->logits, bytes);
 }
 
-status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
-    llama *m = self;
-    TRY(llama_begin(m, kv, b));
+/* A decode step, one row a sequence and all of them wanted, is the same work whenever it has so
+ * many rows: padded to the number that the device likes. False: any other batch, or no such number.
+ */
+static bool llama_repeats(llama *m, const model_batch *b, model_batch *padded) {
+    int32_t rows = b->on_layer ? 0 : backend_graph_rows(m->device, b->rows);
+    if (rows == 0 || rows > m->rows_max || rows > m->logit_rows_max || b->seqs_count != b->rows ||
+        b->logit_rows_count != b->rows) {
+        return false;
+    }
+    memset(m->tokens, 0, (size_t)rows * sizeof(m->tokens[0]));
+    memcpy(m->tokens, b->tokens, (size_t)b->rows * sizeof(m->tokens[0]));
+    *padded = *b;
+    padded->tokens = m->tokens;
+    padded->logit_rows = m->rows;
+    padded->rows = padded->logit_rows_count = rows;
+    return true;
+}
+
+static status llama_layers(llama *m, backend_kv *kv, const model_batch *b, bool repeats) {
+    TRY(llama_begin(m, kv, b, repeats));
     for (int32_t layer = 0; layer < m->shape.layers; layer++) {
         bool last = layer + 1 == m->shape.layers;
         TRY(llama_append(m, kv, b, layer));
@@ -307,6 +343,21 @@ status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
             TRY(llama_finish(m, &m->weights.layers[layer], m->x, m->mixed, b->rows));
         }
     }
+    return STATUS_OK;
+}
+
+status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
+    llama *m = self;
+    model_batch padded;
+    if (llama_repeats(m, b, &padded)) {
+        status s = llama_layers(m, kv, &padded, true);
+        status ended = backend_batch_end(m->device);
+        TRY(s);
+        TRY(ended);
+    } else {
+        TRY(llama_layers(m, kv, b, false));
+    }
+    TRY(llama_deliver(m, b));
     return backend_sync(m->device);
 }
 

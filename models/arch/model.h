@@ -76,14 +76,14 @@ typedef struct {
     const int32_t *logit_rows; /* [logit_rows_count] rows whose logits are wanted, ascending */
     int32_t logit_rows_count;
     float *logits; /* [logit_rows_count, vocab] written; NULL: not wanted on the host */
+    /* Called when every row's KV of layers [0, layers_done) is in the pool, as backend_notify says;
+     * may be NULL. Lets a transfer leave while later layers compute. */
+    void (*on_layer)(void *context, int32_t layers_done);
+    void *context;
     /* Tokens that the device chooses from those rows, where model_samples says that it does. */
     const ops_sample_row *samples; /* [samples_count] */
     ops_sampled *sampled;          /* [samples_count] written */
     int32_t samples_count;
-    /* Called on the forward's thread when every row's KV of layers [0, layers_done) is in the
-     * pool; may be NULL. Lets a transfer leave while later layers compute. */
-    void (*on_layer)(void *context, int32_t layers_done);
-    void *context;
 } model_batch;
 
 MUST_USE status model_open(const model_options *options, model **out, diag *d);

@@ -285,6 +285,15 @@ void emu_device_repair(int device) {
     emu_the().devices[device].sticky = cudaSuccess;
 }
 
+unsigned long emu_graph_launches(void) {
+    emu_guard held(emu_the().lock);
+    return emu_the().graph_launches;
+}
+
+unsigned long emu_kernel_launches(void) {
+    return emu_launches();
+}
+
 unsigned long emu_launches(void) {
     emu_guard held(emu_the().lock);
     return emu_the().launches;
@@ -493,6 +502,10 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph,
 
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
     const cudaError_t e = EMU_RESULT(cudaSuccess);
+    {
+        emu_guard held(emu_the().lock);
+        emu_the().graph_launches++;
+    }
     for (const emu_work &w : graph->work) {
         if (e == cudaSuccess) {
             (void)emu_push(stream, w);

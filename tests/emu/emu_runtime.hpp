@@ -50,5 +50,8 @@ void emu_device_repair(int device); /* for tests: a new process would find a wor
 /* Bytes of device memory in use now on all devices, launches so far. */
 size_t emu_memory_used(void);
 unsigned long emu_launches(void);
+/* By C, for programs that load the module. */
+extern "C" unsigned long emu_kernel_launches(void);
+extern "C" unsigned long emu_graph_launches(void);
 
 #endif

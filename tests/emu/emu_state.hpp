@@ -75,7 +75,7 @@ struct emu_state {
     std::map<const char *, size_t> pinned;
     std::set<const void *> large_shared; /* kernels allowed more than 48 KiB */
     std::vector<emu_fault> faults;
-    unsigned long launches = 0;
+    unsigned long launches = 0, graph_launches = 0;
     uint64_t random;
 
     emu_state();

@@ -65,7 +65,13 @@ static void forward_all(model *m, const int32_t *tokens, float *logits) {
         rows[i] = i;
     }
     model_seq seq = {0, TOKENS, 0, pages, PAGES};
-    model_batch batch = {tokens, TOKENS, &seq, 1, rows, TOKENS, logits, NULL, NULL};
+    model_batch batch = {.tokens = tokens,
+                         .rows = TOKENS,
+                         .seqs = &seq,
+                         .seqs_count = 1,
+                         .logit_rows = rows,
+                         .logit_rows_count = TOKENS,
+                         .logits = logits};
     cr_assert_eq(model_forward(m, &batch), STATUS_OK);
 }
 

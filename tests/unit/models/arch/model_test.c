@@ -273,7 +273,13 @@ Test(model, asking_for_fewer_logits_changes_none) {
     for (int32_t count = 0; count <= 5; count++) {
         uint32_t pages[3] = {40, 41, 42};
         model_seq seq = {0, 40, 0, pages, 3};
-        model_batch batch = {all->tokens, 40, &seq, 1, some, count, logits, NULL, NULL};
+        model_batch batch = {.tokens = all->tokens,
+                             .rows = 40,
+                             .seqs = &seq,
+                             .seqs_count = 1,
+                             .logit_rows = some,
+                             .logit_rows_count = count,
+                             .logits = logits};
         cr_assert_eq(model_forward(b.m, &batch), STATUS_OK);
         for (int32_t i = 0; i < count; i++) {
             cr_assert_eq(
@@ -316,7 +322,15 @@ Test(model, on_layer_comes_when_the_layers_kv_is_final) {
     model_seq seq = {0, 20, 0, pages, 2};
     for (int32_t logit_rows = 0; logit_rows <= 1; logit_rows++) {
         w.calls = 0;
-        model_batch batch = {tokens, 20, &seq, 1, &wanted, logit_rows, logits, watch, &w};
+        model_batch batch = {.tokens = tokens,
+                             .rows = 20,
+                             .seqs = &seq,
+                             .seqs_count = 1,
+                             .logit_rows = &wanted,
+                             .logit_rows_count = logit_rows,
+                             .logits = logits,
+                             .on_layer = watch,
+                             .context = &w};
         cr_assert_eq(model_forward(b.m, &batch), STATUS_OK);
         cr_assert_eq(w.calls, 2, "also when no logits are wanted");
         for (int32_t layer = 0; layer < 2; layer++) {
@@ -417,15 +431,13 @@ Test(model, refuses_what_is_no_batch) {
     static int32_t tokens[700];
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
         tokens[2] = cases[c].token;
-        model_batch batch = {tokens,
-                             cases[c].rows,
-                             &cases[c].seq,
-                             cases[c].seqs,
-                             cases[c].logit_row,
-                             cases[c].logit_rows,
-                             logits,
-                             NULL,
-                             NULL};
+        model_batch batch = {.tokens = tokens,
+                             .rows = cases[c].rows,
+                             .seqs = &cases[c].seq,
+                             .seqs_count = cases[c].seqs,
+                             .logit_rows = cases[c].logit_row,
+                             .logit_rows_count = cases[c].logit_rows,
+                             .logits = logits};
         status s = model_forward(b.m, &batch);
         cr_assert(s == cases[c].expected, "%s: %s", cases[c].what, status_name(s));
     }
@@ -469,7 +481,8 @@ Test(model, the_pool_is_sized_by_pages_or_bytes) {
             int32_t token = 0;
             uint32_t page = 0;
             model_seq seq = {0, 1, 0, &page, 1};
-            model_batch batch = {&token, 1, &seq, 1, NULL, 0, NULL, NULL, NULL};
+            model_batch batch = {
+                .tokens = &token, .rows = 1, .seqs = &seq, .seqs_count = 1, .logit_rows_count = 0};
             cr_assert_eq(model_forward(m, &batch), STATUS_INVALID, "no pool, no forward");
         }
         model_close(m);
