@@ -397,13 +397,17 @@ static uint32_t piled_decode(const scaler *s, const scaler_observation *o, uint3
     double live = 0, pages = 0, used = 0;
     for (uint32_t i = 0; i < o->workers_count; i++) {
         const scaler_worker *w = &o->workers[i];
-        if (w->pool == SCALER_DECODE && !leaves(s, w)) {
+        if (w->pool == SCALER_PREFILL) {
+            /* Room is kept for it at a decode worker, where it is no work yet: a line for prefill
+             * would look like one for decode. */
+            live -= (double)w->running + w->waiting;
+        } else if (!leaves(s, w)) {
             live += (double)w->running + w->waiting;
             pages += w->pages_total;
             used += w->pages_free < w->pages_total ? w->pages_total - w->pages_free : 0;
         }
     }
-    double wanted = batch > 0 ? ceil(live / batch) : 0;
+    double wanted = batch > 0 && live > 0 ? ceil(live / batch) : 0;
     if (pages > 0 && used > 0.95 * pages) {
         wanted = fmax(wanted, now + 1.0);
     }

@@ -369,3 +369,27 @@ Test(scaler, a_fixed_fleet_is_only_flipped) {
     }
     cr_assert(flips >= 1 && flips <= 4, "%u", flips);
 }
+
+Test(scaler, a_line_for_prefill_is_none_for_decode) {
+    begin((scaler_bounds){1, 16}, (scaler_bounds){1, 16}, 0);
+    s.options.bounds[SCALER_PREFILL].max = 1; /* nothing helps */
+    scaler_worker *p = add(SCALER_PREFILL, SCALER_SERVING);
+    scaler_worker *d = add(SCALER_DECODE, SCALER_SERVING);
+    for (int i = 0; i < 120; i++) {
+        p->running = 64;
+        p->waiting = 136;
+        p->queued_tokens = 200000;
+        p->queued_us = 40 * SECOND;
+        d->running = 202; /* two decode, for the others it keeps room */
+        d->pages_free = 8000;
+        run(1, 4, 1000, 4);
+        cr_assert_eq(count(SCALER_START, SCALER_DECODE), 0, "%s", s.actions[0].reason);
+    }
+    p->running = p->waiting = 2;
+    uint32_t starts = 0;
+    for (int i = 0; i < 20; i++) {
+        run(1, 4, 1000, 4);
+        starts += count(SCALER_START, SCALER_DECODE);
+    }
+    cr_assert_gt(starts, 0, "now they do decode");
+}
