@@ -6,6 +6,7 @@
 
 #include "bench/engine.h"
 #include "bench/kernels.h"
+#include "bench/kvbench.h"
 #include "bench/loadgen.h"
 #include "bench/routebench.h"
 #include "engine/base/config.h"
@@ -233,7 +234,10 @@ static int bench_main(int argc, char *const *argv) {
     if (argc > 0 && strcmp(argv[0], "route") == 0) {
         return routebench(argc - 1, argv + 1);
     }
-    (void)fprintf(stderr, "usage: weir bench engine|kernels|serve|route [--help]\n");
+    if (argc > 0 && strcmp(argv[0], "kv") == 0) {
+        return kvbench(argc - 1, argv + 1);
+    }
+    (void)fprintf(stderr, "usage: weir bench engine|kernels|kv|serve|route [--help]\n");
     return 2;
 }
 
