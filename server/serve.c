@@ -156,6 +156,7 @@ static status open_http(server *s) {
     TRY(reqtrace_open(&to, &s->traces, &s->d));
     http_handlers handlers = reqtrace_handlers(s->traces);
     http_options ho = {.host = s->set.host,
+                       .shared_port = s->set.reuse_port,
                        .port = (uint16_t)s->set.port,
                        .connections_max = (uint32_t)s->set.connections,
                        .threads = (uint32_t)s->set.http_threads};
@@ -352,6 +353,10 @@ static void say_ready(void *self) {
     const server *s = self;
     unsigned port = http_port(s->http);
     const char *host = strcmp(s->set.host, "0.0.0.0") == 0 ? "127.0.0.1" : s->set.host;
+    diag d;
+    if (http_accept(s->http, &d) != STATUS_OK) {
+        LOG(ERROR, "gateway", "takes no connections", "why=\"%s\"", d.text);
+    }
     LOG(INFO, "gateway", "ready", "url=http://%s:%u after_ms=%lld", host, port,
         (long long)(clock_now_us() - s->started_us) / 1000);
     (void)printf("weir %s serves %s on http://%s:%u (ready in %.2f s)\n", VERSION_TEXT,
@@ -439,6 +444,7 @@ static status run(server *s) {
                           .drain_us = s->set.drain_ms * 1000,
                           .trace = s->trace.trace,
                           .traces = s->traces,
+                          .shared_port = s->set.reuse_port,
                           .on_ready = say_ready,
                           .self = s};
     return gateway_run(&go, &s->d);

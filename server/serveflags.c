@@ -266,6 +266,8 @@ static const config_option gateway_flags[] = {
     NAME_FLAGS,
     {"join", CONFIG_STRING, FIELD(join), 0, 1023, NULL, NULL, "HOST:PORT,...",
      "join the cluster whose hub is there; with several controllers, all their addresses"},
+    {"reuse-port", CONFIG_BOOL, FIELD(reuse_port), 0, 0, "false", NULL, NULL,
+     "share the port with other gateways of this machine that say so too"},
     KEY_FLAG,
     FRONT_FLAGS,
 };

@@ -220,7 +220,7 @@ static int32_t retry_after_s(int64_t over_us) {
 
 /* Whether there is a place for one more of this key, in all; refuses it if not. */
 static bool has_place(gateway_state *g, uint32_t index, exchange *x) {
-    if (g->stop_by_us) {
+    if (g->stop_by_us && !g->options->shared_port) { /* else it came before the port was left */
         desk_refuse(x, 503, "The server is shutting down.");
         return false;
     }

@@ -70,7 +70,8 @@ typedef struct {
     uint64_t seed_state;
     int signal_fd;
     int64_t tick_due_us;
-    int64_t stop_by_us; /* 0: serving */
+    int64_t leave_by_us; /* with a shared port: it is left until then; 0: not asked to stop */
+    int64_t stop_by_us;  /* 0: serving */
     bool ready_said, workers_told;
     int32_t failed_starts;
     bool quit;

@@ -30,6 +30,7 @@ enum {
     TICK_US = 500000,
     PENDING_US = 10000, /* what waits for workers is looked at this often */
     LEASE_US = 30000000,
+    LEAVE_US = 250000, /* a handshake that had begun, and the request after it, come within this */
     STOP_US = 5000000, /* workers get this long to go after the drain */
     METRICS_PAGE_BYTES = 8 << 20,
     DEBUG_PAGE_BYTES = 8 << 20,
@@ -362,6 +363,20 @@ static void dispatch(gateway_state *g) {
 
 /* ---- loop ----------------------------------------------------------------------------------- */
 
+static void drain(gateway_state *g) {
+    LOG(INFO, "gateway", "draining", "requests=%u waiting=%u", gate_count(g->gate),
+        fair_count(g->line));
+    g->stop_by_us = clock_now_us() + g->options->drain_us;
+    http_stop_accepting(g->options->http);
+}
+
+/* What came in before the port was left, but has not reached the gate yet. */
+static bool late_requests(gateway_state *g) {
+    http_counts counts;
+    http_count(g->options->http, &counts);
+    return g->options->shared_port && counts.exchanges > 0;
+}
+
 static void begin_drain(gateway_state *g) {
     struct signalfd_siginfo info;
     ssize_t n = read(g->signal_fd, &info, sizeof info);
@@ -373,16 +388,20 @@ static void begin_drain(gateway_state *g) {
         g->quit = true;
         return;
     }
-    LOG(INFO, "gateway", "draining", "requests=%u waiting=%u", gate_count(g->gate),
-        fair_count(g->line));
-    g->stop_by_us = clock_now_us() + g->options->drain_us;
-    http_stop_accepting(g->options->http);
+    diag d;
+    if (g->options->shared_port && !g->leave_by_us &&
+        http_leave(g->options->http, &d) == STATUS_OK) {
+        LOG(INFO, "gateway", "leaving the port", "%s", "");
+        g->leave_by_us = clock_now_us() + LEAVE_US;
+        return;
+    }
+    drain(g);
 }
 
 /* After the requests, the workers. */
 static void go_on_draining(gateway_state *g) {
     int64_t now = clock_now_us();
-    bool none = gate_count(g->gate) == 0 && fair_count(g->line) == 0;
+    bool none = gate_count(g->gate) == 0 && fair_count(g->line) == 0 && !late_requests(g);
     bool requests_over = none || now >= g->stop_by_us;
     if (!requests_over) {
         return;
@@ -423,9 +442,12 @@ static void timers(gateway_state *g) {
         }
     }
     gatescale_turn(g, now);
-    if (!g->ready_said && pool_ready(&g->pool)) {
+    if (!g->ready_said && pool_ready(&g->pool) && !g->leave_by_us) {
         g->ready_said = true;
         g->options->on_ready(g->options->self);
+    }
+    if (g->leave_by_us && !g->stop_by_us && now >= g->leave_by_us) {
+        drain(g);
     }
     if (g->stop_by_us) {
         go_on_draining(g);
@@ -439,7 +461,7 @@ static int wait_ms(const gateway_state *g) {
     if (start < due) {
         due = start;
     }
-    int64_t most = g->stop_by_us ? 50000 : TICK_US;
+    int64_t most = g->stop_by_us || g->leave_by_us ? 50000 : TICK_US;
     if (gate_pending_count(g->gate) > 0) {
         most = PENDING_US;
     }

@@ -52,6 +52,7 @@ typedef struct {
     int64_t join_us;              /* a worker must say HELLO within this */
     int64_t pending_us;           /* a request waits this long for workers, then 503 */
     int64_t drain_us;             /* requests under way get this long to end */
+    bool shared_port;             /* of `http`: it is left before the drain */
     trace *trace;                 /* spans of requests; NULL: off */
     reqtrace *traces;             /* of the requests of `http` */
     const gateway_scale *scale;   /* NULL: the number of local workers does not change */

@@ -4,13 +4,10 @@
 
 #include <errno.h>
 #include <microhttpd.h>
-#include <netdb.h>
-#include <netinet/in.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "engine/base/check.h"
@@ -19,6 +16,7 @@
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
 #include "server/http/exchange_inner.h"
+#include "server/http/listener.h"
 #include "server/http/refusal.h"
 #include "server/http/sweeper.h"
 
@@ -39,7 +37,7 @@ struct http {
     sweeper *sweep;
     struct MHD_Daemon *daemon;
     uint16_t port;
-    _Atomic bool draining;
+    _Atomic bool leaving; /* every answer is its connection's last */
     _Atomic uint64_t requests;
     _Atomic uint32_t exchanges;
 };
@@ -105,7 +103,7 @@ static enum MHD_Result http_begin(http *h, struct MHD_Connection *c, const char 
     call->head = head;
     call->body = strbuf_make(h->options.body_bytes_max);
     /* MHD ends a chunked body where its own parser does: no second request after one. */
-    call->close = head.chunked || !head.keep || atomic_load(&h->draining);
+    call->close = head.chunked || !head.keep || atomic_load(&h->leaving);
     http_head view = {.method = str_from(method),
                       .path = str_from(url),
                       .authorization = http_header(c, "Authorization"),
@@ -209,7 +207,7 @@ static enum MHD_Result http_handle(void *cls, struct MHD_Connection *c, const ch
     }
     switch (exchange_wait(call->x, c)) {
         case EXCHANGE_READY:
-            call->close = call->close || atomic_load(&h->draining);
+            call->close = call->close || atomic_load(&h->leaving);
             return exchange_queue(call->x, c, call->close);
         case EXCHANGE_WAITING:
             return MHD_YES;
@@ -268,43 +266,6 @@ static void http_mhd_log(void *cls, const char *format, va_list args) {
     LOG(DEBUG, "http", "libmicrohttpd", "text=\"%s\"", text);
 }
 
-/* A listening socket on the first address of `host` that works. */
-static status http_listen(const http_options *o, int *fd_out, uint16_t *port_out, diag *d) {
-    char service[8];
-    snprintf(service, sizeof service, "%u", (unsigned)o->port);
-    struct addrinfo hints = {
-        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
-    struct addrinfo *list = NULL;
-    int code = getaddrinfo(o->host, service, &hints, &list);
-    if (code != 0) {
-        return status_fail_param(d, STATUS_INVALID, "host", "%s: %s", o->host, gai_strerror(code));
-    }
-    int fd = -1;
-    for (struct addrinfo *a = list; fd < 0 && a != NULL; a = a->ai_next) {
-        fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        int one = 1;
-        if (fd >= 0 && (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0 ||
-                        bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, SOMAXCONN) != 0)) {
-            int saved = errno;
-            (void)close(fd);
-            errno = saved;
-            fd = -1;
-        }
-    }
-    freeaddrinfo(list);
-    if (fd < 0) {
-        return status_fail_errno(d, STATUS_IO, "cannot listen on %s port %u", o->host,
-                                 (unsigned)o->port);
-    }
-    struct sockaddr_storage bound = {0};
-    socklen_t bytes = sizeof bound;
-    CHECK_EQ(getsockname(fd, (struct sockaddr *)&bound, &bytes), 0);
-    *port_out = ntohs(bound.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&bound)->sin6_port
-                                                  : ((struct sockaddr_in *)&bound)->sin_port);
-    *fd_out = fd;
-    return STATUS_OK;
-}
-
 static void http_defaults(http_options *o) {
     o->host = o->host != NULL ? o->host : "127.0.0.1";
     o->connections_max = o->connections_max != 0 ? o->connections_max : 320;
@@ -361,12 +322,14 @@ status http_open(const http_options *options, const http_handlers *handlers, htt
     h->hooks.heartbeat_us = h->options.heartbeat_us;
     h->hooks.stall_us = h->options.stall_deadline_us;
     sweeper_options so = {.listen_fd = -1,
+                          .later = h->options.shared_port,
                           .connections_max = h->options.connections_max,
                           .per_address_max = h->options.per_address_max,
                           .head_deadline_us = h->options.head_deadline_us,
                           .idle_deadline_us = h->options.idle_deadline_us,
                           .body_deadline_us = h->options.body_deadline_us};
-    status code = http_listen(&h->options, &so.listen_fd, &h->port, d);
+    status code = listener_open(h->options.host, h->options.port, h->options.shared_port,
+                                &so.listen_fd, &h->port, d);
     if (code == STATUS_OK) {
         code = sweeper_open(&so, &h->sweep, d);
     }
@@ -401,8 +364,17 @@ void http_count(http *h, http_counts *out) {
                          .exchanges = atomic_load(&h->exchanges)};
 }
 
+status http_accept(http *h, diag *d) {
+    return h->options.shared_port ? sweeper_listen(h->sweep, d) : STATUS_OK;
+}
+
+status http_leave(http *h, diag *d) {
+    atomic_store(&h->leaving, true);
+    return sweeper_leave(h->sweep, d);
+}
+
 void http_stop_accepting(http *h) {
-    atomic_store(&h->draining, true);
+    atomic_store(&h->leaving, true);
     sweeper_drain(h->sweep);
 }
 

@@ -27,6 +27,7 @@ typedef struct http http;
 typedef struct {
     const char *host;            /* ("127.0.0.1") name or address to listen on */
     uint16_t port;               /* 0: any free port; http_port tells which */
+    bool shared_port;            /* other processes may have it too; http_accept begins */
     uint32_t connections_max;    /* (320) open connections; more are answered 503 at once */
     uint32_t per_address_max;    /* (no limit) open connections of one client address */
     uint32_t threads;            /* (1) threads that read and write */
@@ -89,6 +90,14 @@ MUST_USE status http_open(const http_options *options, const http_handlers *hand
 uint16_t http_port(const http *h);
 
 void http_count(http *h, http_counts *out);
+
+/* With a shared port, takes connections from now on; else it did from http_open on. */
+MUST_USE status http_accept(http *h, diag *d);
+
+/* With a shared port, before http_stop_accepting: connections that begin from now on are for the
+ * others; those that have begun, and requests on those there are, are served as ever, and each
+ * answer is its connection's last. */
+MUST_USE status http_leave(http *h, diag *d);
 
 /* Drain: no new connections; idle ones close; requests under way go on. */
 void http_stop_accepting(http *h);

@@ -21,6 +21,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "server/http/listener.h"
 #include "server/http/sweeper_table.h"
 
 enum {
@@ -161,6 +162,11 @@ static void *sweeper_main(void *arg) {
     }
 }
 
+static bool sweeper_watch_listener(sweeper *s) {
+    struct epoll_event listen = {.events = EPOLLIN, .data.u64 = SWEEPER_LISTEN};
+    return epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->listen_fd, &listen) == 0;
+}
+
 status sweeper_open(const sweeper_options *options, sweeper **out, diag *d) {
     sweeper *s = mem_calloc(1, sizeof *s);
     if (s == NULL) {
@@ -175,10 +181,9 @@ status sweeper_open(const sweeper_options *options, sweeper **out, diag *d) {
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     CHECK_EQ(pthread_mutex_init(&s->lock, NULL), 0);
-    struct epoll_event listen = {.events = EPOLLIN, .data.u64 = SWEEPER_LISTEN};
     struct epoll_event wake = {.events = EPOLLIN, .data.u64 = SWEEPER_WAKE};
     if (s->slots == NULL || s->peeked == NULL || s->epoll_fd < 0 || s->wake_fd < 0 ||
-        epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->listen_fd, &listen) != 0 ||
+        (!options->later && !sweeper_watch_listener(s)) ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->wake_fd, &wake) != 0) {
         status code = status_fail_errno(d, STATUS_IO, "the connection table cannot be set up");
         sweeper_close(s);
@@ -199,6 +204,15 @@ status sweeper_start(sweeper *s, struct MHD_Daemon *daemon, diag *d) {
     s->thread_started = true;
     (void)pthread_setname_np(s->thread, "http-sweeper");
     return STATUS_OK;
+}
+
+status sweeper_listen(sweeper *s, diag *d) {
+    TRY(listener_start(s->listen_fd, d));
+    return sweeper_watch_listener(s) ? STATUS_OK : status_fail_errno(d, STATUS_IO, "listening");
+}
+
+status sweeper_leave(sweeper *s, diag *d) {
+    return listener_leave(s->listen_fd, d);
 }
 
 void sweeper_drain(sweeper *s) {

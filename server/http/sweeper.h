@@ -28,6 +28,7 @@ typedef struct sweeper_slot sweeper_slot;
 
 typedef struct {
     int listen_fd; /* the sweeper's from now on */
+    bool later;    /* it does not listen before sweeper_listen */
     uint32_t connections_max;
     uint32_t per_address_max; /* 0: no limit */
     int64_t head_deadline_us;
@@ -47,6 +48,12 @@ MUST_USE status sweeper_open(const sweeper_options *options, sweeper **out, diag
 
 /* Starts the thread; sockets go to `daemon`. */
 MUST_USE status sweeper_start(sweeper *s, struct MHD_Daemon *daemon, diag *d);
+
+/* Takes connections, where `options.later` made it wait. */
+MUST_USE status sweeper_listen(sweeper *s, diag *d);
+
+/* Leaves the port to others (listener.h); what has begun is still taken, until sweeper_drain. */
+MUST_USE status sweeper_leave(sweeper *s, diag *d);
 
 /* No new connections; idle ones are closed, others after their answer. */
 void sweeper_drain(sweeper *s);

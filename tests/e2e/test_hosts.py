@@ -6,6 +6,7 @@ The oracle is that of test_exact.py: every answer has the tokens that one aggreg
 """
 
 import concurrent.futures
+import json
 import os
 import signal
 import subprocess
@@ -274,6 +275,98 @@ def a_gateway_is_replaced_and_no_request_is_dropped():
             over.set()
         print(f"# {end_clients()} requests while both gateways were replaced")
         check_well(*serving)
+
+
+def clients_of_a_port(server, over):
+    """Clients of a port, until `over`, half of them on connections that they keep. There is always
+    a gateway behind it, so nothing may be refused, not even with a 503."""
+    answers = [0] * 6
+
+    def client(n):
+        i = n
+        connection = server.connect()
+        while not over.is_set():
+            path, body = jobs[i % len(jobs)]
+            if n % 2:
+                connection.close()
+            whole = {**body, "stream": False, "return_token_ids": True}
+            connection.request("POST", path, json.dumps(whole),
+                               {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            data = json.loads(answer.read())
+            assert answer.status == 200, f"request {i} was dropped: {answer.status} {data}"
+            got = [c["token_ids"] for c in data["choices"]]
+            assert got == expected[i % len(jobs)].ids, f"request {i}: wrong tokens"
+            answers[n] += 1
+            i += len(answers)
+
+    pool = concurrent.futures.ThreadPoolExecutor(len(answers))
+    clients = [pool.submit(client, n) for n in range(len(answers))]
+
+    def check_clients():
+        for done in clients:
+            if done.done():
+                done.result()
+
+    def end():
+        over.set()
+        for done in clients:
+            done.result()
+        return sum(answers)
+    return check_clients, end
+
+
+@case
+def gateways_that_share_a_port_are_replaced_under_load_and_nothing_is_dropped():
+    reference()
+    with Cluster() as c:
+        for role in "prefill", "decode", "decode":
+            c.worker(role)
+        flags = ["--reuse-port", "--log-level", "debug"]
+        first = c.gateway(*flags)
+        flags += ["--port", str(first.port)]
+        second = c.gateway(*flags)
+        for gateway in first, second:
+            c.wait_joined(gateway, 3)
+        whole = read(first.stream("/v1/completions", LONG))
+        over = threading.Event()
+        check_clients, end_clients = clients_of_a_port(first, over)
+
+        def all_serve():
+            def serves(gateway):
+                check_clients()
+                return gateway.log().count(" answered ") > 2
+            until(lambda: all(map(serves, c.gateways)), "every gateway of the port has requests")
+        try:
+            all_serve()
+            for old in first, second:
+                c.wait_joined(c.gateway(*flags), 3)
+                streams = [old.stream("/v1/completions", LONG) for _ in range(6)]
+                begun = [read([next(stream)]) for stream in streams]
+                old.process.send_signal(signal.SIGTERM)
+                for text, stream in zip(begun, streams):
+                    assert text + read(stream) == whole, "a stream was cut by the drain"
+                old.wait_end(0)
+                c.gateways.remove(old)
+                all_serve()
+        finally:
+            over.set()
+        print(f"# {end_clients()} requests to one port while both gateways were replaced")
+        check_well(c.gateways[0])
+
+
+@case
+def a_port_that_is_not_shared_is_not_taken():
+    with Cluster() as c:
+        for role in "prefill", "decode":
+            c.worker(role)
+        for flags in ([], ["--reuse-port"]):
+            owner = c.gateway(*flags)
+            other = ["--reuse-port"] if not flags else []
+            refused = c.gateway("--port", str(owner.port), *other, wait=False)
+            c.gateways.remove(refused)
+            refused.wait_end(1)
+            assert "cannot listen on" in refused.log(), refused.log_tail()
 
 
 @case

@@ -638,3 +638,41 @@ Test(http, serves_many_clients_at_once_on_several_threads) {
         stop(&f);
     }
 }
+
+Test(http, a_shared_port_is_taken_when_asked_and_left_with_what_has_begun_served) {
+    fixture f;
+    start(&f, (http_options){.shared_port = true});
+    uint16_t port = http_port(f.server);
+    rawclient kept, early, late;
+    diag d;
+    cr_assert_eq(http_accept(f.server, &d), STATUS_OK, "%s", d.text);
+    rawclient_open(&kept, port);
+    rawclient_send_z(&kept, "GET /a HTTP/1.1\r\nHost: x\r\n\r\n");
+    cr_assert(rawclient_wait_for(&kept, "200 OK"));
+    cr_assert_null(strstr(kept.got, "Connection: close"));
+    rawclient_clear(&kept);
+    rawclient_open(&early, port);
+    WAIT_UNTIL(connections(&f) == 2);
+    cr_assert_eq(http_leave(f.server, &d), STATUS_OK, "%s", d.text);
+    rawclient *both[] = {&kept, &early};
+    for (int i = 0; i < 2; i++) {
+        rawclient_send_z(both[i], "GET /b HTTP/1.1\r\nHost: x\r\n\r\n");
+        cr_assert(rawclient_wait_end(both[i]));
+        cr_assert_eq(rawclient_status(both[i], 0), 200);
+        cr_assert_not_null(strstr(both[i]->got, "Connection: close"));
+        rawclient_close(both[i]);
+    }
+    /* Another on the port gets what begins now. */
+    fixture other;
+    start(&other, (http_options){.shared_port = true, .port = port});
+    cr_assert_eq(http_accept(other.server, &d), STATUS_OK, "%s", d.text);
+    http_stop_accepting(f.server);
+    rawclient_open(&late, port);
+    rawclient_send_z(&late, "GET /c HTTP/1.1\r\nHost: x\r\n\r\n");
+    cr_assert(rawclient_wait_for(&late, "200 OK"));
+    rawclient_close(&late);
+    cr_assert_eq(f.requests, 3);
+    cr_assert_eq(other.requests, 1);
+    stop(&other);
+    stop(&f);
+}
