@@ -76,6 +76,7 @@ typedef struct {
     str cache_salt;       /* empty when not given */
     str user;             /* empty when not given */
     str cache_key;        /* prompt_cache_key: what a session is called; empty when not given */
+    bool kv_kept;         /* kv_transfer_params.do_remote_decode: another request will go on */
     int32_t priority;     /* of its caller's requests the lower go first; 0 when not given */
 
     void *owned; /* what the strs and prompts point into */

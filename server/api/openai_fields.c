@@ -341,6 +341,31 @@ static status openai_fields_priority(const cJSON *root, openai_request *r, diag 
     return jsonin_int(root, "priority", -OPENAI_PRIORITY_MAX, OPENAI_PRIORITY_MAX, &r->priority, d);
 }
 
+/* vLLM's way to let a router drive a prefill and a decode server (README.md): what a prefill server
+ * answers comes back to a decode server. Here it needs to carry nothing: the pages are found by the
+ * prompt's tokens. Members that only other connectors use are not read. */
+static status openai_fields_transfer(const cJSON *root, openai_request *r, diag *d) {
+    static const char field[] = "kv_transfer_params";
+    const cJSON *params = jsonin_get(root, field);
+    bool fetched = false;
+    if (params == NULL) {
+        return STATUS_OK;
+    }
+    if (!cJSON_IsObject(params)) {
+        return status_fail_param(d, STATUS_INVALID, field, "`%s` must be an object, not %s", field,
+                                 jsonin_kind(params));
+    }
+    TRY(jsonin_bool(params, "do_remote_decode", &r->kv_kept, d));
+    TRY(jsonin_bool(params, "do_remote_prefill", &fetched, d));
+    if (r->kv_kept && fetched) {
+        return status_fail_param(d, STATUS_INVALID, field,
+                                 "`do_remote_decode` and `do_remote_prefill` of `%s` exclude each "
+                                 "other",
+                                 field);
+    }
+    return STATUS_OK;
+}
+
 status openai_fields_generation(const jsonin *j, const openai_limits *limits, openai_request *r,
                                 diag *d) {
     const cJSON *root = j->root;
@@ -367,6 +392,7 @@ status openai_fields_generation(const jsonin *j, const openai_limits *limits, op
         return status_fail_param(d, STATUS_INVALID, "cache_salt", "`cache_salt` may not be empty");
     }
     TRY(openai_fields_priority(root, r, d));
+    TRY(openai_fields_transfer(root, r, d));
     TRY(jsonin_string(root, "prompt_cache_key", OPENAI_FIELDS_TEXT_BYTES, &r->cache_key, d));
     return jsonin_string(root, "user", OPENAI_FIELDS_TEXT_BYTES, &r->user, d);
 }

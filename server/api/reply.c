@@ -186,6 +186,17 @@ static void reply_write_opening(strbuf *out, const reply *r, bool streamed) {
     strbuf_append_char(out, '[');
 }
 
+/* What a router copies into the request that goes on; vLLM's members, all there. */
+static void reply_write_transfer(strbuf *out, const reply *r) {
+    jsonout_key(out, "kv_transfer_params");
+    strbuf_append_z(out,
+                    "{\"do_remote_prefill\":true,\"do_remote_decode\":false,"
+                    "\"remote_block_ids\":[],\"remote_engine_id\":\"weir\","
+                    "\"remote_request_id\":");
+    jsonout_string_z(out, r->id);
+    strbuf_append_z(out, ",\"remote_host\":null,\"remote_port\":null,\"tp_size\":1}");
+}
+
 void reply_write_whole(strbuf *out, const reply *r, const reply_part *choices, int32_t count,
                        const reply_usage *usage) {
     reply_write_opening(out, r, false);
@@ -194,6 +205,9 @@ void reply_write_whole(strbuf *out, const reply *r, const reply_part *choices, i
     }
     strbuf_append_char(out, ']');
     reply_write_usage(out, usage);
+    if (r->request->kv_kept) {
+        reply_write_transfer(out, r);
+    }
     strbuf_append_z(out, ",\"system_fingerprint\":null}");
 }
 

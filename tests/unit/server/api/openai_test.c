@@ -220,6 +220,10 @@ static const bad bad_completions[] = {
     {P("\"user\":1"), STATUS_INVALID, "user"},
     {P("\"prompt_cache_key\":[]"), STATUS_INVALID, "prompt_cache_key"},
     {P("\"priority\":\"high\""), STATUS_INVALID, "priority"},
+    {P("\"kv_transfer_params\":[]"), STATUS_INVALID, "kv_transfer_params"},
+    {P("\"kv_transfer_params\":{\"do_remote_decode\":1}"), STATUS_INVALID, "do_remote_decode"},
+    {P("\"kv_transfer_params\":{\"do_remote_decode\":true,\"do_remote_prefill\":true}"),
+     STATUS_INVALID, "kv_transfer_params"},
     {P("\"priority\":1000001"), STATUS_INVALID, "priority"},
     {P("\"suffix\":\"x\""), STATUS_UNSUPPORTED, "suffix"},
     {P("\"use_beam_search\":true"), STATUS_UNSUPPORTED, "use_beam_search"},
@@ -380,6 +384,9 @@ static void describe_output(const openai_request *r, strbuf *out) {
         strbuf_append_z(out, " as_ids");
     if (r->token_strs)
         strbuf_append_z(out, " strs");
+    if (r->kv_kept) {
+        strbuf_append_z(out, " kept");
+    }
     if (r->cache_salt.bytes > 0) {
         strbuf_printf(out, " salt=%.*s", (int)r->cache_salt.bytes, r->cache_salt.data);
     }
@@ -502,6 +509,13 @@ static const good good_completions[] = {
      "tiny [x] special add_special=0"},
     {P("\"return_token_ids\":true,\"return_tokens_as_token_ids\":true"), "tiny [x] ids as_ids"},
     {P("\"cache_salt\":\"s\",\"user\":\"u\""), "tiny [x] salt=s user=u"},
+    {P("\"kv_transfer_params\":null"), "tiny [x]"},
+    {P("\"kv_transfer_params\":{\"do_remote_decode\":true,\"do_remote_prefill\":false,"
+       "\"remote_engine_id\":null,\"remote_block_ids\":null,\"remote_host\":null}"),
+     "tiny [x] kept"},
+    {P("\"kv_transfer_params\":{\"do_remote_prefill\":true,\"remote_engine_id\":\"e\","
+       "\"remote_block_ids\":[1,2],\"remote_host\":\"h\",\"remote_port\":1}"),
+     "tiny [x]"},
     {P("\"suffix\":\"\",\"suffix2\":\"x\""), "tiny [x]"},
     {P("\"suffix\":null,\"use_beam_search\":false,\"length_penalty\":1.0,\"bad_words\":[]"),
      "tiny [x]"},

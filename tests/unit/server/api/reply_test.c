@@ -58,6 +58,25 @@ static request_token token(int32_t id, float logprob, int32_t top, int32_t other
 #define HEAD(object) \
     "{\"id\":\"x-1\",\"object\":\"" object "\",\"created\":5,\"model\":\"m\",\"choices\":["
 
+Test(reply, whole_with_what_a_router_takes_to_the_decode_server) {
+    openai_request q = {.kind = OPENAI_COMPLETIONS, .model = str_from("m"), .kv_kept = true};
+    reply r = {&q, "x-1", 5, pieces};
+    reply_part part = {.text = str_from("a"), .finish = REPLY_LENGTH, .stop_token = -1};
+    reply_usage usage = {7, 1, 0};
+    strbuf out = strbuf_make(1 << 20);
+    reply_write_whole(&out, &r, &part, 1, &usage);
+    assert_json(&out,
+                HEAD("text_completion")
+                "{\"index\":0,\"text\":\"a\",\"logprobs\":null,\"finish_reason\":\"length\","
+                "\"stop_reason\":null}],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":1,"
+                "\"total_tokens\":8,\"prompt_tokens_details\":{\"cached_tokens\":0}},"
+                "\"kv_transfer_params\":{\"do_remote_prefill\":true,\"do_remote_decode\":false,"
+                "\"remote_block_ids\":[],\"remote_engine_id\":\"weir\",\"remote_request_id\":"
+                "\"x-1\",\"remote_host\":null,\"remote_port\":null,\"tp_size\":1},"
+                "\"system_fingerprint\":null}");
+    strbuf_close(&out);
+}
+
 Test(reply, whole_chat) {
     openai_request q = {.kind = OPENAI_CHAT, .model = str_from("m")};
     reply r = {&q, "x-1", 5, pieces};
