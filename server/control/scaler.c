@@ -682,6 +682,10 @@ void scaler_step(scaler *s, const scaler_observation *o, int64_t now_us) {
     s->fast = scaler_demand_fast(&s->demand, SCALER_DEMAND_FAST_US);
     s->forecast = scaler_demand_forecast(&s->demand, s->options.cold_us);
     s->highest = scaler_demand_highest(&s->demand, s->options.hold_us);
+    scaler_load level = scaler_demand_forecast(&s->demand, 0);
+    if (s->highest.requests_per_s < level.requests_per_s) {
+        s->forecast = s->highest; /* a load that has ended lingers in the mean, and is over */
+    }
     note_requests(s, o);
     count_pools(s, o);
     watch_pending(s, o);

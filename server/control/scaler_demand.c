@@ -161,6 +161,7 @@ static double highest(const scaler_demand *d, const double *level, const double 
 
 scaler_load scaler_demand_highest(const scaler_demand *d, int64_t window_us) {
     uint32_t count = (uint32_t)(window_us / SCALER_DEMAND_BUCKET_US);
+    count = count > 0 ? count : 1;
     count = count < d->buckets ? count : d->buckets;
     return load_of(d, highest(d, d->history, d->raw, count),
                    highest(d, d->history_tokens, d->raw_tokens, count));

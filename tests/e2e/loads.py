@@ -8,10 +8,15 @@ SLOW = ("prefill-us = 1000\nprefill-token-us = 400\nprefill-context-us = 0\ndeco
         "decode-seq-us = 3000\ndecode-context-us = 0\nkv-gbps = 10\nkv-bytes-per-token = 20000\n")
 
 
-def slow_profile():
+# Short prompts that take long, so that few requests a second are a load for many workers.
+SLOWER = SLOW.replace("token-us = 400", "token-us = 2000").replace(
+    "decode-us = 15000", "decode-us = 40000").replace("seq-us = 3000", "seq-us = 12000")
+
+
+def slow_profile(text=SLOW):
     path = scratch("slow.profile")
     with open(path, "w", encoding="ascii") as f:
-        f.write(SLOW)
+        f.write(text)
     return path
 
 

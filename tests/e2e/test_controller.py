@@ -16,7 +16,7 @@ import time
 import urllib.request
 
 from hosts import Cluster, Node, free_port
-from loads import Load, slow_profile
+from loads import SLOW, SLOWER, Load, slow_profile
 from weirtest import (FULL, Answer, Skip, alive, case, generate, main, scratch, tiny_model, until)
 
 AWAY_S = 600 if FULL else 30
@@ -102,8 +102,8 @@ def our_workers(address):
     return sorted(found)
 
 
-def timed_words():
-    return ("--backend", "timed", "--profile", slow_profile(), "--model", tiny_model(),
+def timed_words(profile=SLOW):
+    return ("--backend", "timed", "--profile", slow_profile(profile), "--model", tiny_model(),
             "--threads", "1")
 
 
@@ -249,6 +249,48 @@ def of_two_controllers_one_acts_and_members_follow_it():
     first.end()
     second.all_done()
     assert not our_workers(hubs)
+
+
+def flip_seconds(controller, gateways):
+    """Flips a prefill worker under load: until its role has changed, and until it got a request."""
+    worker = next(w["id"] for w in controller.state()["workers"]
+                  if w["role"] == "prefill" and w["phase"] == "serving")
+    start = time.monotonic()
+    assert controller.order("flip", worker=worker, role="decode").status == 200
+    until(lambda: any(f"worker has another role worker={worker} role=decode" in g.log()
+                      for g in gateways), "a gateway has heard of it")
+    changed = time.monotonic() - start
+    until(lambda: any(d.get("decode") == worker for g in gateways
+                      for d in g.get("/debug/route").json()["decisions"][:40]),
+          "it is chosen to decode")
+    chosen = time.monotonic() - start
+    until(lambda: any(g.metrics().sum("weir_adoptions_total", role="decode", worker=str(worker))
+                      for g in gateways), "and decodes")
+    return worker, changed, chosen
+
+
+@case
+def dozens_of_workers_follow_two_ramps_and_nothing_fails():
+    with Controlled(*LOCAL, "--prefill-min", "8", "--decode-min", "8", "--prefill-max", "16",
+                    "--decode-max", "16", words=timed_words(SLOWER)) as cluster:
+        hub = cluster.hub
+        until(lambda: len(hub.serving()) == 16, "the least there may be")
+        gateways = [cluster.gateway(), cluster.gateway()]
+        with Load(gateways[0], 20, 60, 2) as one, Load(gateways[1], 20, 60, 2) as other:
+            until(lambda: hub.pool("prefill")["serving"] >= 11, "prefill grows")
+            assert hub.pool("decode")["serving"] == 8, hub.state()["decisions"]
+            print(f"# {len(hub.serving())} workers after a ramp of prompts", flush=True)
+            worker, changed, chosen = flip_seconds(hub, gateways)
+            print(f"# worker {worker} flipped: its gateways knew after {changed:.3f} s, a request "
+                  f"of the new role was sent to it after {chosen:.3f} s", flush=True)
+        done = one.done + other.done
+        until(lambda: hub.pool("prefill")["serving"] == 8, "prefill shrinks", 120)
+        with Load(gateways[0], 40, 1, 30) as one, Load(gateways[1], 40, 1, 30) as other:
+            until(lambda: hub.pool("decode")["serving"] >= 10, "decode grows")
+            assert hub.pool("prefill")["serving"] == 8, hub.state()["decisions"]
+        done += one.done + other.done
+        until(lambda: hub.pool("decode")["serving"] == 8, "decode shrinks", 120)
+        print(f"# {done} requests, none failed", flush=True)
 
 
 class Etcd:

@@ -393,3 +393,24 @@ Test(scaler, a_line_for_prefill_is_none_for_decode) {
     }
     cr_assert_gt(starts, 0, "now they do decode");
 }
+
+Test(scaler, a_load_that_has_ended_starts_nobody_again) {
+    begin((scaler_bounds){1, 16}, (scaler_bounds){1, 16}, 0);
+    s.options.hold_us = 5 * SECOND;
+    for (int i = 0; i < 8; i++) {
+        (void)add(SCALER_PREFILL, SCALER_SERVING);
+    }
+    (void)add(SCALER_DECODE, SCALER_SERVING);
+    for (int i = 0; i < 320; i++) {
+        bool over = i >= 120;
+        run(1, over ? 0.1 : 20, 1000, 20);
+        cr_assert(!over || count(SCALER_START, SCALER_PREFILL) == 0, "%s", s.actions[0].reason);
+        for (uint32_t k = 0; k < s.actions_count; k++) {
+            if (s.actions[k].kind == SCALER_STOP) {
+                remove_worker((uint32_t)s.actions[k].worker);
+            }
+        }
+        cr_assert(over || o.workers_count > 5, "the load needs them");
+    }
+    cr_assert_eq(o.workers_count, 2);
+}
