@@ -8,6 +8,7 @@
 
 #include "engine/base/log.h"
 #include "engine/base/mem.h"
+#include "server/control/wastejson.h"
 #include "server/http/jsonin.h"
 #include "server/http/jsonout.h"
 
@@ -15,6 +16,7 @@ struct autoscale {
     autoscale_options options;
     scaler scaler;
     scaler_observation seen;
+    message_waste waste[LIMIT_WORKERS];
     uint32_t numbers[LIMIT_WORKERS]; /* of seen.workers in the cluster */
     bool leads;
     int64_t acts_us; /* not before then */
@@ -59,6 +61,7 @@ static void observe(autoscale *a, const autoscale_seen *seen) {
         scaler_worker *to = &o->workers[i];
         *to = (scaler_worker){.id = w->id, .pool = w->pool, .phase = w->phase, .flips = w->flips};
         a->numbers[i] = w->worker;
+        a->waste[i] = (message_waste){0};
         bool joined = w->worker < LIMIT_WORKERS && seen->workers[w->worker].joined;
         if (!joined) {
             if (to->phase == SCALER_SERVING) {
@@ -67,6 +70,7 @@ static void observe(autoscale *a, const autoscale_seen *seen) {
             continue;
         }
         const message_heartbeat *b = &seen->workers[w->worker].beat;
+        a->waste[i] = b->waste;
         to->running = b->running;
         to->waiting = b->waiting;
         to->queued_tokens = b->queued_tokens;
@@ -237,6 +241,12 @@ static void put_pools(const autoscale *a, strbuf *out) {
         put_float(out, "busy", p->busy);
         put_bool(out, "pending", p->pending);
         put_text(out, "why", p->why);
+        wastejson_sum sum = {0};
+        for (uint32_t w = 0; w < a->seen.workers_count; w++) {
+            wastejson_add(&sum, &a->waste[w],
+                          i == SCALER_PREFILL ? WASTE_POOL_PREFILL : WASTE_POOL_DECODE);
+        }
+        wastejson_put(out, &sum);
         (void)strbuf_append_char(out, '}');
     }
     (void)strbuf_append_char(out, ']');
@@ -259,6 +269,9 @@ static void put_workers(const autoscale *a, strbuf *out) {
         put_int(out, "queued_tokens", (int64_t)w->queued_tokens);
         put_int(out, "pages_total", w->pages_total);
         put_int(out, "pages_free", w->pages_free);
+        wastejson_sum sum = {0};
+        wastejson_add(&sum, &a->waste[i], WASTE_POOLS);
+        wastejson_put(out, &sum);
         (void)strbuf_append_char(out, '}');
     }
     (void)strbuf_append_char(out, ']');
