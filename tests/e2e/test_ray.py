@@ -15,7 +15,9 @@ import time
 import urllib.error
 import urllib.request
 
+from controllers import Controller
 from hosts import Cluster
+from loads import Load
 from weirtest import BIN, ROOT, Skip, alive, case, generate, main, scratch, tiny_model, until
 
 AGENT = os.path.join(ROOT, "server", "deploy", "ray", "weir_ray_agent.py")
@@ -323,6 +325,46 @@ def the_driver_starts_pools_and_takes_up_what_an_earlier_one_left():
             assert second.say(f"stop {i} 20") == "ok"
         second.wait("")
         second.close()
+    left = [w for w in call("GET", "/v1/workers")[1]["workers"] if w["state"] == "running"]
+    assert not left, left
+
+
+@case
+def a_controller_scales_on_ray_and_the_next_one_takes_over():
+    start_ray()
+    token = scratch("agent-token")
+    with open(token, "w", encoding="ascii") as f:
+        f.write(TOKEN + "\n")
+    flags = ("--driver", "ray", "--ray-agent", f"http://127.0.0.1:{PORT}", "--ray-token-file", token,
+             "--ray-jobs", f"http://127.0.0.1:{DASHBOARD}", "--ray-script", AGENT, "--ray-program",
+             BIN, "--worker-cpus", "0.1", "--worker-gpus", "0.5", "--decode-labels", "pool=decode",
+             "--scale-hold-s", "5")
+    words = ("--threads", "1", "--model", tiny_model(), "--kv-memory", "4m")
+    hub = Controller(*flags, words=words, env=ray_environment())
+    until(lambda: sorted(hub.serving().values()) == ["decode", "prefill"], "both pools", LIMIT_S)
+    cluster = Cluster.__new__(Cluster)
+    cluster.address, cluster.gateways = hub.address, []
+    gateway = cluster.gateway()
+    with Load(gateway, 2, 5, 4):
+        hub.ordered("scale", role="prefill", min=2, max=4)
+        until(lambda: hub.pool("prefill")["serving"] == 2, "prefill has two", LIMIT_S)
+        hub.crash()
+        hub = Controller(*flags, listen=hub.address, words=words, env=ray_environment())
+        until(lambda: len(hub.serving()) == 3, "the next one finds them")
+        hub.ordered("scale", role="prefill", min=1, max=4)
+        worker = next(w for w, role in hub.serving().items() if role == "prefill")
+        hub.ordered("flip", worker=worker, role="decode")
+        until(lambda: hub.serving().get(worker) == "decode", "its role has changed")
+        hub.ordered("scale", role="decode", min=2, max=4)
+        # What something killed comes back with the role that it had last.
+        pid = next(w["pid"] for w in call("GET", "/v1/workers")[1]["workers"]
+                   if w["id"].startswith(f"prefill-{worker}-") and w["state"] == "running")
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: any(w["id"].startswith(f"decode-{worker}-") and w["state"] == "running"
+                          for w in call("GET", "/v1/workers")[1]["workers"]), "it is back", LIMIT_S)
+        until(lambda: hub.serving().get(worker) == "decode", "and decodes", LIMIT_S)
+    gateway.stop()
+    hub.all_done()
     left = [w for w in call("GET", "/v1/workers")[1]["workers"] if w["state"] == "running"]
     assert not left, left
 
