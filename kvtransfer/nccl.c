@@ -22,6 +22,7 @@
 
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/base/mem.h"
 #include "kvtransfer/kvtplanted.h"
 #include "kvtransfer/ncclhold.h"
@@ -284,6 +285,7 @@ static void announce(pair *n, group *g) {
     say(n, &(ncclmsg){.kind = NCCLMSG_ANNOUNCE, .frame = g->frame});
     g->since_us = clock_now_us();
     g->step = ASKED;
+    (void)FAILPOINT("nccl.announced");
 }
 
 static bool heard_by_sender(pair *n, const ncclmsg *m) {
@@ -394,6 +396,7 @@ static void launched(pair *n, uint32_t index) {
         if (!n->sender) {
             answer(n, NCCLMSG_READY, g->frame.sequence);
         }
+        (void)FAILPOINT_AT("nccl.", n->sender ? "sending" : "posted");
     }
 }
 
@@ -646,8 +649,12 @@ static int nccl_event_fd(const kvt *k) {
     return ((const pair *)k)->epoll_fd;
 }
 
+/* A timer that nobody reads ticks once. */
 static void nccl_event_clear(kvt *k) {
     struct epoll_event e[2];
+    uint64_t ticks;
+    ssize_t read_bytes = read(((const pair *)k)->timer_fd, &ticks, sizeof ticks);
+    (void)read_bytes;
     (void)epoll_wait(nccl_event_fd(k), e, 2, 0);
 }
 

@@ -4,30 +4,17 @@ emulated NCCL. The oracle is one worker that computes both phases on the same ki
 """
 
 import json
-import os
 import time
 
 import mixed
+from emulated import APART, CUDA, OVER, device
 from hosts import Cluster
-from weirtest import BIN, Server, Skip, case, generate, main, parallel, until
+from weirtest import Server, case, generate, main, parallel, until
 
-MODULE = os.path.join(os.path.dirname(BIN), "libweir_cuda_emu.so")
-NCCL = os.path.join(os.path.dirname(BIN), "libweir_emu.so")
-DEVICE = {"WEIR_CUDA_MODULE": MODULE, "WEIR_NCCL": NCCL, "EMU_MEMORY_MB": "96", "EMU_THREADS": "1"}
-CUDA = ("--backend", "cuda", "--threads", "1", "--max-seqs", "8", "--prefill-chunk", "64",
-        "--deterministic")
-APART = ("--local-prefill-max", "0")
-OVER = (*CUDA, *APART, "--kv-transport", "nccl")
 jobs = [(path, body) for path, body in mixed.requests(200)
         if body.get("n", 1) == 1 and body.get("max_tokens", 99) <= 24 and len(str(body)) < 600]
 PROMPT = "the water goes over the weir and "
 expected = {}
-
-
-def device(**more):
-    if not os.path.exists(MODULE):
-        raise Skip("built without the emulated device: no CUDA headers here")
-    return {**DEVICE, **{name: str(value) for name, value in more.items()}}
 
 
 def want(which):

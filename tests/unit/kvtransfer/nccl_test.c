@@ -5,6 +5,7 @@
 
 #ifdef WEIR_EMU_LIBRARY
 #include <cuda_runtime_api.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include "tests/emu/libs/emu_nccl.h"
@@ -314,6 +315,39 @@ Test(nccl, a_group_larger_than_staging_breaks_the_channel_and_nothing_else) {
     job.layers = FIXTURE_LAYERS + 1;
     cr_assert_eq(kvt_send(f.sender, &job), KVT_FAILED);
     cr_assert(strstr(nccl_reason(f.sender), "staging"));
+    fixture_close(&f);
+    expect_nothing_left();
+}
+
+/* As a worker waits: nothing looks at a channel until its descriptor says so. */
+Test(nccl, the_descriptors_alone_carry_a_slow_transfer_to_its_end) {
+    fixture f;
+    emu_nccl_fault("delay,ms=20");
+    fixture_open_nccl(&f);
+    start_one(&f, 0);
+    kvt *sides[] = {f.sender, f.receiver};
+    struct pollfd fds[] = {{kvt_event_fd(f.sender), POLLIN, 0},
+                           {kvt_event_fd(f.receiver), POLLIN, 0}};
+    bool arrived = false, sent = false;
+    while (!arrived || !sent) {
+        kvt_arrival a;
+        uint32_t sequence;
+        cr_assert_gt(poll(fds, 2, 60000), 0, "nobody looks any more");
+        for (int i = 0; i < 2; i++) {
+            if (fds[i].revents) {
+                kvt_event_clear(sides[i]);
+            }
+        }
+        if (fds[0].revents) {
+            sent = kvt_sent(f.sender, &sequence) || sent;
+        }
+        if (fds[1].revents) {
+            kvt_result r = kvt_receive(f.receiver, &a);
+            cr_assert_neq(r, KVT_FAILED, "%s", nccl_reason(f.receiver));
+            arrived = r == KVT_DONE || arrived;
+        }
+    }
+    emu_nccl_fault(NULL);
     fixture_close(&f);
     expect_nothing_left();
 }
