@@ -9,9 +9,13 @@ breaks, and what a user reads when there is no device, a wrong one or one that i
 import json
 import os
 import signal
+import sys
 
 import mixed
-from weirtest import BIN, FULL, Server, Skip, case, generate, main, parallel, until
+from weirtest import BIN, ROOT, Server, Skip, case, generate, main, parallel, scratch, until
+
+sys.path.insert(0, os.path.join(ROOT, "tests", "golden"))
+import hf_folders  # noqa: E402  (beside the golden file, not beside this one)
 
 # WEIR_CUDA_DEVICE=real: on a GPU, for the cases that need no emulator (tests/gpu/run).
 REAL = os.environ.get("WEIR_CUDA_DEVICE") == "real"
@@ -114,9 +118,31 @@ def every_dtype_of_the_cache():
 @case
 def ten_schedules():
     reference = want(8)[:2]
-    for seed in range(1, 11 if FULL else 4):
-        with Server(*CUDA, *APART, env=device(EMU_SEED=seed)) as server:
+    for seed in range(1, 11):
+        # Every other one on a device that works without being asked, so that layers leave early.
+        with Server(*CUDA, *APART, env=device(EMU_SEED=seed, EMU_BACKGROUND=seed % 2)) as server:
             same(run(server, short(2), 2), reference)
+
+
+def folder(name):
+    path = scratch(name)
+    if not os.path.exists(path):
+        hf_folders.write(path, name)
+    return path
+
+
+@case
+def a_folder_answers_through_two_workers():
+    """A Hugging Face folder of each family, with its own template: apart as together."""
+    for name in ("llama-untied-llama3", "mistral-no-window", "qwen2", "qwen3"):
+        chat = {"messages": [{"role": "user", "content": "the and of"}], "max_tokens": 8, "seed": 3,
+                "ignore_eos": True, "temperature": 0.7}
+        answers = []
+        for flags in (("--aggregated",), APART):
+            with Server(*CUDA, *flags, env=device(), model=folder(name)) as server:
+                answers.append(generate(server, "/v1/chat/completions", dict(chat)).key())
+                server.check_pages_free()
+        assert answers[0] == answers[1], (name, answers)
 
 
 @case

@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """check_hf.py -- Hugging Face folders of every family against `transformers` in float32.
 
-    check_hf.py WEIR_LOGITS
+    check_hf.py WEIR_LOGITS             on the CPU
+    check_hf.py --cuda WEIR_LOGITS      on the CUDA backend's plain kernels, which round nothing
 
 Writes the folders of hf_folders.py, runs each with float32 activations and cache, and holds every log
 probability to hf_logits.txt (made by make_hf_logits.py); then again with weights kept as Q8_0.
@@ -17,6 +18,7 @@ import hf_folders
 HERE = os.path.dirname(os.path.abspath(__file__))
 # The greatest difference of one log probability, the numbers being as large as 25.
 BOUND = 0.0002
+DEVICE = []
 # With --weights q8_0, whose error is a matter of chance: the mean difference.
 BOUND_Q8_0 = 0.25
 
@@ -39,7 +41,7 @@ def check(tool, case, want, *flags):
             for ids in hf_folders.tokens(case):
                 f.write(" ".join(map(str, ids)) + "\n")
         done = subprocess.run([tool, folder, windows, "--activations", "f32", "--kv", "f32",
-                               "--chunk", "17", "--threads", "2", *flags], capture_output=True, text=True,
+                               "--chunk", "17", "--threads", "2", *DEVICE, *flags], capture_output=True, text=True,
                               check=False, timeout=300)
     if done.returncode != 0:
         return done.stderr.strip()
@@ -57,13 +59,24 @@ def check(tool, case, want, *flags):
 
 
 def main():
-    if len(sys.argv) != 2:
+    cuda = "--cuda" in sys.argv
+    tools = [a for a in sys.argv[1:] if a != "--cuda"]
+    if len(tools) != 1:
         sys.exit(__doc__)
+    module = os.environ.get("WEIR_CUDA_MODULE")
+    if cuda and module and not os.path.exists(module):
+        print("built without the emulated device: no CUDA headers here")
+        sys.exit(77)
+    if cuda:
+        DEVICE.extend(["--backend", "cuda", "--isa", "plain"])
     want, failed = golden(), False
     for case in hf_folders.CASES:
-        why = check(sys.argv[1], case, want[case])
+        why = check(tools[0], case, want[case])
         print("ok hf/%s" % case if why is None else "not ok hf/%s - %s" % (case, why))
-        less = check(sys.argv[1], case, want[case], "--weights", "q8_0")
+        if cuda:
+            failed = failed or why is not None
+            continue
+        less = check(tools[0], case, want[case], "--weights", "q8_0")
         print("ok hf/%s as Q8_0" % case if less is None else
               "not ok hf/%s as Q8_0 - %s" % (case, less))
         failed = failed or why is not None or less is not None
