@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/base/arena.h"
 #include "engine/base/clock.h"
@@ -56,8 +57,25 @@ static uint32_t pid(void *self, uint32_t worker) {
     return c->seen.workers[worker].pid;
 }
 
+static uint32_t find(void *self, const char *host) {
+    const control *c = self;
+    size_t bytes = strlen(host);
+    for (uint32_t i = 0; i < LIMIT_WORKERS && bytes > 0; i++) {
+        char text[HOSTPORT_TEXT_BYTES];
+        if (!c->seen.workers[i].joined) {
+            continue;
+        }
+        hostport_print(&c->seen.workers[i].address, text);
+        const char *at = text[0] == '[' ? text + 1 : text;
+        if (strncmp(at, host, bytes) == 0 && (at[bytes] == ':' || at[bytes] == ']')) {
+            return i;
+        }
+    }
+    return DRIVER_NO_WORKER;
+}
+
 driver_cluster_hub control_hub(control *c) {
-    return (driver_cluster_hub){c, tell, roles, pid};
+    return (driver_cluster_hub){c, tell, roles, pid, find};
 }
 
 /* ---- a turn --------------------------------------------------------------------------------- */

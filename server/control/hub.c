@@ -36,6 +36,7 @@ typedef struct {
     uint32_t number; /* of a worker that is MEMBER */
     bool knows;      /* that it has this number: only then do others hear of it */
     hello_kept hello;
+    hostport address; /* of a worker */
     message_heartbeat beat;
     int64_t heard_us, due_us; /* due: of the end when LEAVING */
 } seat;
@@ -121,14 +122,13 @@ static seat *holder(hub *h, uint32_t number) {
 }
 
 /* Whether it can be among those that are here. */
-static status check_fits(hub *h, const seat *s, diag *d) {
+static status check_fits(hub *h, seat *s, diag *d) {
     const message_hello *hello = &s->hello.hello;
-    hostport address;
     if (hello->epoch != s->who.epoch) {
         return status_fail(d, STATUS_MISMATCH, "its HELLO is not of the epoch that dialled");
     }
     if (s->who.kind == HANDSHAKE_WORKER &&
-        (!hello->roles || hostport_parse(hello->address, true, &address, d) != STATUS_OK)) {
+        (!hello->roles || hostport_parse(hello->address, true, &s->address, d) != STATUS_OK)) {
         return status_fail(d, STATUS_MISMATCH, "a worker needs a role and an address");
     }
     for (int i = 0; i < MEMBERS_MAX; i++) {
@@ -338,6 +338,7 @@ static void look_at(hub *h, hub_view *out) {
             out->workers[s->number].joined = true;
             out->workers[s->number].roles = s->hello.hello.roles;
             out->workers[s->number].pid = s->hello.hello.pid;
+            out->workers[s->number].address = s->address;
             out->workers[s->number].beat = s->beat;
         }
     }

@@ -37,6 +37,7 @@ typedef struct {
     struct {
         bool joined;
         uint32_t roles, pid; /* of its HELLO */
+        hostport address;
         message_heartbeat beat;
     } workers[LIMIT_WORKERS]; /* by number */
     uint32_t gateways;

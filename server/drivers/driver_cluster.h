@@ -21,6 +21,9 @@ typedef struct {
     bool (*tell)(void *self, uint32_t worker, const message *m); /* false: it is not there */
     uint32_t (*roles)(void *self, uint32_t worker); /* MESSAGE_ROLE_* bits; 0: it is not there */
     uint32_t (*pid)(void *self, uint32_t worker);   /* on its host */
+    /* The number of the worker at that address, whatever its port; DRIVER_NO_WORKER: there is
+     * none. */
+    uint32_t (*find)(void *self, const char *host);
 } driver_cluster_hub;
 
 enum {

@@ -26,11 +26,18 @@ def timed_words(profile=SLOW):
             "--threads", "1")
 
 
+def only_in_full():
+    """What another case does too, in passing."""
+    if not FULL:
+        raise Skip("of the full tier")
+
+
 LOCAL = ("--driver", "local", "--scale-hold-s", "5")
 
 
 @case
 def loads_of_two_gateways_add_and_size_the_pools():
+    only_in_full()
     with Controlled(*LOCAL, "--prefill-max", "5", "--decode-max", "3",
                     words=timed_words()) as cluster:
         until(lambda: len(cluster.hub.serving()) == 2, "the least there may be")
@@ -49,7 +56,7 @@ def from_zero_and_back_with_requests_held_at_the_gateways():
                     words=timed_words()) as cluster:
         gateway = cluster.gateway()
         assert not cluster.hub.state()["workers"] and gateway.healthy()
-        for _ in range(2):
+        for _ in range(2 if FULL else 1):
             with Load(gateway, 2, 20, 4):
                 until(lambda: len(cluster.hub.serving()) >= 2, "workers start")
             until(lambda: not cluster.hub.state()["workers"], "all have gone", 120)
@@ -139,6 +146,7 @@ def keys_are_asked_for_and_models_are_not_served():
 
 @case
 def of_two_controllers_one_acts_and_members_follow_it():
+    only_in_full()
     lease = scratch("lease")
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     hubs = ",".join(addresses)

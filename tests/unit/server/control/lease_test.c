@@ -199,7 +199,7 @@ static uint32_t no_pid(void *self, uint32_t worker) {
 
 /* Each controller has a driver and a hub of its own: what one knows does not stop the other. */
 static void order_about(uint64_t seed, bool fenced) {
-    static const driver_cluster_hub hub = {NULL, send_order, has_role, no_pid};
+    static const driver_cluster_hub hub = {NULL, send_order, has_role, no_pid, NULL};
     lease_record r = {0};
     actor actors[2] = {{.holder = 1}, {.holder = 2}};
     driver *drivers[2];
