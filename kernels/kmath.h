@@ -1,8 +1,7 @@
 /* kmath.h -- scalar arithmetic with one result on every machine.
  *
- * Purpose    Half floats, brain floats, and double sine and cosine made of IEEE operations in a
- *            written order, so that their bits do not change with the C library or the CPU.
- * Ownership  None.
+ * Purpose    Half floats, brain floats, FP8, and double sine and cosine made of IEEE operations in
+ * a written order, so that their bits do not change with the C library or the CPU. Ownership  None.
  * Threads    Pure functions.
  * Limits     kmath_sincos is good to 1e-15 for |x| < 2^20 and defined for every finite x.
  */
@@ -72,6 +71,35 @@ static inline uint16_t kmath_to_bf16(float f) {
         return (uint16_t)(high | 64u);
     }
     return (uint16_t)((u + 0x7fffu + (high & 1u)) >> 16);
+}
+
+/* FP8 e4m3 (OCP 8-bit floating point, 2023) to binary32: exact. There is no infinity. */
+static inline float kmath_e4m3(uint8_t v) {
+    const uint32_t sign = (uint32_t)(v & 0x80u) << 24, exponent = (v >> 3) & 15u, fraction = v & 7u;
+    if ((v & 0x7fu) == 0x7fu) {
+        return kmath_float(sign | 0x7fc00000u);
+    }
+    if (exponent == 0) { /* zero and subnormal: fraction * 2^-9 */
+        return kmath_float(sign | kmath_bits((float)fraction * 0.001953125f));
+    }
+    return kmath_float(sign | ((exponent + 120u) << 23) | (fraction << 20));
+}
+
+/* binary32 to FP8 e4m3, to nearest even; what is larger than 448 becomes 448. */
+static inline uint8_t kmath_to_e4m3(float f) {
+    const uint32_t u = kmath_bits(f), sign = (u >> 24) & 0x80u, magnitude = u & 0x7fffffffu;
+    if (magnitude > 0x7f800000u) {
+        return 0x7fu;
+    }
+    if (magnitude >= 0x43e00000u) { /* 448 */
+        return (uint8_t)(sign | 0x7eu);
+    }
+    if (magnitude < 0x3c800000u) { /* below 2^-6: adding 2^14 leaves multiples of 2^-9 */
+        const float shifted = kmath_float(magnitude) + 16384.0f;
+        return (uint8_t)(sign | (kmath_bits(shifted) - 0x46800000u));
+    }
+    const uint32_t odd = (magnitude >> 20) & 1u;
+    return (uint8_t)(sign | ((magnitude + 0x7ffffu + odd - 0x3c000000u) >> 20));
 }
 
 /* Sine and cosine: reduction by pi/2 in three parts (Cody and Waite, "Software Manual for the

@@ -70,7 +70,15 @@ typedef struct {
 
 /* The values are backend_kv_type's. INT8: one scale a token and kv head, for K and for V each:
  * max|x| / 127 in BF16 rounded up; a byte is x / scale to nearest even. */
-typedef enum { CUDA_KV_F16 = 0, CUDA_KV_F32 = 1, CUDA_KV_BF16 = 2, CUDA_KV_INT8 = 3 } cuda_kv_type;
+/* FP8 is e4m3 without scales, for pages that come from elsewhere (pages_scatter): no operator reads
+ * it yet. */
+typedef enum {
+    CUDA_KV_F16 = 0,
+    CUDA_KV_F32 = 1,
+    CUDA_KV_BF16 = 2,
+    CUDA_KV_INT8 = 3,
+    CUDA_KV_FP8 = 4
+} cuda_kv_type;
 
 /* One layer of the KV pool. Kv head h of a page lies at h * head_bytes: K [16 tokens, head_dim],
  * then V [16 tokens, head_dim]; INT8: then the scales of K [16] and of V [16], BF16. */

@@ -9,6 +9,8 @@
 #ifndef KERNELS_CUDA_PAGES_CUH
 #define KERNELS_CUDA_PAGES_CUH
 
+#include <cuda_fp8.h>
+
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/ptx.cuh"
 
@@ -31,6 +33,9 @@ static __device__ __forceinline__ float pages_get(cuda_kv_type type, int32_t dim
             return __half2float(((const __half *)head)[element]);
         case CUDA_KV_BF16:
             return __bfloat162float(((const __nv_bfloat16 *)head)[element]);
+        case CUDA_KV_FP8:
+            return __half2float(__half(
+                __nv_cvt_fp8_to_halfraw(((const __nv_fp8_storage_t *)head)[element], __NV_E4M3)));
         case CUDA_KV_INT8:
             break;
     }
@@ -59,6 +64,10 @@ static __device__ __forceinline__ void pages_put_one(cuda_kv_type type, uint8_t 
             break;
         case CUDA_KV_BF16:
             ((__nv_bfloat16 *)head)[element] = __float2bfloat16_rn(value);
+            break;
+        case CUDA_KV_FP8: /* kmath_to_e4m3: what is too large becomes the largest */
+            ((__nv_fp8_storage_t *)head)[element] =
+                __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
             break;
         case CUDA_KV_INT8:
             ((int8_t *)head)[element] = (int8_t)(scale > 0 ? rintf(value / scale) : 0.0f);

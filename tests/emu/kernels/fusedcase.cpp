@@ -4,6 +4,7 @@
  * together; int8 rounding is checked by what it promises: half a scale at most.
  */
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/kmath.h"
 #include "tests/emu/kernels/kernelcase.hpp"
 
 #include <cuda_bf16.h>
@@ -16,7 +17,7 @@ namespace {
 constexpr int PAGE = 16;
 
 uint64_t element_bytes(cuda_kv_type type) {
-    return type == CUDA_KV_F32 ? 4 : type == CUDA_KV_INT8 ? 1 : 2;
+    return type == CUDA_KV_F32 ? 4 : type == CUDA_KV_INT8 || type == CUDA_KV_FP8 ? 1 : 2;
 }
 
 uint64_t head_bytes_of(cuda_kv_type type, int dim) {
@@ -38,6 +39,9 @@ float element_of(cuda_kv_type type, int dim, const uint8_t *head, int which, int
         const float scale = bf16_at(head + 2 * PAGE * dim + (which * PAGE + token) * 2);
         *step = scale * 0.501f;
         return (float)(int8_t)head[at] * scale;
+    }
+    if (type == CUDA_KV_FP8) {
+        return kmath_e4m3(head[at]);
     }
     if (type == CUDA_KV_F32) {
         float x;
@@ -272,6 +276,8 @@ pool make_pool(cuda_kv_type type, uint64_t seed) {
             memcpy(&p.bytes[i], &x, 4);
         } else if (type == CUDA_KV_INT8) {
             p.bytes[i] = (uint8_t)r.below(256);
+        } else if (type == CUDA_KV_FP8) {
+            p.bytes[i] = kmath_to_e4m3(x);
         } else if (type == CUDA_KV_BF16) {
             memcpy(&p.bytes[i], &b, 2);
         } else {
@@ -334,8 +340,10 @@ void pages_arrive(const char *name, cuda_kv_type from_type, cuda_kv_type to_type
                     const int which = e / (PAGE * DIM), token = e / DIM % PAGE;
                     const float x =
                         element_of(to_type, DIM, &got[at], which, token, e % DIM, &step);
-                    const float want =
-                        element_of(from_type, DIM, sent, which, token, e % DIM, &unused);
+                    float want = element_of(from_type, DIM, sent, which, token, e % DIM, &unused);
+                    if (to_type == CUDA_KV_FP8) { /* bit for bit the host's rounding */
+                        want = kmath_e4m3(kmath_to_e4m3(want));
+                    }
                     fine = fine && fabsf(x - want) <= step;
                 }
                 memcpy(&expected[at], &got[at], to.head_bytes);
@@ -369,4 +377,7 @@ void fusedcase_run() {
     pages_arrive("int8", CUDA_KV_INT8, CUDA_KV_INT8);
     pages_arrive("bf16_to_int8", CUDA_KV_BF16, CUDA_KV_INT8);
     pages_arrive("f32_to_f16", CUDA_KV_F32, CUDA_KV_F16);
+    pages_arrive("fp8", CUDA_KV_FP8, CUDA_KV_FP8);
+    pages_arrive("bf16_to_fp8", CUDA_KV_BF16, CUDA_KV_FP8);
+    pages_arrive("fp8_to_bf16", CUDA_KV_FP8, CUDA_KV_BF16);
 }

@@ -37,6 +37,44 @@ Test(kmath, bf16_is_the_upper_half_of_a_float) {
     cr_assert_eq(kmath_bf16(0xc049), -3.140625f);
 }
 
+/* The nearest of all 253 finite values, by search; on a tie the one whose last bit is 0. */
+static uint8_t nearest_e4m3(float f) {
+    uint8_t best = 0;
+    double least = INFINITY;
+    for (int v = 0; v < 0x7f; v++) {
+        double distance = fabs(fabs((double)f) - (double)kmath_e4m3((uint8_t)v));
+        if (distance < least || (distance == least && v % 2 == 0)) {
+            least = distance;
+            best = (uint8_t)v;
+        }
+    }
+    return (uint8_t)(best | (signbit(f) ? 0x80 : 0));
+}
+
+Test(kmath, e4m3_is_the_nearest_of_its_values_even_on_ties_and_saturates) {
+    uint32_t u = 1;
+    for (int v = 0; v < 256; v++) {
+        if ((v & 0x7f) != 0x7f) {
+            cr_assert_eq(kmath_to_e4m3(kmath_e4m3((uint8_t)v)), v, "%x", v);
+        }
+    }
+    for (int i = 0; i < 200000; i++) {
+        /* Exponents around those of FP8; every other one at or next to a tie. */
+        u = u * 1664525u + 1013904223u;
+        uint32_t bits = (u & 0x80ffffffu) | ((0x6fu + (u >> 24) % 26u) << 23);
+        if (i % 2 == 0) {
+            bits = (bits & 0xfff00000u) + 0x80000u + (u & 1u) - ((u >> 1) & 1u);
+        }
+        const float f = kmath_float(bits);
+        cr_assert_eq(kmath_to_e4m3(f), nearest_e4m3(f), "%a", (double)f);
+    }
+    cr_assert_eq(kmath_to_e4m3(INFINITY), 0x7e);
+    cr_assert_eq(kmath_to_e4m3(-1e9f), 0xfe);
+    cr_assert_eq(kmath_e4m3(0x7e), 448.0f);
+    cr_assert_eq(kmath_e4m3(0x01), 0.001953125f);
+    cr_assert(isnan(kmath_e4m3(kmath_to_e4m3(NAN))));
+}
+
 Test(kmath, sincos_is_good_to_1e15) {
     for (int i = 0; i < 400000; i++) {
         const double x = (i - 200000) * (i % 3 == 0 ? 5.0 : 0.01) + 1e-9 * i;
