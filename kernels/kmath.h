@@ -1,7 +1,8 @@
 /* kmath.h -- scalar arithmetic with one result on every machine.
  *
- * Purpose    Half floats, brain floats, FP8, and double sine and cosine made of IEEE operations in
- * a written order, so that their bits do not change with the C library or the CPU. Ownership  None.
+ * Purpose    Half floats, brain floats, FP8, and double sine and cosine, made of IEEE operations
+ *            in a written order: their bits do not change with the C library or the CPU.
+ * Ownership  None.
  * Threads    Pure functions.
  * Limits     kmath_sincos is good to 1e-15 for |x| < 2^20 and defined for every finite x.
  */

@@ -4,12 +4,14 @@
  *            its own. The sender never has an address of the receiver's pool. A receive is posted
  *            with the pages it may fill and what is expected; the sender answers each post with
  *            exactly one send, in order. Which transport carries them (shm.c, tcp.c, nccl.c,
- * local.c) is not the caller's concern. Ownership  kvt_close frees the side and what it mapped.
- * Pages named in a job must stay as they are until its completion is reported or the channel is
- * closed: that is the caller's quarantine. Threads    One thread at a time per side. Limits
- * KVT_JOB_PAGES pages a job; KVT_JOBS_MAX jobs outstanding a side. Flow       kvt_send: DONE
- * (taken; completion comes), AGAIN (no room: try again when the event descriptor is ready), FAILED
- * (the channel is broken; close it).
+ *            local.c) is not the caller's concern.
+ * Ownership  kvt_close frees the side and what it mapped. Pages named in a job must stay as they
+ *            are until its completion is reported or the channel is closed: that is the caller's
+ *            quarantine.
+ * Threads    One thread at a time per side.
+ * Limits     KVT_JOB_PAGES pages a job; KVT_JOBS_MAX jobs outstanding a side.
+ * Flow       kvt_send: DONE (taken; completion comes), AGAIN (no room: try again when the event
+ *            descriptor is ready), FAILED (the channel is broken; close it).
  */
 #ifndef KVTRANSFER_KVT_H
 #define KVTRANSFER_KVT_H

@@ -5,13 +5,13 @@
  *            staging of its own and says ready; only then P posts its send. README.md draws it.
  * Ownership  A side owns its connection, its communicator and its staging. NCCL never writes a
  *            pool: D copies from staging, in kvt_receive, after the receive ended. Staging stays
- *            until its communicator is aborted (ncclhold.h), and if that hangs it is never given
- * back. Threads    As kvt.h; all channels of one device from one thread, which NCCL wants. Limits
- * A group is at most nccl_options.stage_bytes. One group under way at a time. Set-up     As tcp.h:
- * both sides are opened at once and given a connection of their own; the unique id travels on it,
- * sealed. The communicator is made by the first kvt_send. Waits      Nothing blocks: each call
- * looks how far things are; kvt_event_fd ticks while something is under way. What is later than its
- * deadline breaks the channel.
+ *            until its communicator is aborted (ncclhold.h); if that hangs it is never given back.
+ * Threads    As kvt.h; all channels of one device from one thread, which NCCL wants.
+ * Limits     A group is at most nccl_options.stage_bytes; `window` groups are under way at once.
+ * Set-up     As tcp.h: both sides are opened at once and given a connection of their own; the
+ *            unique id travels on it, sealed. The communicator is made by the first kvt_send.
+ * Waits      Nothing blocks: each call looks how far things are; kvt_event_fd ticks while something
+ *            is under way. What is later than its deadline breaks the channel.
  */
 #ifndef KVTRANSFER_NCCL_H
 #define KVTRANSFER_NCCL_H
