@@ -53,6 +53,14 @@ static void input_item(void *context, int32_t item, int32_t thread) {
     }
 }
 
+/* Of a panel of bf16, for an operator of this many rows. */
+static int32_t pairs_columns(int32_t rows) {
+    if (rows > ISA_PAIRS_NARROW_ROWS) {
+        return 0;
+    }
+    return rows < ISA_PANEL_ROWS ? rows : ISA_PANEL_ROWS;
+}
+
 /* The same for bf16: rows are transformed beside each other, then rounded together. */
 static void pairs_item(void *context, int32_t item, int32_t thread) {
     const linear_job *j = context;
@@ -180,7 +188,7 @@ status cpulinear_run(backend *b, const ops_linear *op) {
                         .row_base = base,
                         .rows = left < CPU_ROWS ? left : CPU_ROWS,
                         .activations = first->activations,
-                        .columns = left < ISA_PANEL_ROWS ? left : ISA_PANEL_ROWS,
+                        .columns = pairs_columns(left),
                         .x = c->x};
         if (j.activations == BACKEND_ACTIVATIONS_F32 && op->input == OPS_INPUT_PLAIN) {
             j.x = op->x + (int64_t)base * first->inputs;

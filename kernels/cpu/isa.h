@@ -45,8 +45,8 @@ typedef struct {
     const uint8_t *weights;  /* the whole weight, tile by tile */
     const isa_panel *panels; /* [rows of the input / 16 up, groups]: int8 activations */
     const float *x;          /* [rows of the input, inputs]: f32 activations */
-    const uint8_t *pairs;    /* [rows of the input / 16 up, inputs / 2, columns] pairs of bf16 */
-    int32_t columns;         /* 16, or the rows of an input of fewer */
+    const uint8_t *pairs;    /* bf16: panels as isa_pairs.pack makes them */
+    int32_t columns;         /* likewise */
     float *out;              /* [rows of the input, outputs] */
     const float *bias;       /* [outputs] or NULL */
     bool accumulate;
@@ -144,7 +144,9 @@ typedef struct {
 
 /* Linear operators on a tile unit that takes bf16. */
 typedef struct {
-    /* Rounds `rows` rows of x [rows, inputs] to one panel of pairs: [inputs / 2, columns]. */
+    /* Rounds `rows` rows of x [rows, inputs] to one panel: pairs of inputs [inputs / 2, columns]
+     * for products of few rows, `columns` being 16 or the rows of an input of fewer; with 0 columns
+     * [inputs / 32][16 rows][32], for those of many. */
     void (*pack)(const float *x, int32_t inputs, int32_t rows, int32_t columns, uint8_t *to);
     void (*linear)(const isa_linear *l, uint8_t *scratch);
 } isa_pairs;

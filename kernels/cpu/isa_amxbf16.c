@@ -1,15 +1,16 @@
 /* isa_amxbf16.c -- linear operators with AMX-BF16: weights and activations rounded to bf16, sums in
  * f32. Compiled with that set's flags (CMakeLists.txt).
  *
- * A tile of weights is 16 outputs x 32 inputs: one group, made of a file's numbers right before it
- * is used (tile.h: TILE_BY_OUTPUT). A tile of activations is 16 pairs of inputs x 16 rows. The tile
- * unit's cost is the same for 1 row as for 16, and its sum of a row does not depend on the others:
- * so every number of rows gives the same bits.
+ * A tile of weights is one group of 16 outputs x 32 inputs, made of a file's numbers right before
+ * it is used (tile.h: TILE_BY_OUTPUT). The unit's sum of a row and an output does not depend on the
+ * others, nor on which of the two operands is which: so every number of rows gives the same bits.
  *
- * Of four bits a weight has 16 values a group: they are computed and rounded once (the table), and
- * looked up. Few rows stream: a group is made, and two groups later meets up to four panels of
- * rows. Many rows block: two tiles are made for some groups ahead, and meet all rows two panels at
- * a time, so that four loads feed four products.
+ * Few rows stream: weights are the unit's rows, for it costs the same with 1 column of activations
+ * as with 16. A group is made, and two groups later meets up to four panels of rows; sums come out
+ * turned. Many rows block: two tiles are made and turned for some groups ahead, and meet all rows
+ * two panels at a time, so that four loads feed four products; sums come out as they are wanted.
+ *
+ * Of four bits a weight has 16 values a group: they are computed and rounded once, and looked up.
  */
 #if defined(__x86_64__)
 #define _GNU_SOURCE
@@ -67,17 +68,19 @@ BODY_INLINE __m512i bf16_round_two(v16 low, v16 high) {
     return (__m512i)_mm512_cvtne2ps_pbh(high, low);
 }
 
-/* Nibbles of one output: a table of 16, twice, so that the fifth bit of an index does not matter.
- */
+/* Nibbles of one output. A word's index is twice its nibble, plus one: the upper half of that value
+ * in a table of floats, to which half a step of bf16 was added before: rounded to nearest, halves
+ * away from zero. */
 BODY_INLINE __m512i bf16_nibbles(const uint8_t *quants, v16 scale, v16 minimum) {
-    const __m512i shifts =
-        _mm512_set_epi64(0x0000000c0000000c, 0x0000000c0000000c, 0x0000000800000008,
-                         0x0000000800000008, 0x0000000400000004, 0x0000000400000004, 0, 0);
+    const __m512i turns = _mm512_set_epi64(
+        0x0000000b0000000b, 0x0000000b0000000b, 0x0000000700000007, 0x0000000700000007,
+        0x0000000300000003, 0x0000000300000003, 0x0000001f0000001f, 0x0000001f0000001f);
     const v16 levels = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const __m256i table = (__m256i)_mm512_cvtneps_pbh(v16_fma(levels, scale, minimum));
-    const __m512i four =
-        _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)quants));
-    return _mm512_permutexvar_epi16(_mm512_srlv_epi32(four, shifts), _mm512_broadcast_i64x4(table));
+    const v16i values = v16_bits(v16_fma(levels, scale, minimum));
+    const __m128i packed = _mm_loadu_si128((const __m128i *)(const void *)quants);
+    const __m512i four = _mm512_rorv_epi32(_mm512_broadcast_i32x4(packed), turns);
+    const __m512i index = _mm512_or_si512(four, _mm512_set1_epi16(1));
+    return _mm512_permutexvar_epi16(index, v16i_add(values, v16i_set(0x8000)));
 }
 
 /* Sixteen bytes of one output, as f32. */
@@ -102,6 +105,9 @@ BODY_INLINE const uint8_t *bf16_make(const uint8_t *w, uint8_t *slot, const tile
     const int bytes = s.nibbles ? 16 : 32, second = s.mode == TILE_ZERO128_HALF ? 1 : 0;
     bf16_scales k;
     bf16_scales_take(w + TILE_OUTPUTS * bytes, &k, s);
+    /* Scales are to be read one by one from memory: the port that would move them between lanes is
+     * what this loop runs out of first. */
+    __asm__ volatile("" ::"r"(&k) : "memory");
     UNROLL for (int c = 0; c < TILE_OUTPUTS; c++) {
         const v16 scale = v16_set(k.scale[0][c]), minimum = v16_set(k.minimum[0][c]);
         const uint8_t *q = w + bytes * c;
@@ -143,7 +149,21 @@ BODY_INLINE void bf16_transpose(v16 r[16]) {
     }
 }
 
+/* Rows as they are: tiles of [16 rows][32 inputs]. */
+static void bf16_pack_rows(const float *x, int32_t inputs, int32_t rows, uint8_t *to) {
+    for (int32_t r = 0; r < rows; r++, x += inputs) {
+        for (int32_t k = 0; k < inputs; k += TILE_GROUP) {
+            v64_store(to + k / TILE_GROUP * BF16_TILE_BYTES + 64 * r,
+                      bf16_round_two(v16_load(x + k), v16_load(x + k + 16)));
+        }
+    }
+}
+
 static void bf16_pack(const float *x, int32_t inputs, int32_t rows, int32_t columns, uint8_t *to) {
+    if (columns == 0) {
+        bf16_pack_rows(x, inputs, rows, to);
+        return;
+    }
     const __mmask16 mask = (__mmask16)((1u << columns) - 1u);
     for (int32_t k = 0; k < inputs; k += TILE_GROUP) {
         v16 pairs[ISA_PANEL_ROWS];
@@ -217,7 +237,8 @@ BODY_INLINE void bf16_meet(const bf16_job *j, const uint8_t *a, int32_t g, const
     }
 }
 
-BODY_INLINE void bf16_stream(const bf16_job *j, const uint8_t *w, int32_t tile,
+/* One tile's sums of all rows, to `sums`. */
+BODY_INLINE void bf16_stream(const bf16_job *j, const uint8_t *w, uint8_t *sums,
                              const int32_t panels, const tile_format format) {
     const int32_t group_bytes = tile_shape_of(format).group_bytes;
     const uint8_t *at[BF16_SLOTS] = {0};
@@ -239,51 +260,59 @@ BODY_INLINE void bf16_stream(const bf16_job *j, const uint8_t *w, int32_t tile,
             bf16_meet(j, at[(g - BF16_LATE) % BF16_SLOTS], g - BF16_LATE, panels);
         }
     }
-    _tile_stored(0, j->sums, stride);
-    _tile_stored(1, j->sums + BF16_TILE_BYTES, stride);
-    _tile_stored(2, j->sums + 2 * BF16_TILE_BYTES, stride);
-    _tile_stored(3, j->sums + 3 * BF16_TILE_BYTES, stride);
-    BF16_WRITTEN();
-    for (int32_t p = 0; p < panels; p++) {
-        bf16_finish(j->l, j->sums + p * BF16_TILE_BYTES, tile,
-                    j->l->row_first + p * ISA_PANEL_ROWS);
+    _tile_stored(0, sums, stride);
+    if (panels > 1) {
+        _tile_stored(1, sums + BF16_TILE_BYTES, stride);
     }
+    if (panels > 2) {
+        _tile_stored(2, sums + 2 * BF16_TILE_BYTES, stride);
+    }
+    if (panels > 3) {
+        _tile_stored(3, sums + 3 * BF16_TILE_BYTES, stride);
+    }
+    BF16_WRITTEN();
 }
 
-BODY_INLINE void bf16_stream_panels(const bf16_job *j, const uint8_t *w, int32_t tile,
+BODY_INLINE void bf16_stream_panels(const bf16_job *j, const uint8_t *w, uint8_t *sums,
                                     const tile_format format) {
     switch ((j->l->rows + ISA_PANEL_ROWS - 1) / ISA_PANEL_ROWS) {
         case 1:
-            bf16_stream(j, w, tile, 1, format);
+            bf16_stream(j, w, sums, 1, format);
             return;
         case 2:
-            bf16_stream(j, w, tile, 2, format);
+            bf16_stream(j, w, sums, 2, format);
             return;
         case 3:
-            bf16_stream(j, w, tile, 3, format);
+            bf16_stream(j, w, sums, 3, format);
             return;
         default:
-            bf16_stream(j, w, tile, 4, format);
+            bf16_stream(j, w, sums, 4, format);
             return;
     }
 }
 
-/* Groups [from, to) of a tile at `w`, one after the other. */
+/* `count` groups of a tile at `w`, turned to what a product takes on its other side: [16 pairs of
+ * inputs][16 outputs]. */
 BODY_INLINE void bf16_make_block(const uint8_t *w, int32_t count, uint8_t *to,
                                  const tile_format format) {
     const int32_t group_bytes = tile_shape_of(format).group_bytes;
     for (int32_t g = 0; g < count; g++, w += group_bytes, to += BF16_TILE_BYTES) {
         const uint8_t *made = bf16_make(w, to, format);
-        if (made != to) {
-            memcpy(to, made, BF16_TILE_BYTES);
+        v16 pairs[16];
+        UNROLL for (int i = 0; i < 16; i++) {
+            pairs[i] = v16_load((const float *)(const void *)(made + 64 * i));
+        }
+        bf16_transpose(pairs);
+        UNROLL for (int i = 0; i < 16; i++) {
+            v16_store((float *)(void *)(to + 64 * i), pairs[i]);
         }
     }
 }
 
 #define BF16_FORMAT(name, format)                                                                 \
     static __attribute__((noinline)) void bf16_stream_##name(const bf16_job *j, const uint8_t *w, \
-                                                             int32_t tile) {                      \
-        bf16_stream_panels(j, w, tile, format);                                                   \
+                                                             uint8_t *sums) {                     \
+        bf16_stream_panels(j, w, sums, format);                                                   \
     }                                                                                             \
     static __attribute__((noinline)) void bf16_block_##name(const uint8_t *w, int32_t count,      \
                                                             uint8_t *to) {                        \
@@ -302,7 +331,7 @@ BF16_FORMAT(bf16, TILE_BF16)
 
 /* By format; F32 never comes here. */
 static const struct {
-    void (*stream)(const bf16_job *j, const uint8_t *w, int32_t tile);
+    void (*stream)(const bf16_job *j, const uint8_t *w, uint8_t *sums);
     void (*block)(const uint8_t *w, int32_t count, uint8_t *to);
 } bf16_formats[TILE_FORMATS] = {
     [TILE_Q4_0] = {bf16_stream_q4_0, bf16_block_q4_0},
@@ -318,22 +347,22 @@ static const struct {
 
 /* A block of groups of one or two tiles meets one or two panels. Registers 0 and 1 are the first
  * panel's sums, 2 and 3 the second's. */
-BODY_INLINE void bf16_square(const bf16_job *j, const uint8_t *b, int32_t count, const bool tiles,
+BODY_INLINE void bf16_square(const bf16_job *j, const uint8_t *x, int32_t count, const bool tiles,
                              const bool panels) {
-    const uint8_t *a = j->made, *a2 = a + BF16_BLOCK_GROUPS * BF16_TILE_BYTES;
-    const uint8_t *b2 = b + j->panel_bytes;
+    const uint8_t *w = j->made, *w2 = w + BF16_BLOCK_GROUPS * BF16_TILE_BYTES;
+    const uint8_t *x2 = x + j->panel_bytes;
     for (int32_t g = 0; g < count; g++) {
         const int64_t at = (int64_t)g * BF16_TILE_BYTES;
-        _tile_loadd(4, a + at, 64);
-        _tile_loadd(6, b + at, 64);
+        _tile_loadd(4, x + at, 64);
+        _tile_loadd(6, w + at, 64);
         _tile_dpbf16ps(0, 4, 6);
         if (tiles) {
-            _tile_loadd(5, a2 + at, 64);
-            _tile_dpbf16ps(1, 5, 6);
+            _tile_loadd(7, w2 + at, 64);
+            _tile_dpbf16ps(1, 4, 7);
         }
         if (panels) {
-            _tile_loadd(7, b2 + at, 64);
-            _tile_dpbf16ps(2, 4, 7);
+            _tile_loadd(5, x2 + at, 64);
+            _tile_dpbf16ps(2, 5, 6);
             if (tiles) {
                 _tile_dpbf16ps(3, 5, 7);
             }
@@ -341,9 +370,16 @@ BODY_INLINE void bf16_square(const bf16_job *j, const uint8_t *b, int32_t count,
     }
 }
 
-/* The same with sums that come from and go to memory: [4 registers][BF16_TILE_BYTES]. */
-BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *b, int32_t count, bool first,
-                                  uint8_t *sums, const bool tiles, const bool panels) {
+/* Where the four registers go: [16 rows][16 outputs] each. */
+typedef struct {
+    uint8_t *at[4];
+    int64_t stride;
+} bf16_place;
+
+/* The same with sums that come from memory, unless they begin here, and go to `to`. */
+BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *x, int32_t count, bool first,
+                                  const uint8_t *sums, const bf16_place *to, const bool tiles,
+                                  const bool panels) {
     if (first) {
         _tile_zero(0);
         _tile_zero(1);
@@ -355,37 +391,117 @@ BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *b, int32_t c
         _tile_loadd(2, sums + 2 * BF16_TILE_BYTES, 64);
         _tile_loadd(3, sums + 3 * BF16_TILE_BYTES, 64);
     }
-    bf16_square(j, b, count, tiles, panels);
-    _tile_stored(0, sums, 64);
-    _tile_stored(1, sums + BF16_TILE_BYTES, 64);
-    _tile_stored(2, sums + 2 * BF16_TILE_BYTES, 64);
-    _tile_stored(3, sums + 3 * BF16_TILE_BYTES, 64);
+    bf16_square(j, x, count, tiles, panels);
+    _tile_stored(0, to->at[0], to->stride);
+    if (tiles) {
+        _tile_stored(1, to->at[1], to->stride);
+    }
+    if (panels) {
+        _tile_stored(2, to->at[2], to->stride);
+    }
+    if (tiles && panels) {
+        _tile_stored(3, to->at[3], to->stride);
+    }
     BF16_WRITTEN();
 }
 
-/* Groups [g, g + count) of one or two tiles from `tile` on, for all rows. */
-static void bf16_rows(const bf16_job *j, int32_t tile, int32_t tiles, int32_t g, int32_t count) {
+/* What a block of groups does for rows [row, row + 32) of the item. */
+typedef struct {
+    int32_t tile, tiles, row, rows;
+    int32_t group, count;
+    bool first, last;
+} bf16_step;
+
+static uint8_t *bf16_sums(const bf16_job *j, const bf16_step *s) {
+    return j->sums + (int64_t)s->row * ISA_PAIRS_TILES * TILE_OUTPUTS * (int64_t)sizeof(float);
+}
+
+static float *bf16_out(const bf16_job *j, const bf16_step *s) {
     const isa_linear *l = j->l;
-    const bool first = g == 0, last = g + count == j->groups, two = tiles > 1;
-    const int32_t end = (l->rows + ISA_PANEL_ROWS - 1) / ISA_PANEL_ROWS;
-    for (int32_t p = 0; p < end; p += 2) {
-        const uint8_t *b = j->panels + p * j->panel_bytes + (int64_t)g * BF16_TILE_BYTES;
-        uint8_t *sums = j->sums + p * ISA_PAIRS_TILES * BF16_TILE_BYTES;
-        const bool pair = p + 1 < end;
-        if (two && pair) {
-            bf16_square_sums(j, b, count, first, sums, true, true);
-        } else if (two) {
-            bf16_square_sums(j, b, count, first, sums, true, false);
-        } else {
-            bf16_square_sums(j, b, count, first, sums, false, pair);
-        }
-        for (int32_t i = 0; last && i < 4; i++) {
-            if (i % 2 < tiles && p + i / 2 < end) {
-                bf16_finish(l, sums + i * BF16_TILE_BYTES, tile + i % 2,
-                            l->row_first + (p + i / 2) * ISA_PANEL_ROWS);
-            }
+    return l->out + (int64_t)(l->row_first + s->row) * l->outputs + s->tile * TILE_OUTPUTS;
+}
+
+/* Whether sums are what is wanted, and whole registers of them. */
+static bool bf16_direct(const bf16_job *j, const bf16_step *s) {
+    const isa_linear *l = j->l;
+    return s->last && !l->accumulate && l->bias == NULL && s->rows % ISA_PANEL_ROWS == 0 &&
+           (s->tile + s->tiles) * TILE_OUTPUTS <= l->outputs;
+}
+
+static bf16_place bf16_place_of(const bf16_job *j, const bf16_step *s) {
+    bf16_place p = {.stride = 64};
+    uint8_t *sums = bf16_sums(j, s);
+    for (int i = 0; i < 4; i++) {
+        p.at[i] = sums + i * BF16_TILE_BYTES;
+    }
+    if (bf16_direct(j, s)) {
+        float *out = bf16_out(j, s);
+        p.stride = (int64_t)sizeof(float) * j->l->outputs;
+        for (int i = 0; i < 4; i++) {
+            p.at[i] = (uint8_t *)(out + (int64_t)(i / 2) * ISA_PANEL_ROWS * j->l->outputs +
+                                  i % 2 * TILE_OUTPUTS);
         }
     }
+    return p;
+}
+
+/* Brings in what the sums will be written to. */
+static void bf16_fetch_out(const bf16_job *j, const bf16_step *s) {
+    const float *out = bf16_out(j, s);
+    for (int32_t r = 0; r < s->rows; r++, out += j->l->outputs) {
+        __builtin_prefetch(out, 1);
+        if (s->tiles > 1) {
+            __builtin_prefetch(out + TILE_OUTPUTS, 1);
+        }
+    }
+}
+
+/* Sums to their rows. */
+static void bf16_step_finish(const bf16_job *j, const bf16_step *s) {
+    const float *sums = (const float *)(const void *)bf16_sums(j, s);
+    for (int32_t r = 0; r < s->rows; r++) {
+        const int32_t at = r / ISA_PANEL_ROWS * 2 * ISA_PANEL_ROWS + r % ISA_PANEL_ROWS;
+        for (int32_t t = 0; t < s->tiles; t++) {
+            group_finish(j->l, v16_load(sums + (at + t * ISA_PANEL_ROWS) * TILE_OUTPUTS),
+                         j->l->row_first + s->row + r, (s->tile + t) * TILE_OUTPUTS);
+        }
+    }
+}
+
+static void bf16_step_run(const bf16_job *j, const bf16_step *s) {
+    const int32_t panel = s->row / ISA_PANEL_ROWS;
+    const uint8_t *x = j->panels + panel * j->panel_bytes + (int64_t)s->group * BF16_TILE_BYTES;
+    const bf16_place to = bf16_place_of(j, s);
+    const uint8_t *sums = bf16_sums(j, s);
+    const bool pair = s->rows > ISA_PANEL_ROWS;
+    if (s->tiles > 1 && pair) {
+        bf16_square_sums(j, x, s->count, s->first, sums, &to, true, true);
+    } else if (s->tiles > 1) {
+        bf16_square_sums(j, x, s->count, s->first, sums, &to, true, false);
+    } else {
+        bf16_square_sums(j, x, s->count, s->first, sums, &to, false, pair);
+    }
+}
+
+/* A block of groups for all rows, 32 at a time. Sums are finished after the next rows' products
+ * were begun. */
+static void bf16_rows(const bf16_job *j, bf16_step s) {
+    enum { ROWS = 2 * ISA_PANEL_ROWS };
+    bf16_step before = {0};
+    for (s.row = 0; s.row < j->l->rows; s.row += ROWS) {
+        const int32_t left = j->l->rows - s.row;
+        s.rows = left < ROWS ? left : ROWS;
+        if (s.last) {
+            bf16_fetch_out(j, &s);
+        }
+        bf16_step_run(j, &s);
+        bf16_step_finish(j, &before);
+        before = s;
+        if (!s.last || bf16_direct(j, &s)) {
+            before.rows = 0;
+        }
+    }
+    bf16_step_finish(j, &before);
 }
 
 static void bf16_block(const bf16_job *j) {
@@ -404,30 +520,54 @@ static void bf16_block(const bf16_job *j) {
                     j->made + t * BF16_BLOCK_GROUPS * BF16_TILE_BYTES);
             }
             BF16_WRITTEN();
-            bf16_rows(j, tile, tiles, g, count);
+            const bf16_step s = {.tile = tile,
+                                 .tiles = tiles,
+                                 .group = g,
+                                 .count = count,
+                                 .first = g == 0,
+                                 .last = g + count == j->groups};
+            bf16_rows(j, s);
+        }
+    }
+}
+
+static void bf16_stream_finish(const bf16_job *j, const uint8_t *sums, int32_t tile) {
+    for (int32_t r = 0; r < j->l->rows; r += ISA_PANEL_ROWS) {
+        bf16_finish(j->l, sums + r / ISA_PANEL_ROWS * BF16_TILE_BYTES, tile, j->l->row_first + r);
+    }
+}
+
+/* A tile is finished after the next one's products were begun: its last sums take a while. */
+static void bf16_few(const bf16_job *j) {
+    const isa_linear *l = j->l;
+    const uint64_t bytes = tile_bytes(l->format, l->inputs);
+    const int32_t end = l->tile_first + l->tiles;
+    for (int32_t t = l->tile_first; t <= end; t++) {
+        if (t < end) {
+            bf16_formats[l->format].stream(j, l->weights + (uint64_t)t * bytes,
+                                           j->sums + t % 2 * BF16_PANELS * BF16_TILE_BYTES);
+        }
+        if (t > l->tile_first) {
+            bf16_stream_finish(j, j->sums + (t - 1) % 2 * BF16_PANELS * BF16_TILE_BYTES, t - 1);
         }
     }
 }
 
 static void bf16_linear(const isa_linear *l, uint8_t *scratch) {
-    const int64_t stride = 4 * l->columns;
     const bf16_job j = {
         .l = l,
         .panels = l->pairs + (int64_t)l->row_first * l->inputs * (int64_t)sizeof(uint16_t),
         .panel_bytes = ISA_PANEL_ROWS * (int64_t)l->inputs * (int64_t)sizeof(uint16_t),
-        .stride = stride,
+        .stride = 4 * (int64_t)l->columns,
         .groups = l->inputs / TILE_GROUP,
         .made = scratch,
         .sums = scratch + BF16_MADE_BYTES,
     };
-    isa_amx_configure(64, l->columns);
-    if (l->rows > ISA_PAIRS_NARROW_ROWS) {
+    isa_amx_configure(64, l->columns == 0 ? TILE_OUTPUTS : l->columns);
+    if (l->columns == 0) {
         bf16_block(&j);
-        return;
-    }
-    const uint64_t bytes = tile_bytes(l->format, l->inputs);
-    for (int32_t t = l->tile_first; t < l->tile_first + l->tiles; t++) {
-        bf16_formats[l->format].stream(&j, l->weights + (uint64_t)t * bytes, t);
+    } else {
+        bf16_few(&j);
     }
 }
 

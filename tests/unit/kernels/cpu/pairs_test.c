@@ -33,6 +33,14 @@ static float spec_round(float x) {
     return kmath_float((bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u);
 }
 
+/* Weights of four bits are rounded before they are looked up: halves away from zero. */
+static float spec_round_weight(backend_type type, float w) {
+    if (type == BACKEND_Q4_0 || type == BACKEND_Q4_1 || type == BACKEND_Q4_K) {
+        return spec_flush(kmath_float((kmath_bits(w) + 0x8000u) & 0xffff0000u));
+    }
+    return spec_flush(spec_round(w));
+}
+
 static float spec_weight(backend_type type, const uint8_t *row, int32_t k) {
     if (type == BACKEND_F16 || type == BACKEND_BF16) {
         uint16_t half;
@@ -52,7 +60,7 @@ static float spec_output(backend_type type, const uint8_t *row, int32_t inputs, 
     for (int32_t g = 0; g < inputs; g += 32) {
         float part[2] = {0, 0};
         for (int32_t k = g; k < g + 32; k++) {
-            const float w = spec_flush(spec_round(spec_weight(type, row, k)));
+            const float w = spec_round_weight(type, spec_weight(type, row, k));
             part[k % 2] = spec_flush(fmaf(w, spec_round(x[k]), part[k % 2]));
         }
         acc = spec_flush(acc + spec_flush(part[0] + part[1]));
