@@ -91,7 +91,7 @@ def the_unit_of_one_host_serves():
 
 @case
 def the_units_of_a_cluster_serve():
-    folder = etc(**{":7000": ":0"})
+    folder = etc(**{":7000": ":0", ":7080": ":0"})
     hub = Unit("weir-controller.service", folder)
     hub.wait_log("hub is at")
     address = re.search(r"hub is at (\S+)", hub.log()).group(1)
