@@ -326,7 +326,8 @@ static void ray_close(void *context) {
 }
 
 status driver_ray_open(const driver_ray_options *options, driver **out, diag *d) {
-    static const driver_remote_table table = {"ray", ray_sync, ray_close, true};
+    static const driver_remote_table table = {
+        .name = "ray", .sync = ray_sync, .close = ray_close, .flips = true};
     ray *r = mem_calloc(1, sizeof *r);
     if (!r || webcall_open(&r->call) != STATUS_OK) {
         mem_free(r);

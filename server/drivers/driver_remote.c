@@ -37,8 +37,10 @@ static void merge(remote *r, const driver_remote_slot found[LIMIT_WORKERS]) {
             continue; /* wished for since, or never */
         }
         if (f->adopted) {
-            *s = *f;
-            s->adopted = false;
+            if (!s->used) { /* else wished for since: the next round finds it a place */
+                *s = *f;
+                s->adopted = false;
+            }
             continue;
         }
         if (f->gone) {
@@ -98,6 +100,9 @@ static void *run(void *context) {
 static driver_result remote_start(driver *d, uint64_t token, scaler_pool pool, uint32_t *id,
                                   diag *why) {
     remote *r = (remote *)d;
+    if (r->table->admits && !r->table->admits(r->context, pool, why)) {
+        return DRIVER_REFUSED;
+    }
     (void)pthread_mutex_lock(&r->lock);
     r->token = token;
     uint32_t i = r->first;
@@ -125,6 +130,12 @@ static driver_result remote_stop(driver *d, uint64_t token, uint32_t id, int64_t
     (void)pthread_mutex_lock(&r->lock);
     r->token = token;
     bool there = id < LIMIT_WORKERS && r->slots[id].used;
+    const driver_remote_slot *s = there ? &r->slots[id] : NULL;
+    if (s && r->table->admits &&
+        !r->table->admits(r->context, s->placed ? s->home : s->pool, why)) {
+        (void)pthread_mutex_unlock(&r->lock);
+        return DRIVER_REFUSED;
+    }
     if (there) {
         r->slots[id].stop = true;
         r->slots[id].drain_us = drain_us;
@@ -146,8 +157,12 @@ static uint32_t remote_list(driver *d, driver_worker out[LIMIT_WORKERS]) {
     for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
         const driver_remote_slot *s = &r->slots[i];
         if (s->used) {
-            out[count++] = (driver_worker){
-                .id = i, .worker = i, .pool = s->pool, .phase = s->phase, .flips = flips};
+            out[count++] =
+                (driver_worker){.id = i,
+                                .worker = r->table->number ? r->table->number(r->context, s) : i,
+                                .pool = s->pool,
+                                .phase = s->phase,
+                                .flips = flips};
         }
     }
     (void)pthread_mutex_unlock(&r->lock);

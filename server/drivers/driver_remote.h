@@ -16,7 +16,11 @@
 
 #include "server/drivers/driver.h"
 
-enum { DRIVER_REMOTE_NAME_BYTES = 64, DRIVER_REMOTE_ROUND_US = 500000 };
+enum {
+    DRIVER_REMOTE_NAME_BYTES = 64,
+    DRIVER_REMOTE_HOST_BYTES = 46,
+    DRIVER_REMOTE_ROUND_US = 500000
+};
 
 /* One wish, and how far it is. `sync` writes what is below the line. */
 typedef struct {
@@ -33,6 +37,10 @@ typedef struct {
     int64_t retry_us, backoff_us; /* not to be asked for before then */
     char avoid[DRIVER_REMOTE_NAME_BYTES]; /* a node where it was lost, until avoid_us; "": none */
     int64_t avoid_us;
+    /* Where the cluster has pools of its own: the one that it belongs to, whatever its role. */
+    scaler_pool home;
+    bool placed;
+    char host[DRIVER_REMOTE_HOST_BYTES]; /* its address; "": none yet */
 } driver_remote_slot;
 
 typedef struct {
@@ -45,6 +53,11 @@ typedef struct {
     /* Workers are started with --flips, and one that is lost is asked for again in the pool it had
      * last. False: a worker stays in its pool. */
     bool flips;
+    /* The rest may be NULL, and is called by the controller's thread. */
+    /* A worker's number at the hub, where it is not the one it was given here. */
+    uint32_t (*number)(void *context, const driver_remote_slot *slot);
+    /* Whether workers of this pool may be started and stopped now; else why not. */
+    bool (*admits)(void *context, scaler_pool pool, diag *why);
 } driver_remote_table;
 
 /* Numbers of workers are taken from [first, LIMIT_WORKERS). The context is the driver's either way.

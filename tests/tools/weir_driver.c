@@ -1,5 +1,6 @@
 /* weir_driver.c -- a driver under a test's control: `weir_driver ray AGENT_URL AGENT_TOKEN JOBS_URL
- * AGENT_PROGRAM PROGRAM GPUS DECODE_LABELS [WORKER_ARGUMENT...]`.
+ * AGENT_PROGRAM PROGRAM GPUS DECODE_LABELS [WORKER_ARGUMENT...]`, or `weir_driver kubernetes URL
+ * TOKEN_FILE CA_FILE NAMESPACE PREFILL DECODE deployments|statefulsets CALL_MS`.
  *
  * Commands come a line each and are answered a line each:
  *     start prefill|decode      ok ID, or no WHY
@@ -11,6 +12,7 @@
 #include <string.h>
 
 #include "engine/base/log.h"
+#include "server/drivers/driver_kube.h"
 #include "server/drivers/driver_ray.h"
 
 static const char *const pools[] = {"prefill", "decode"};
@@ -56,12 +58,7 @@ static void obey(driver *d, char *line, uint64_t *token) {
     (void)fflush(stdout);
 }
 
-int main(int argc, char **argv) {
-    if (argc < 9 || strcmp(argv[1], "ray") != 0) {
-        fprintf(stderr, "usage: see tests/tools/weir_driver.c\n");
-        return 2;
-    }
-    log_setup(LOG_INFO, false, "driver");
+static status open_ray(int argc, char **argv, driver **out, diag *why) {
     driver_ray_pool pool = {.args = (const char *const *)argv + 9,
                             .args_count = (uint32_t)argc - 9,
                             .gpus = strtod(argv[7], NULL)};
@@ -73,9 +70,33 @@ int main(int argc, char **argv) {
                             .cluster_key = getenv("WEIR_CLUSTER_KEY"),
                             .pools = {pool, pool}};
     o.pools[SCALER_DECODE].labels = argv[8];
+    return driver_ray_open(&o, out, why);
+}
+
+static status open_kubernetes(char **argv, driver **out, diag *why) {
+    driver_kube_options o = {.api = {.url = argv[2],
+                                     .token_file = argv[3],
+                                     .ca_file = argv[4],
+                                     .call_ms = strtol(argv[9], NULL, 10)},
+                             .stateful = strcmp(argv[8], "statefulsets") == 0};
+    (void)snprintf(o.space, sizeof o.space, "%s", argv[5]);
+    for (int i = 0; i < SCALER_POOLS; i++) {
+        (void)snprintf(o.names[i], sizeof o.names[i], "%s", argv[6 + i]);
+    }
+    return driver_kube_open(&o, out, why);
+}
+
+int main(int argc, char **argv) {
+    bool ray = argc >= 9 && strcmp(argv[1], "ray") == 0;
+    if (!ray && (argc != 10 || strcmp(argv[1], "kubernetes") != 0)) {
+        fprintf(stderr, "usage: see tests/tools/weir_driver.c\n");
+        return 2;
+    }
+    log_setup(LOG_INFO, false, "driver");
     driver *d;
     diag why;
-    if (driver_ray_open(&o, &d, &why) != STATUS_OK) {
+    status s = ray ? open_ray(argc, argv, &d, &why) : open_kubernetes(argv, &d, &why);
+    if (s != STATUS_OK) {
         fprintf(stderr, "weir_driver: %s\n", why.text);
         return 1;
     }
