@@ -155,6 +155,19 @@ def pools_are_seen_and_told_what_to_do():
         busy = "Math.max(...[...document.querySelectorAll('#pools [role=meter]')]" \
                ".map(m => +m.ariaValueNow))"
         await page.until(f"{busy} > 0", "a pool is busy")
+        # Where the time went: parts of a whole, for both pools, and what it costs.
+        parts = "[...document.querySelectorAll('#pools .parts')].map(b => [...b.children].reduce(" \
+                "(sum, i) => sum + (parseFloat(i.style.width) || 0), 0))"
+        await page.until(f"{parts}.length === 2 && {parts}.every(s => s > 95 && s < 100.1)",
+                         "the pools' time is divided")
+        await page.until("[...document.querySelectorAll('#pools .key')].every(k => "
+                         "/no work|waits|busy/.test(k.textContent))", "the parts have names")
+        colours = await page.js("[...document.querySelectorAll('#pools .parts')].flatMap(b => "
+                                "[...b.querySelectorAll('i')].map(i => i.className + ' ' + "
+                                "getComputedStyle(i).backgroundColor))")
+        assert len({c.split(" ", 1)[0] for c in colours}) == len(set(colours)) == \
+            len({c.split(" ", 1)[1] for c in colours}), colours
+        await page.until(f"parseFloat({card('price of a million tokens')}) > 0", "its price is told")
         # With the keyboard: a number into the field, and Enter.
         field = "document.querySelector('form[data-role=decode] input')"
         await page.js(f"{field}.focus(), {field}.select()")
@@ -179,7 +192,10 @@ def pools_are_seen_and_told_what_to_do():
         names = await page.js("[...document.querySelectorAll('button, input')].every(e => "
                               "e.ariaLabel || e.textContent || e.labels?.length)")
         assert names, "a control has no name"
-    with Server("--threads", "2", "--autoscale", "--prefill", "2", "--decode", "2",
+    prices = scratch("prices")
+    with open(prices, "w", encoding="ascii") as f:
+        f.write("timed = 2.5\n")
+    with Server("--price-table", prices, "--threads", "2", "--autoscale", "--prefill", "2", "--decode", "2",
                 "--prefill-min", "2", "--decode-min", "2", "--prefill-max", "4", "--decode-max",
                 "4", "--backend", "timed") as server, load(server):
         visit(server, look)
