@@ -101,7 +101,9 @@ static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag
     uint64_t generation = receiver ? p->epoch : w->epoch;
     if (p->transport == HELLO_NCCL) {
         nccl_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
-        return nccl_open(&pool, &o, generation, receiver, out, d);
+        TRY(nccl_open(&pool, &o, generation, receiver, out, d));
+        workio_device_channel(w, *out);
+        return STATUS_OK;
     }
     TRY(p->transport == HELLO_TCP
             ? tcp_open(&pool, generation, receiver, out, d)

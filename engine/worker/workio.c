@@ -49,6 +49,25 @@ static bool device_store(void *context, const kvt_job *job, const uint8_t *bytes
     return model_kv_write(context, &run, bytes) == STATUS_OK;
 }
 
+static bool device_gather(void *context, const kvt_job *job, void *staging, uint32_t *list,
+                          void *stream) {
+    backend_kv_run run = run_of(job);
+    return model_kv_gather(context, &run, staging, list, stream) == STATUS_OK;
+}
+
+static bool device_scatter(void *context, const kvt_job *job, const void *staging, uint32_t *list,
+                           void *stream) {
+    backend_kv_run run = run_of(job);
+    return model_kv_scatter(context, &run, staging, list, stream) == STATUS_OK;
+}
+
+void workio_device_channel(const worker_state *w, kvt *k) {
+    static const kvt_packer packer = {device_gather, device_scatter};
+    if (w->model && !model_kv_on_host(w->model)) {
+        kvt_use_packer(k, &packer);
+    }
+}
+
 void workio_channel(const worker_state *w, kvt *k) {
     static const kvt_device device = {device_load, device_store};
     if (w->model && !model_kv_on_host(w->model)) {

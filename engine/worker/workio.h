@@ -87,7 +87,8 @@ void workio_drop(worker_state *w, uint32_t slot);
 /* Who this worker is, as it is now. */
 message_hello workio_hello(const worker_state *w);
 kvt_pool workio_pool(const worker_state *w);
-void workio_channel(const worker_state *w, kvt *k); /* before a new channel's first job */
+void workio_channel(const worker_state *w, kvt *k);        /* before a new channel's first job */
+void workio_device_channel(const worker_state *w, kvt *k); /* the same, between devices */
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
 

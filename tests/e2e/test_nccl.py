@@ -68,6 +68,9 @@ def a_prefix_that_is_cached_and_a_prompt_that_stays():
             same(server, [job])
             until(lambda: server.metrics().sum("weir_requests_open") == 0, "it is over")
             server.check_pages_free()
+            # Workers tell their numbers now and then.
+            until(lambda: server.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0,
+                  "what was received is told")
             received.append(server.metrics().sum("weir_kv_bytes_received_total", role="decode"))
         assert received[0] > 0 and received[1] - received[0] < received[0] / 4, received
         assert received[2] == received[1], received
