@@ -84,6 +84,7 @@ static void cuda_close(backend *b) {
     (void)cudaFree(c->work.memory);
     (void)cudaFree(c->slots.memory);
     cudasample_close(c);
+    cudalibrary_close(c);
     (void)cudaFreeHost(c->stage);
     (void)cudaFreeHost(c->move_stage);
     if (c->move_stream != NULL) {
@@ -178,14 +179,15 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
     c->plain = plain;
     cudagraph_open(c);
     (void)snprintf(c->base.isa, sizeof(c->base.isa), plain ? "plain" : "sm_%d", capability);
-    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
-                   plain ? "plain" : "tensor", capability, c->deterministic ? "exact" : "fast");
     const status s = cuda_begin(c, device);
     if (s != STATUS_OK) {
         const char *why = cudaGetErrorString(c->failed);
         cuda_close(&c->base);
         return status_fail(d, s, "CUDA device %d: %s", device, why);
     }
+    cudalibrary_open(c);
+    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
+                   plain ? "plain" : "tensor", capability, c->library == NULL ? "exact" : "fast-2");
     *out = &c->base;
     return STATUS_OK;
 }

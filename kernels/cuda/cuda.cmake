@@ -15,12 +15,20 @@ find_path(WEIR_CUDA_INCLUDE cuda_runtime_api.h PATHS $ENV{CUDA_HOME}/include /us
 include(CheckLanguage)
 check_language(CXX)
 
+# cuBLASLt is opened by name when it is needed; here its header is enough.
+find_path(WEIR_CUBLASLT_INCLUDE cublasLt.h PATHS $ENV{CUDA_HOME}/include /usr/local/cuda/include
+  ${cuda_packaged})
+
 # weir_cuda_module(NAME): the host side, which both modules share.
 function(weir_cuda_module name)
   add_library(${name} MODULE ${cuda_host})
   target_link_libraries(${name} PRIVATE weir_base)
   target_link_options(${name} PRIVATE -Wl,--no-undefined)
   target_include_directories(${name} SYSTEM PRIVATE ${WEIR_CUDA_INCLUDE})
+  if(WEIR_CUBLASLT_INCLUDE)
+    target_include_directories(${name} SYSTEM PRIVATE ${WEIR_CUBLASLT_INCLUDE})
+    target_compile_definitions(${name} PRIVATE WEIR_HAVE_CUBLASLT)
+  endif()
   set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 endfunction()
 

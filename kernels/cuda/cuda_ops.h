@@ -96,6 +96,13 @@ typedef struct {
     int32_t rows;
 } cuda_embed;
 
+/* A whole matrix as bf16, row by row. */
+typedef struct {
+    cuda_matrix matrix;
+    void *out;      /* device bf16 [matrix.outputs, stride] */
+    int32_t stride; /* a multiple of 4, at least matrix.inputs; what is past those is zero */
+} cuda_unpack;
+
 typedef struct {
     const float *x, *weight; /* device [rows, width], [width] */
     float *out;              /* device [rows, width]; x itself is fine */
@@ -309,6 +316,7 @@ typedef struct {
 cudaError_t sample_rows(const cuda_sample *op, cudaStream_t stream);
 
 cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream);
+cudaError_t plain_unpack(const cuda_unpack *op, cudaStream_t stream);
 cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream);
 cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream);
 cudaError_t plain_softcap(const cuda_softcap *op, cudaStream_t stream);

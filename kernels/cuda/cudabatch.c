@@ -251,6 +251,7 @@ status cudabatch_reserve(backend *b, const ops_sizes *s) {
         TRY(cudastate_reserve(c, &c->slots, slots * slot));
     }
     TRY(cudasample_reserve(c, s));
+    TRY(cudalibrary_reserve(c, s));
     c->sealed = true;
     return host_take(c, larger(tables, work)) != NULL ? STATUS_OK : STATUS_NOMEM;
 }

@@ -107,6 +107,16 @@ status cudaops_linear(backend *b, const ops_linear *op) {
     TRY(linear_rows(c, op, &r));
     /* Parts of one storage share a launch. */
     for (int32_t first = 0; first < op->parts_count;) {
+        if (cudalibrary_can(c, op, &op->parts[first])) {
+            const status s = cudalibrary_product(c, &r, &op->parts[first]);
+            if (s == STATUS_OK) {
+                first++;
+                continue;
+            }
+            if (s != STATUS_UNSUPPORTED) {
+                return s;
+            }
+        }
         cuda_product k = {
             .rows_bf16 = r.rows_bf16, .sums = r.sums, .rows = op->rows, .stride = r.stride};
         const cuda_store store = matrix_of(op->parts[first].weight)->store;

@@ -80,6 +80,7 @@ typedef struct {
     bool sealed;         /* the buffers are as large as any batch can want */
     uint8_t *batch_host; /* [batch_host_bytes] in which the next two are put together */
     uint64_t batch_host_bytes;
+    struct cudalibrary *library;  /* cuBLASLt; NULL: not there, or not wanted */
     struct cudagraph_set *graphs; /* NULL: none */
     cudagraph_mode graph_mode;
     cudastate_note notes[CUDASTATE_NOTES_MAX]; /* the first `notes_count`: not waited for yet */
@@ -164,6 +165,14 @@ void cudagraph_close(cudastate *c);
 /* stage_bytes: all that is sent before the end, each piece in whole 16 bytes. */
 MUST_USE status cudagraph_begin(cudastate *c, const cudagraph_key *key, uint64_t stage_bytes);
 MUST_USE status cudagraph_send(cudastate *c, void *device, const void *host, uint64_t bytes);
+
+/* cudalibrary.c: whether the library multiplies these rows, made by linear_rows, and this part.
+ * UNSUPPORTED: it knows no way after all, and has done nothing. */
+void cudalibrary_open(cudastate *c);
+void cudalibrary_close(cudastate *c);
+MUST_USE status cudalibrary_reserve(cudastate *c, const ops_sizes *sizes);
+bool cudalibrary_can(const cudastate *c, const ops_linear *op, const ops_linear_part *p);
+MUST_USE status cudalibrary_product(cudastate *c, const cuda_rows *rows, const ops_linear_part *p);
 
 /* cudaops.c: the operators of backend_table. */
 MUST_USE status cudaops_embed(backend *b, const ops_embed *op);

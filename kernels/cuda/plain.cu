@@ -95,6 +95,23 @@ __global__ void embed_kernel(cuda_embed op) {
     }
 }
 
+/* One thread four elements. */
+__global__ void unpack_kernel(cuda_unpack op) {
+    const int64_t i = thread_number();
+    const int32_t fours = op.stride / 4;
+    if (i < (int64_t)op.matrix.outputs * fours) {
+        const int32_t row = (int32_t)(i / fours), first = (int32_t)(i % fours) * 4;
+        __nv_bfloat16 *out = (__nv_bfloat16 *)op.out + (int64_t)row * op.stride + first;
+        four f = {};
+        if (first < op.matrix.inputs) {
+            f = matrix_at(op.matrix, row, first);
+        }
+        for (int32_t k = 0; k < 4; k++) {
+            out[k] = __float2bfloat16_rn(first + k < op.matrix.inputs ? f.w[k] : 0.0f);
+        }
+    }
+}
+
 /* A warp a row: lane l adds the squares of elements l, l + 32, ... in order. */
 __global__ void rmsnorm_kernel(cuda_rmsnorm op) {
     const int32_t row = (int32_t)blockIdx.x, lane = (int32_t)threadIdx.x;
@@ -343,6 +360,11 @@ __global__ void attention_kernel(cuda_attention op) {
 cudaError_t plain_embed(const cuda_embed *op, cudaStream_t stream) {
     const int64_t threads = (int64_t)op->rows * ((op->table.inputs + 3) / 4);
     return ptx_launch(embed_kernel, dim3(blocks_for(threads)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_unpack(const cuda_unpack *op, cudaStream_t stream) {
+    const int64_t threads = (int64_t)op->matrix.outputs * (op->stride / 4);
+    return ptx_launch(unpack_kernel, dim3(blocks_for(threads)), dim3(THREADS), 0, stream, *op);
 }
 
 cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream) {
