@@ -41,8 +41,8 @@ def check(tool, case, want, *flags):
             for ids in hf_folders.tokens(case):
                 f.write(" ".join(map(str, ids)) + "\n")
         done = subprocess.run([tool, folder, windows, "--activations", "f32", "--kv", "f32",
-                               "--chunk", "17", "--threads", "2", *DEVICE, *flags], capture_output=True, text=True,
-                              check=False, timeout=300)
+                               "--chunk", "17", "--threads", "2", *DEVICE, *flags],
+                              capture_output=True, text=True, check=False, timeout=300)
     if done.returncode != 0:
         return done.stderr.strip()
     got = [[float(x) for x in line.split()] for line in done.stdout.splitlines()]
