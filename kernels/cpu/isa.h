@@ -20,7 +20,7 @@ enum {
     ISA_WIDE_TILES = 3,         /* tiles of one unit of the blocked kernel */
     ISA_BLOCK_GROUPS = 18,      /* groups unpacked at a time: three tiles of them fit L1 */
     ISA_PAIRS_NARROW_ROWS = 64, /* the same two for bf16 on a tile unit */
-    ISA_PAIRS_TILES = 2,
+    ISA_PAIRS_TILES = 6,
     ISA_BLOCK_INPUTS = 128, /* inputs dequantised at a time for f32 activations */
     ISA_KV_TILE = 64,       /* tokens between two rescalings of a softmax: absolute positions */
     ISA_BYTES_TILE = 128,   /* the same for int8 pages */

@@ -30,11 +30,14 @@ enum {
     BF16_AHEAD_BYTES = 4096,
     BF16_PANELS = ISA_PAIRS_NARROW_ROWS / ISA_PANEL_ROWS,
     BF16_ROWS_MAX = 512,
-    BF16_SUMS_BYTES = BF16_ROWS_MAX * ISA_PAIRS_TILES * TILE_OUTPUTS * 4,
-    BF16_MADE_BYTES = ISA_PAIRS_TILES * BF16_BLOCK_GROUPS * BF16_TILE_BYTES
+    BF16_TILES = 2, /* of many rows' products at a time */
+    BF16_SUMS_BYTES = BF16_ROWS_MAX * BF16_TILES * TILE_OUTPUTS * 4,
+    BF16_MADE_BYTES = BF16_TILES * BF16_BLOCK_GROUPS * BF16_TILE_BYTES
 };
 static_assert(BF16_PANELS == 4, "a register a panel");
-static_assert(BF16_MADE_BYTES + BF16_SUMS_BYTES + 4 * BF16_TILE_BYTES <= ISA_SCRATCH_BYTES, "fits");
+static_assert(ISA_PAIRS_TILES % BF16_TILES == 0, "whole pairs");
+static_assert(BF16_MADE_BYTES + ISA_PAIRS_TILES / BF16_TILES * BF16_SUMS_BYTES <= ISA_SCRATCH_BYTES,
+              "fits");
 
 /* Tile loads do not tell the compiler that they read memory. */
 #define BF16_WRITTEN() __asm__ volatile("" ::: "memory")
@@ -408,12 +411,13 @@ BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *x, int32_t c
 /* What a block of groups does for rows [row, row + 32) of the item. */
 typedef struct {
     int32_t tile, tiles, row, rows;
+    uint8_t *sums; /* of the tiles, all rows */
     int32_t group, count;
     bool first, last;
 } bf16_step;
 
-static uint8_t *bf16_sums(const bf16_job *j, const bf16_step *s) {
-    return j->sums + (int64_t)s->row * ISA_PAIRS_TILES * TILE_OUTPUTS * (int64_t)sizeof(float);
+static uint8_t *bf16_sums(const bf16_step *s) {
+    return s->sums + (int64_t)s->row * BF16_TILES * TILE_OUTPUTS * (int64_t)sizeof(float);
 }
 
 static float *bf16_out(const bf16_job *j, const bf16_step *s) {
@@ -430,7 +434,7 @@ static bool bf16_direct(const bf16_job *j, const bf16_step *s) {
 
 static bf16_place bf16_place_of(const bf16_job *j, const bf16_step *s) {
     bf16_place p = {.stride = 64};
-    uint8_t *sums = bf16_sums(j, s);
+    uint8_t *sums = bf16_sums(s);
     for (int i = 0; i < 4; i++) {
         p.at[i] = sums + i * BF16_TILE_BYTES;
     }
@@ -458,7 +462,7 @@ static void bf16_fetch_out(const bf16_job *j, const bf16_step *s) {
 
 /* Sums to their rows. */
 static void bf16_step_finish(const bf16_job *j, const bf16_step *s) {
-    const float *sums = (const float *)(const void *)bf16_sums(j, s);
+    const float *sums = (const float *)(const void *)bf16_sums(s);
     for (int32_t r = 0; r < s->rows; r++) {
         const int32_t at = r / ISA_PANEL_ROWS * 2 * ISA_PANEL_ROWS + r % ISA_PANEL_ROWS;
         for (int32_t t = 0; t < s->tiles; t++) {
@@ -472,7 +476,7 @@ static void bf16_step_run(const bf16_job *j, const bf16_step *s) {
     const int32_t panel = s->row / ISA_PANEL_ROWS;
     const uint8_t *x = j->panels + panel * j->panel_bytes + (int64_t)s->group * BF16_TILE_BYTES;
     const bf16_place to = bf16_place_of(j, s);
-    const uint8_t *sums = bf16_sums(j, s);
+    const uint8_t *sums = bf16_sums(s);
     const bool pair = s->rows > ISA_PANEL_ROWS;
     if (s->tiles > 1 && pair) {
         bf16_square_sums(j, x, s->count, s->first, sums, &to, true, true);
@@ -504,30 +508,36 @@ static void bf16_rows(const bf16_job *j, bf16_step s) {
     bf16_step_finish(j, &before);
 }
 
-static void bf16_block(const bf16_job *j) {
+/* Groups [g, g + count) of the item's tiles. */
+static void bf16_block_groups(const bf16_job *j, int32_t g, int32_t count) {
     const isa_linear *l = j->l;
     const int64_t bytes = (int64_t)tile_bytes(l->format, l->inputs);
     const int32_t group_bytes = tile_shape_of(l->format).group_bytes;
-    const int32_t end = l->tile_first + l->tiles;
-    for (int32_t tile = l->tile_first; tile < end; tile += ISA_PAIRS_TILES) {
-        const int32_t tiles = end - tile < ISA_PAIRS_TILES ? end - tile : ISA_PAIRS_TILES;
-        for (int32_t g = 0; g < j->groups; g += BF16_BLOCK_GROUPS) {
-            const int32_t left = j->groups - g;
-            const int32_t count = left < BF16_BLOCK_GROUPS ? left : BF16_BLOCK_GROUPS;
-            for (int32_t t = 0; t < tiles; t++) {
-                bf16_formats[l->format].block(
-                    l->weights + (tile + t) * bytes + (int64_t)g * group_bytes, count,
-                    j->made + t * BF16_BLOCK_GROUPS * BF16_TILE_BYTES);
-            }
-            BF16_WRITTEN();
-            const bf16_step s = {.tile = tile,
-                                 .tiles = tiles,
-                                 .group = g,
-                                 .count = count,
-                                 .first = g == 0,
-                                 .last = g + count == j->groups};
-            bf16_rows(j, s);
+    for (int32_t t = 0; t < l->tiles; t += BF16_TILES) {
+        const int32_t tiles = l->tiles - t < BF16_TILES ? l->tiles - t : BF16_TILES;
+        for (int32_t i = 0; i < tiles; i++) {
+            bf16_formats[l->format].block(
+                l->weights + (l->tile_first + t + i) * bytes + (int64_t)g * group_bytes, count,
+                j->made + i * BF16_BLOCK_GROUPS * BF16_TILE_BYTES);
         }
+        BF16_WRITTEN();
+        const bf16_step s = {.tile = l->tile_first + t,
+                             .tiles = tiles,
+                             .sums = j->sums + t / BF16_TILES * BF16_SUMS_BYTES,
+                             .group = g,
+                             .count = count,
+                             .first = g == 0,
+                             .last = g + count == j->groups};
+        bf16_rows(j, s);
+    }
+}
+
+/* All tiles meet a block of groups before the next, for the second-level cache holds the
+ * activations of one block, but not of all. */
+static void bf16_block(const bf16_job *j) {
+    for (int32_t g = 0; g < j->groups; g += BF16_BLOCK_GROUPS) {
+        const int32_t left = j->groups - g;
+        bf16_block_groups(j, g, left < BF16_BLOCK_GROUPS ? left : BF16_BLOCK_GROUPS);
     }
 }
 
