@@ -68,6 +68,7 @@ TARGET(safetensors)
 TARGET(sealed)
 TARGET(settings)
 TARGET(tokenizer)
+TARGET(traceparent)
 TARGET(wire)
 
 Test(corpus, address) {
@@ -120,6 +121,9 @@ Test(corpus, settings) {
 }
 Test(corpus, tokenizer) {
     replay_tokenizer();
+}
+Test(corpus, traceparent) {
+    replay_traceparent();
 }
 Test(corpus, wire) {
     replay_wire();

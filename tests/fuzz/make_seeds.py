@@ -246,6 +246,15 @@ def address():
     return {**{n: b"\0" + t for n, t in texts.items()}, **{n: b"\1" + t for n, t in keys.items()}}
 
 
+def traceparent():
+    """First byte: how long the header is; then it, then a tracestate."""
+    good = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    headers = {"good": good, "later": b"cc" + good[2:] + b"-more", "upper": good.upper(),
+               "zero": good[:36] + b"0" * 16 + good[52:], "ff": b"ff" + good[2:], "cut": good[:-1]}
+    return {**{n: bytes([len(h)]) + h + b"rojo=1,congo=t61" for n, h in headers.items()},
+            "state": bytes([len(good)]) + good + b"a=\"\\\xff\0,\xc3\xa9" + b"x=1," * 40}
+
+
 def sealed():
     """First byte: messages or pages; then a choice after the other."""
     send, give = b"\0\x05hello", b"\1\7\2\0"
@@ -319,7 +328,7 @@ def noise(seed, count, size):
 def main():
     made = {"guard": guard(), "json": json(), "gguf": gguf(), "jinja": jinja(), "client": client(),
             "settings": settings(), "message": message(), "metrics": metrics(), "wire": wire(),
-            "address": address(), "safetensors": safetensors(), "hf": hf(),
+            "address": address(), "traceparent": traceparent(), "safetensors": safetensors(), "hf": hf(),
             "sealed": {**sealed(), **noise(6, 6, 300)},
             "core": noise(1, 8, 600), "gate": noise(2, 8, 600), "frame": noise(3, 4, 200),
             "tokenizer": noise(4, 6, 300), "handshake": noise(5, 6, 60)}
