@@ -25,7 +25,7 @@
 typedef struct {
     const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
-        context, seqs, chunk;
+        context, seqs, chunk, kv_pairs;
     int32_t role, kv_dtype, activations, weights, kv_transport, log_level;
     bool log_json, deterministic;
     int64_t device;
@@ -89,6 +89,10 @@ static const config_option worker_flags[] = {
      "how activations meet quantised weights"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", workerflags_kv_transports,
      NULL, "what may carry KV to and from other workers; auto: the best that both have"},
+    {"kv-pairs-max", CONFIG_INT, FIELD(kv_pairs), 0, LIMIT_WORKERS, "32", NULL, NULL,
+     "NCCL communicators at once: beyond it the pair that has been idle longest gives its up; 0: "
+     "no "
+     "limit"},
     {"context", CONFIG_INT, FIELD(context), 0, LIMIT_CONTEXT_TOKENS, "0", NULL, NULL,
      "longest sequence; 0: what the model was trained for"},
     {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL, "sequences decoded at once"},
@@ -178,6 +182,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .queue_us = o->queue_ms * 1000,
                         .drain_us = o->drain_ms * 1000,
                         .kv_transports = o->kv_transport ? 1u << (o->kv_transport - 1) : 0,
+                        .kv_pairs_max = (uint32_t)o->kv_pairs,
                         .ring_bytes = strcmp(o->backend, "timed") ? 32 << 20 : 1 << 20,
                         .group_bytes = 4 << 20,
                         .trace_directory = o->trace,

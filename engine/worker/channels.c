@@ -3,6 +3,7 @@
 #include "engine/worker/channels.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "engine/base/clock.h"
@@ -17,10 +18,23 @@
 #include "kvtransfer/shm.h"
 #include "kvtransfer/tcp.h"
 
+enum { SENDER, RECEIVER, SIDES, LOOK_US = 500000 };
+
+/* A link over NCCL, as it was when last looked at. */
+typedef struct {
+    uint32_t serial;           /* of the link */
+    nccl_times counted[SIDES]; /* what the metrics have */
+    int64_t used_us;           /* since when no group has moved */
+} pair_use;
+
 struct channels {
     uint32_t may;    /* HELLO_BITs */
     uint64_t device; /* as HELLO's */
     kvstats stats;
+    pair_use uses[PEERS_MAX];
+    uint64_t refused[CHANNELS_REFUSED_MAX]; /* epochs of peers whose pair never came up */
+    uint32_t refused_next;
+    int64_t look_us; /* when the pairs are looked at next */
 };
 
 /* ---- what this worker can ------------------------------------------------------------------- */
@@ -89,9 +103,17 @@ void channels_close(worker_state *w) {
 void channels_tell(worker_state *w, uint32_t slot, message_hello *hello) {
     hello->transports = w->channels->may;
     hello->device = w->channels->device;
-    if (slot < PEERS_MAX) {
-        w->peers.slots[slot].transports = hello->transports;
+    if (slot == PEERS_MAX) {
+        return;
     }
+    peer *p = &w->peers.slots[slot];
+    for (uint32_t i = 0; i < CHANNELS_REFUSED_MAX; i++) {
+        bool refused = p->epoch && w->channels->refused[i] == p->epoch;
+        if (refused && (hello->transports & HELLO_BIT(HELLO_TCP))) {
+            hello->transports &= ~HELLO_BIT(HELLO_NCCL);
+        }
+    }
+    p->transports = hello->transports;
 }
 
 /* ---- opening -------------------------------------------------------------------------------- */
@@ -102,13 +124,17 @@ static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag
     if (p->transport == HELLO_NCCL) {
         nccl_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
         TRY(nccl_open(&pool, &o, generation, receiver, out, d));
+<<<<<<< HEAD
         workio_device_channel(w, *out);
+=======
+        workio_channel(w, *out, true);
+>>>>>>> ba02ecf (KV pairs: limit on communicators, the idle longest gives its up; a pair that never came up goes over tcp; pages packed by the backend's kernels; metrics of handshake, grant wait, pack, ready, wire, unpack, staging, aborts; workers join and leave over nccl)
         return STATUS_OK;
     }
     TRY(p->transport == HELLO_TCP
             ? tcp_open(&pool, generation, receiver, out, d)
             : shm_offer(&pool, w->options->ring_bytes, generation, p->wire, out, d));
-    workio_channel(w, *out);
+    workio_channel(w, *out, false);
     return STATUS_OK;
 }
 
@@ -208,7 +234,7 @@ void channels_offered(worker_state *w, uint32_t slot, str bytes, int fd) {
         p->doomed = true;
     } else if (channel) {
         p->receiver = channel;
-        workio_channel(w, channel);
+        workio_channel(w, channel, false);
         p->doomed = watch(w, slot, PEERS_RECEIVER, channel, &d) != STATUS_OK;
     }
 }
@@ -229,19 +255,122 @@ void channels_attach(worker_state *w, uint32_t slot, const mesh_event *e, bool d
     }
 }
 
-/* ---- failures and numbers ------------------------------------------------------------------- */
+/* ---- pairs ---------------------------------------------------------------------------------- */
 
-void channels_broken(worker_state *w, uint32_t slot, const kvt *k) {
-    const peer *p = &w->peers.slots[slot];
-    (void)w;
-    LOG(WARN, "kvt", "channel broken", "worker=%u transport=%s why=\"%s\"", p->worker, kvt_name(k),
-        p->transport == HELLO_NCCL ? nccl_reason(k) : "");
+static const kvt *side(const peer *p, int which) {
+    return which == SENDER ? p->sender : p->receiver;
 }
 
+static bool is_up(const pair_use *u) {
+    return u->counted[SENDER].setup_us > 0 || u->counted[RECEIVER].setup_us > 0;
+}
+
+/* Brings the metrics up to what a link's channels have moved. */
+static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
+    const peer *p = &w->peers.slots[slot];
+    pair_use *u = &w->channels->uses[slot];
+    if (u->serial != p->serial) {
+        *u = (pair_use){.serial = p->serial, .used_us = now_us};
+    }
+    for (int i = 0; i < SIDES; i++) {
+        nccl_times t;
+        if (side(p, i)) {
+            nccl_get_times(side(p, i), &t);
+            bool posted = i == RECEIVER && side(p, i)->posted_count > 0;
+            if (posted || p->waiting_count > 0 || t.groups != u->counted[i].groups) {
+                u->used_us = now_us;
+            }
+            kvstats_moved(&w->channels->stats, i == SENDER, &u->counted[i], &t);
+            u->counted[i] = t;
+        }
+    }
+}
+
+static bool over_nccl(const peer *p) {
+    return p->used && p->greeted && p->transport == HELLO_NCCL;
+}
+
+/* A communicator holds device memory as long as it lives. With more of them than there may be, the
+ * link that has moved nothing for longest is ended: its gateway makes a new one, which has no
+ * communicator until something is sent. */
+static void bound_pairs(worker_state *w, int64_t now_us) {
+    uint32_t up = 0, oldest = PEERS_MAX;
+    int64_t since = now_us - CHANNELS_IDLE_US;
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        const pair_use *u = &w->channels->uses[i];
+        if (!over_nccl(&w->peers.slots[i]) || !is_up(u)) {
+            continue;
+        }
+        up++;
+        if (u->used_us <= since) {
+            since = u->used_us;
+            oldest = i;
+        }
+    }
+    kvstats_pairs(&w->channels->stats, up);
+    if (up > w->options->kv_pairs_max && w->options->kv_pairs_max > 0 && oldest < PEERS_MAX) {
+        LOG(INFO, "kvt", "a pair gives its communicator up", "worker=%u pairs=%u",
+            w->peers.slots[oldest].worker, up);
+        w->peers.slots[oldest].doomed = true;
+        workio_act(w);
+    }
+}
+
+/* What is this side's own failure, and not that the peer went. */
+static bool is_refusal(const worker_state *w, uint32_t slot, const char *why) {
+    return !is_up(&w->channels->uses[slot]) && why[0] &&
+           strcmp(why, "nccl: the peer has gone") != 0;
+}
+
+static void settle_side(worker_state *w, uint32_t slot, const kvt *k) {
+    const peer *p = &w->peers.slots[slot];
+    channels *c = w->channels;
+    if (!k || !kvt_failed(k)) {
+        return;
+    }
+    const char *why = p->transport == HELLO_NCCL ? nccl_reason(k) : "";
+    kvstats_broken(&c->stats, p->transport);
+    LOG(WARN, "kvt", "channel broken", "worker=%u transport=%s why=\"%s\"", p->worker, kvt_name(k),
+        why);
+    if (p->transport == HELLO_NCCL && is_refusal(w, slot, why)) {
+        c->refused[c->refused_next++ % CHANNELS_REFUSED_MAX] = p->epoch;
+    }
+}
+
+void channels_settle(worker_state *w, uint32_t slot) {
+    const peer *p = &w->peers.slots[slot];
+    if (over_nccl(p)) {
+        count_pair(w, slot, clock_now_us());
+        const nccl_times *t = w->channels->uses[slot].counted;
+        LOG(INFO, "kvt", "pair ended",
+            "worker=%u sent_bytes=%llu received_bytes=%llu handshake_us=%lld wire_us=%lld",
+            p->worker, (unsigned long long)t[SENDER].bytes, (unsigned long long)t[RECEIVER].bytes,
+            (long long)(t[SENDER].setup_us + t[RECEIVER].setup_us),
+            (long long)(t[SENDER].wire_us + t[RECEIVER].wire_us));
+    }
+    settle_side(w, slot, p->sender);
+    settle_side(w, slot, p->receiver);
+}
+
+void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a) {
+    kvstats_adopted(&w->channels->stats, w->peers.slots[slot].transport, a->waited_us, a->moved_us);
+}
+
+/* ---- failures and numbers ------------------------------------------------------------------- */
+
 void channels_turn(worker_state *w, int64_t now_us) {
+    channels *c = w->channels;
     bool hung = false;
-    (void)now_us;
-    (void)w;
+    if (now_us < c->look_us) {
+        return;
+    }
+    c->look_us = now_us + LOOK_US;
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        if (over_nccl(&w->peers.slots[i])) {
+            count_pair(w, i, now_us);
+        }
+    }
+    bound_pairs(w, now_us);
     if (nccl_aborting(&hung) > 0 && hung) {
         /* Nothing on the device can be freed any more, so this does not try to. */
         LOG(ERROR, "kvt", "an NCCL abort hangs: this worker ends", "after_ms=%d",
@@ -256,5 +385,7 @@ void channels_count(worker_state *w) {
         const peer *p = &w->peers.slots[i];
         links[p->transport] += p->used && p->greeted && (p->sender || p->receiver);
     }
+    bool hung;
     kvstats_links(&w->channels->stats, links);
+    kvstats_held(&w->channels->stats, nccl_staged(), nccl_aborting(&hung));
 }

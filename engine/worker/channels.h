@@ -5,7 +5,7 @@
  *            tcp and nccl have a connection each of their own, which hosts.c dials or accepts.
  * Ownership  worker_state has one; the channels are the slots' (peers.h).
  * Threads    The owner thread.
- * Limits     CHANNELS_REFUSED_MAX pairs are remembered whose communicator never formed.
+ * Limits     worker_options.kv_pairs_max communicators, as soon as enough pairs are idle.
  */
 #ifndef ENGINE_WORKER_CHANNELS_H
 #define ENGINE_WORKER_CHANNELS_H
@@ -13,7 +13,10 @@
 #include "engine/net/mesh.h"
 #include "engine/worker/workio.h"
 
-enum { CHANNELS_REFUSED_MAX = 64 };
+enum {
+    CHANNELS_REFUSED_MAX = 64, /* lives whose pair never came up: their next link is tcp */
+    CHANNELS_IDLE_US = 2000000 /* a pair gives its communicator up no sooner */
+};
 
 /* What this worker can, once it has its model. Fails where a transport was demanded that it
  * can not have; the diag says why. */
@@ -35,10 +38,14 @@ void channels_offered(worker_state *w, uint32_t slot, str bytes, int fd);
  * there before the HELLO, which another connection brings, is kept until then. */
 void channels_attach(worker_state *w, uint32_t slot, const mesh_event *e, bool dialler);
 
-/* A channel of the link has failed: says why, and remembers what not to try again. */
-void channels_broken(worker_state *w, uint32_t slot, const kvt *k);
+/* The link is about to end: its numbers are counted, and what failed is said. */
+void channels_settle(worker_state *w, uint32_t slot);
 
-/* Looks after what no single link owns: ends the process when an abort hangs. */
+/* P: D has adopted a request that this link carried. */
+void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a);
+
+/* Looks after what no single link owns: how many communicators there are; ends the process when an
+ * abort hangs. No core action may be under way. */
 void channels_turn(worker_state *w, int64_t now_us);
 
 /* Numbers for the metrics, before they are sent. */

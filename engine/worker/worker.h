@@ -51,6 +51,7 @@ typedef struct {
     int64_t queue_us;            /* a request waits this long for KV pages, then it is refused */
     int64_t drain_us;            /* of a drain; what is left then is handed back */
     uint32_t kv_transports;      /* what may carry KV: bits of hello.h; 0: whatever can */
+    uint32_t kv_pairs_max;       /* communicators, when enough pairs are idle; 0: no limit */
     uint64_t ring_bytes;         /* of the shm ring to each decode peer */
     uint64_t group_bytes;        /* of KV in one transfer group */
     const char *trace_directory; /* NULL or "": no trace */

@@ -61,6 +61,7 @@ static bool device_scatter(void *context, const kvt_job *job, const void *stagin
     return model_kv_scatter(context, &run, staging, list, stream) == STATUS_OK;
 }
 
+<<<<<<< HEAD
 void workio_device_channel(const worker_state *w, kvt *k) {
     static const kvt_packer packer = {device_gather, device_scatter};
     if (w->model && !model_kv_on_host(w->model)) {
@@ -69,8 +70,14 @@ void workio_device_channel(const worker_state *w, kvt *k) {
 }
 
 void workio_channel(const worker_state *w, kvt *k) {
+=======
+void workio_channel(const worker_state *w, kvt *k, bool between_devices) {
+>>>>>>> ba02ecf (KV pairs: limit on communicators, the idle longest gives its up; a pair that never came up goes over tcp; pages packed by the backend's kernels; metrics of handshake, grant wait, pack, ready, wire, unpack, staging, aborts; workers join and leave over nccl)
     static const kvt_device device = {device_load, device_store};
-    if (w->model && !model_kv_on_host(w->model)) {
+    static const kvt_packer packer = {device_gather, device_scatter};
+    if (between_devices) {
+        kvt_use_packer(k, &packer);
+    } else if (w->model && !model_kv_on_host(w->model)) {
         kvt_use_device(k, &device);
     }
 }
@@ -206,6 +213,7 @@ void workio_drop(worker_state *w, uint32_t slot) {
     LOG(INFO, "peers", "link ended", "slot=%u kind=%s worker=%u", slot,
         p->kind == CORE_GATEWAY ? "gateway" : "worker", p->worker);
     w->ended = w->ended || p->parent;
+    channels_settle(w, slot);
     peers_drop(&w->peers, slot);
     w->held.used = w->held.used && w->held.slot != slot;
     core_link_down(w->core, slot, clock_now_us());
@@ -363,6 +371,7 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
     }
     if (m->type == MESSAGE_ADOPTED) {
         int64_t now = clock_now_us();
+        channels_adopted(w, slot, &m->adopted);
         int64_t exposed_us = workstats_adopted(w->stats, m->request, m->attempt, now);
         trace_span(w->trace.trace, m->request, "exposed transfer", now - exposed_us, now, 1);
     }
@@ -456,7 +465,6 @@ static void take_received(worker_state *w, uint32_t slot) {
             return;
         }
         if (r == KVT_FAILED || FAILPOINT("decode.on_group")) {
-            channels_broken(w, slot, p->receiver);
             p->doomed = true;
         } else {
             int64_t now = clock_now_us();
@@ -483,7 +491,6 @@ void workio_move_pages(worker_state *w) {
                 workio_act(w);
                 take_sent(w, i);
                 if (p->used && p->sender && kvt_failed(p->sender)) {
-                    channels_broken(w, i, p->sender);
                     p->doomed = true;
                     workio_act(w);
                 }

@@ -101,7 +101,7 @@ def clients_that_leave():
 @case
 def chosen_by_itself_where_both_can():
     """auto: nccl between two GPUs, tcp where they are one GPU or one side has none of it."""
-    common = (*CUDA[2:], "--backend", "cuda")
+    common = CUDA
     cases = [({"NCCL_HOSTID": "a"}, {"NCCL_HOSTID": "b"}, (), "nccl"),
              ({}, {}, (), "tcp"),
              ({"NCCL_HOSTID": "a"}, {"WEIR_NCCL": "/nonexistent.so"}, (), "tcp"),
@@ -116,6 +116,93 @@ def chosen_by_itself_where_both_can():
             assert f"transport={transport}" in cluster.nodes[0].log(), cluster.nodes[0].log_tail()
 
 
+def member(cluster, role, name, *flags):
+    return cluster.worker(role, *CUDA, "--memory-fraction", "0.5", *flags,
+                          env=device(NCCL_HOSTID=name))
+
+
+@case
+def pairs_that_are_idle_give_their_communicators_up():
+    """One prefill worker that may keep one of three, and gets them back when it needs them."""
+    with Cluster() as cluster:
+        prefill = member(cluster, "prefill", "p", "--kv-pairs-max", "1")
+        for i in range(3):
+            member(cluster, "decode", f"d{i}")
+        gateway = cluster.gateway()
+        cluster.wait_joined(gateway, 4)
+        same(gateway, jobs[:9], 9)
+        until(lambda: gateway.metrics().sum("weir_kv_pairs", role="prefill") > 1, "several pairs")
+        until(lambda: gateway.metrics().sum("weir_kv_pairs", role="prefill") == 1, "one is left")
+        assert "a pair gives its communicator up" in prefill.log()
+        same(gateway, jobs[9:18], 9)  # others: nothing of them is cached
+        gateway.check_pages_free()
+        m = gateway.metrics()
+        assert m.sum("weir_kv_handshake_seconds_count", role="prefill") > 3, "none was made anew"
+        assert m.sum("weir_kv_channels_broken_total", role="prefill") == 0
+
+
+@case
+def workers_join_and_leave_while_requests_run():
+    which = jobs[:12]
+    with Cluster() as cluster:
+        first = [member(cluster, "prefill", "p0"), member(cluster, "decode", "d0")]
+        gateway = cluster.gateway()
+        cluster.wait_joined(gateway, 2)
+        want(which)
+
+        def coming_and_going(_):
+            for i, role in enumerate(("decode", "prefill"), 1):
+                member(cluster, role, f"{role[0]}{i}")
+            cluster.wait_joined(gateway, 4)
+            for node in first:
+                cluster.remove(node).end()
+        results = parallel([None, *which, *which],
+                           lambda job: coming_and_going(job) if job is None else
+                           generate(gateway, *job).key(), 5)
+        assert results[1:] == [*want(which), *want(which)]
+        same(gateway, which[:4])
+        gateway.check_pages_free()
+        for node in cluster.nodes:
+            assert "transport=nccl" in node.log()
+
+
+@case
+def a_pair_that_finds_no_memory_goes_another_way():
+    """The device has room for one communicator; the second peer is served over tcp."""
+    with Cluster() as cluster:
+        prefill = member(cluster, "prefill", "p", "--memory-fraction", "0.88")
+        for i in range(2):
+            member(cluster, "decode", f"d{i}")
+        gateway = cluster.gateway()
+        cluster.wait_joined(gateway, 3)
+        same(gateway, jobs[:6], 6)
+        assert "nccl: staging: CUDA error 2" in prefill.log() or \
+            "nccl: joining: " in prefill.log() or "communicator: NCCL error" in prefill.log()
+        assert "transport=tcp" in prefill.log(), prefill.log_tail()
+        same(gateway, jobs[:6], 6)
+        gateway.check_pages_free()
+
+
+@case
+def numbers_of_a_transfer():
+    with Server(*OVER, env=device()) as server:
+        same(server, jobs[:3])
+
+        def counted():
+            m = server.metrics()
+            sent = m.sum("weir_kv_nccl_bytes_total", role="prefill", direction="sent")
+            return sent > 0 and sent == m.sum("weir_kv_nccl_bytes_total", role="decode",
+                                              direction="received") and m
+        m = until(counted, "both sides have counted the same bytes")
+        assert m.sum("weir_kv_nccl_bytes_total") == 2 * m.sum("weir_kv_bytes_sent_total")
+        assert m.sum("weir_kv_pairs") == 2 and m.sum("weir_kv_staging_bytes") > 0
+        for name in ("weir_kv_handshake_seconds_count", "weir_kv_exposed_seconds_count",
+                     "weir_kv_grant_wait_seconds_count", "weir_kv_transfer_seconds_count"):
+            assert m.sum(name, role="prefill") > 0, name
+        assert m.sum("weir_kv_wire_seconds_total", role="decode") > 0
+        assert m.sum("weir_kv_aborts") == 0
+
+
 @case
 def what_cannot_be_is_refused_by_name():
     server = Server("--backend", "cpu", "--threads", "1", "--kv-transport", "nccl", env=device(),
@@ -126,7 +213,7 @@ def what_cannot_be_is_refused_by_name():
     until(lambda: "--kv-transport nccl: nccl: /nonexistent.so" in server.log(), "it says why")
     server.kill()
     with Cluster() as cluster:
-        common = (*CUDA[2:], "--backend", "cuda")
+        common = CUDA
         cluster.worker("prefill", *common, "--kv-transport", "nccl", env=device())
         cluster.worker("decode", *common, "--kv-transport", "tcp", env=device())
         gateway = cluster.gateway()
