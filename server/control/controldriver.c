@@ -6,12 +6,13 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "server/drivers/driver_kube.h"
 #include "server/drivers/driver_ray.h"
 #include "server/drivers/driver_spawn.h"
 
 enum { TEXT_BYTES = 4096 };
 
-const char *const controldriver_names[] = {"none", "local", "ray", NULL};
+const char *const controldriver_names[] = {"none", "local", "ray", "kubernetes", NULL};
 
 /* What the inner driver borrows; as long as the process, which has one driver. */
 typedef struct {
@@ -19,6 +20,7 @@ typedef struct {
     char agent_token[TEXT_BYTES], jobs_token[TEXT_BYTES], cluster_key[TEXT_BYTES];
     const char *args[DRIVER_SPAWN_ARGS_MAX];
     uint32_t args_count;
+    char kube_url[256], kube_space[TEXT_BYTES];
 } texts;
 
 /* The first line of a file. */
@@ -108,6 +110,55 @@ static status open_ray(const controldriver_flags *f, const controldriver_place *
     return driver_ray_open(&o, out, d);
 }
 
+/* A name goes into a path: DNS labels, as Kubernetes has them. */
+static status take_name(const char *flag, const char *name, char out[DRIVER_KUBE_NAME_BYTES],
+                        diag *d) {
+    size_t bytes = strlen(name);
+    if (bytes == 0 || bytes >= DRIVER_KUBE_NAME_BYTES || name[0] == '.' ||
+        strspn(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != bytes) {
+        return status_fail(d, STATUS_INVALID, "%s: \"%s\" is no name in Kubernetes", flag, name);
+    }
+    (void)snprintf(out, DRIVER_KUBE_NAME_BYTES, "%s", name);
+    return STATUS_OK;
+}
+
+/* What is not said is what a pod finds about its own cluster. */
+static status open_kubernetes(const controldriver_flags *f, const controldriver_place *place,
+                              texts *t, driver **out, diag *d) {
+    const char *host = getenv("KUBERNETES_SERVICE_HOST");
+    const char *port = getenv("KUBERNETES_SERVICE_PORT");
+    driver_kube_options o = {
+        .api = {.url = f->kube_url ? f->kube_url : t->kube_url,
+                .token_file = f->kube_token_file ? f->kube_token_file : KUBEAPI_ACCOUNT "/token",
+                .ca_file = f->kube_ca_file ? f->kube_ca_file : KUBEAPI_ACCOUNT "/ca.crt"},
+        .stateful = f->kube_stateful,
+        .find = place->hub.find,
+        .self = place->hub.self};
+    if (place->words_count > 0) {
+        return status_fail(d, STATUS_INVALID,
+                           "--driver kubernetes: the flags of workers are in their manifests");
+    }
+    if (!f->kube_url) {
+        if (!host || !port) {
+            return status_fail(d, STATUS_INVALID,
+                               "--driver kubernetes outside a pod needs "
+                               "--kube-url");
+        }
+        bool v6 = strchr(host, ':') != NULL;
+        (void)snprintf(t->kube_url, sizeof t->kube_url, "https://%s%s%s:%s", v6 ? "[" : "", host,
+                       v6 ? "]" : "", port);
+    }
+    if (f->kube_space) {
+        (void)snprintf(t->kube_space, sizeof t->kube_space, "%s", f->kube_space);
+    } else {
+        TRY(read_line(KUBEAPI_ACCOUNT "/namespace", t->kube_space, d));
+    }
+    TRY(take_name("--kube-namespace", t->kube_space, o.space, d));
+    TRY(take_name("--kube-prefill", f->kube_prefill, o.names[SCALER_PREFILL], d));
+    TRY(take_name("--kube-decode", f->kube_decode, o.names[SCALER_DECODE], d));
+    return driver_kube_open(&o, out, d);
+}
+
 status controldriver_open(const controldriver_flags *f, const controldriver_place *place,
                           driver **out, diag *d) {
     static texts t;
@@ -115,6 +166,10 @@ status controldriver_open(const controldriver_flags *f, const controldriver_plac
     t = (texts){.args_count = 0};
     if (f->kind == CONTROLDRIVER_NONE) {
         return driver_cluster_open(&place->hub, NULL, out, d);
+    }
+    if (f->kind == CONTROLDRIVER_KUBERNETES) {
+        TRY(open_kubernetes(f, place, &t, &inner, d));
+        return driver_cluster_open(&place->hub, inner, out, d);
     }
     TRY(find_join(f, place, &t, d));
     TRY(take_words(place, &t, d));

@@ -31,6 +31,8 @@ typedef struct {
     bool known;       /* replicas_seen is */
     int32_t replicas; /* as they were seen, or written here, last */
     int32_t surplus;  /* places that others took away, whose pods are not gone yet */
+    bool doubtful;    /* a write of `attempted` was not answered: it may have been done */
+    int32_t attempted;
     pause_state writes;
     atomic_bool advises; /* an autoscaler has it */
 } pool_state;
@@ -174,6 +176,10 @@ static void look_for_autoscalers(kube *k, int64_t now_us) {
 /* Places that others made (all, in the first round) are taken over. */
 static void follow_others(kube *k, scaler_pool pool, driver_remote_slot slots[LIMIT_WORKERS]) {
     pool_state *p = &k->pools[pool];
+    if (p->doubtful && p->scale.replicas == p->attempted) {
+        p->replicas = p->attempted; /* it was */
+    }
+    p->doubtful = false;
     int32_t more = p->scale.replicas - p->replicas;
     if (p->known && more != 0) {
         LOG(INFO, "kubernetes", "replicas changed by others", "name=%s from=%d to=%d",
@@ -415,6 +421,8 @@ static kubeapi_result write_replicas(kube *k, scaler_pool pool, int32_t want, co
                    "{\"metadata\":{\"resourceVersion\":\"%s\"},\"spec\":{\"replicas\":%d}}",
                    version, want);
     kubeapi_result r = kubeapi_patch(k->api, path, body, &j, why);
+    p->doubtful = r == KUBEAPI_FAILED;
+    p->attempted = want;
     if (r != KUBEAPI_FINE) {
         return r;
     }
