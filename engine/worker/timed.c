@@ -63,7 +63,8 @@ static uint32_t pages_of(const timed *t, uint64_t kv_bytes) {
 
 static void sleep_until(int64_t us) {
     struct timespec at = {us / 1000000, us % 1000000 * 1000};
-    while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR) {
+    while (clock_now_us() < us &&
+           clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &at, NULL) == EINTR) {
     }
 }
 
