@@ -124,11 +124,7 @@ static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag
     if (p->transport == HELLO_NCCL) {
         nccl_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
         TRY(nccl_open(&pool, &o, generation, receiver, out, d));
-<<<<<<< HEAD
-        workio_device_channel(w, *out);
-=======
         workio_channel(w, *out, true);
->>>>>>> ba02ecf (KV pairs: limit on communicators, the idle longest gives its up; a pair that never came up goes over tcp; pages packed by the backend's kernels; metrics of handshake, grant wait, pack, ready, wire, unpack, staging, aborts; workers join and leave over nccl)
         return STATUS_OK;
     }
     TRY(p->transport == HELLO_TCP

@@ -61,18 +61,7 @@ static bool device_scatter(void *context, const kvt_job *job, const void *stagin
     return model_kv_scatter(context, &run, staging, list, stream) == STATUS_OK;
 }
 
-<<<<<<< HEAD
-void workio_device_channel(const worker_state *w, kvt *k) {
-    static const kvt_packer packer = {device_gather, device_scatter};
-    if (w->model && !model_kv_on_host(w->model)) {
-        kvt_use_packer(k, &packer);
-    }
-}
-
-void workio_channel(const worker_state *w, kvt *k) {
-=======
 void workio_channel(const worker_state *w, kvt *k, bool between_devices) {
->>>>>>> ba02ecf (KV pairs: limit on communicators, the idle longest gives its up; a pair that never came up goes over tcp; pages packed by the backend's kernels; metrics of handshake, grant wait, pack, ready, wire, unpack, staging, aborts; workers join and leave over nccl)
     static const kvt_device device = {device_load, device_store};
     static const kvt_packer packer = {device_gather, device_scatter};
     if (between_devices) {

@@ -87,13 +87,8 @@ void workio_drop(worker_state *w, uint32_t slot);
 /* Who this worker is, as it is now. */
 message_hello workio_hello(const worker_state *w);
 kvt_pool workio_pool(const worker_state *w);
-<<<<<<< HEAD
-void workio_channel(const worker_state *w, kvt *k);        /* before a new channel's first job */
-void workio_device_channel(const worker_state *w, kvt *k); /* the same, between devices */
-=======
 /* Before a new channel's first job. */
 void workio_channel(const worker_state *w, kvt *k, bool between_devices);
->>>>>>> ba02ecf (KV pairs: limit on communicators, the idle longest gives its up; a pair that never came up goes over tcp; pages packed by the backend's kernels; metrics of handshake, grant wait, pack, ready, wire, unpack, staging, aborts; workers join and leave over nccl)
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
 
