@@ -19,7 +19,7 @@
  * take a sanitizer a quarter of an hour. */
 #ifdef WEIR_SMALL_CODE
 #define VEC_INLINE static inline
-#define BODY_INLINE static
+#define BODY_INLINE static __attribute__((unused)) /* not every body is every file's */
 #define UNROLL
 #else
 #define VEC_INLINE static inline __attribute__((always_inline))
