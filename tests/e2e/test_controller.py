@@ -114,7 +114,7 @@ def hands_started_workers_are_flipped_and_drained_but_not_started():
         cluster.wait_joined(gateway, 4)
         until(lambda: len(controller.serving()) == 4, "it sees them")
         one = next(w for w in controller.state()["workers"] if w["role"] == "prefill")
-        assert controller.order("flip", worker=one["id"], role="decode").status == 200
+        controller.ordered("flip", worker=one["id"], role="decode")
         until(lambda: list(controller.serving().values()).count("decode") == 2, "a role changes")
         generate(gateway, "/v1/completions", {"prompt": "the water " * 9, "max_tokens": 4})
         fixed = next(w for w in controller.state()["workers"] if not w["flips"])
