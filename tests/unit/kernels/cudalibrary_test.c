@@ -8,6 +8,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "kernels/backend.h"
 
@@ -65,7 +66,8 @@ static bool start(bench *b, bool deterministic) {
                              .kv_heads = 1,
                              .head_dim = 64};
     diag d;
-    if (!getenv("WEIR_CUDA_MODULE")) {
+    const char *module = getenv("WEIR_CUDA_MODULE");
+    if (!module || access(module, R_OK) != 0) {
         return false;
     }
     cr_assert_eq(backend_open("cuda", &o, &b->device, &d), STATUS_OK, "%s", d.text);

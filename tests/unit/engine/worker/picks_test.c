@@ -102,7 +102,8 @@ typedef struct {
 } bench;
 
 static bool start(bench *b) {
-    if (!getenv("WEIR_CUDA_MODULE")) {
+    const char *module = getenv("WEIR_CUDA_MODULE");
+    if (!module || access(module, R_OK) != 0) {
         return false;
     }
     char path[64];
