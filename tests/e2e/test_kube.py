@@ -7,6 +7,7 @@ that join a real controller. No cluster runs here.
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,6 +47,8 @@ class Kube:
     def __init__(self, on_start=None, kind="Deployment", replicas=1):
         if kubemock.kubernetes_validate is None:
             raise Skip("no kubernetes-validate")
+        if not shutil.which("openssl"):
+            raise Skip("no openssl")
         self.folder = scratch("kube")
         os.makedirs(self.folder, exist_ok=True)
         self.token_file = os.path.join(self.folder, "token")
