@@ -332,6 +332,8 @@ def the_driver_starts_pools_and_takes_up_what_an_earlier_one_left():
 @case
 def a_controller_scales_on_ray_and_the_next_one_takes_over():
     start_ray()
+    for agent in agents():  # the controller starts its own, which knows no older tokens
+        os.kill(agent, signal.SIGKILL)
     token = scratch("agent-token")
     with open(token, "w", encoding="ascii") as f:
         f.write(TOKEN + "\n")
