@@ -1,6 +1,7 @@
 /* controldriver.c -- a driver by its name. */
 #include "server/control/controldriver.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include "server/drivers/driver_kube.h"
 #include "server/drivers/driver_ray.h"
 #include "server/drivers/driver_spawn.h"
+#include "server/drivers/hostshares.h"
 
 enum { TEXT_BYTES = 4096 };
 
@@ -71,7 +73,53 @@ static status take_words(const controldriver_place *place, texts *t, diag *d) {
     return STATUS_OK;
 }
 
-static status open_local(const controldriver_place *place, texts *t, driver **out, diag *d) {
+/* A GPU is chosen for each worker unless their flags say that they use none, or which. */
+static bool choose_own_device(const controldriver_place *place) {
+    for (uint32_t i = 0; i < place->words_count; i++) {
+        const char *word = place->words[i], *equals = strchr(word, '=');
+        str name = equals ? str_of(word, (size_t)(equals - word)) : str_from(word);
+        const char *value = equals                       ? equals + 1
+                            : i + 1 < place->words_count ? place->words[i + 1]
+                                                         : "";
+        if (str_equal_z(name, "--device") || str_equal_z(name, "--memory-fraction") ||
+            (str_equal_z(name, "--backend") && strcmp(value, "cuda") != 0 &&
+             strcmp(value, "auto") != 0)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static status read_shares(const controldriver_flags *f, const controldriver_place *place,
+                          shares *out, diag *d) {
+    *out = (shares){.cpus = hostshares_cpus(), .cpus_each = (uint32_t)f->pin_cpus};
+    long part = lround(f->gpus * SHARES_WHOLE);
+    if (out->cpus_each > shares_count_cpus(&out->cpus)) {
+        return status_fail(d, STATUS_INVALID, "--pin-cpus %u: there are %u cores", out->cpus_each,
+                           shares_count_cpus(&out->cpus));
+    }
+    if (f->gpu_devices) {
+        diag why;
+        if (shares_read_devices(out, f->gpu_devices, &why) != STATUS_OK) {
+            return status_fail(d, STATUS_INVALID, "--gpu-devices %s", why.text);
+        }
+    } else if (part > 0 && !choose_own_device(place)) {
+        hostshares_find_devices(out);
+    }
+    if (out->devices_count > 0 && (part < 1 || part > SHARES_WHOLE)) {
+        return status_fail(d, STATUS_INVALID,
+                           "--worker-gpus %g: with --driver local a worker has one GPU, or a part "
+                           "of it from 0.001 on",
+                           f->gpus);
+    }
+    out->part_each = (uint32_t)part;
+    return STATUS_OK;
+}
+
+static status open_local(const controldriver_flags *f, const controldriver_place *place, texts *t,
+                         driver **out, diag *d) {
+    shares parts;
+    TRY(read_shares(f, place, &parts, d));
     if (place->key_file) {
         t->args[t->args_count++] = "--cluster-key-file";
         t->args[t->args_count++] = place->key_file;
@@ -80,7 +128,8 @@ static status open_local(const controldriver_place *place, texts *t, driver **ou
                               .join = t->join,
                               .args = t->args,
                               .args_count = t->args_count,
-                              .workers = place->workers};
+                              .workers = place->workers,
+                              .shares = parts};
     return driver_spawn_open(&o, out, d);
 }
 
@@ -173,7 +222,7 @@ status controldriver_open(const controldriver_flags *f, const controldriver_plac
     }
     TRY(find_join(f, place, &t, d));
     TRY(take_words(place, &t, d));
-    TRY(f->kind == CONTROLDRIVER_LOCAL ? open_local(place, &t, &inner, d)
+    TRY(f->kind == CONTROLDRIVER_LOCAL ? open_local(f, place, &t, &inner, d)
                                        : open_ray(f, place, &t, &inner, d));
     return driver_cluster_open(&place->hub, inner, out, d);
 }

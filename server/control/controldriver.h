@@ -27,6 +27,8 @@ typedef struct {
     const char *ray_agent, *ray_token_file, *ray_jobs, *ray_jobs_token_file, *ray_script,
         *ray_program, *prefill_labels, *decode_labels;
     double cpus, gpus;
+    int64_t pin_cpus;
+    const char *gpu_devices;
     const char *kube_url, *kube_token_file, *kube_ca_file, *kube_space, *kube_prefill, *kube_decode;
     bool kube_stateful;
 } controldriver_flags;
@@ -176,9 +178,30 @@ typedef struct {
          "what its certificate is checked with; default: the service account's"},                  \
         {"worker-cpus", CONFIG_DOUBLE, (at) + offsetof(controldriver_flags, cpus), 0, 1024, "1",   \
          NULL,          NULL,          "CPUs that Ray keeps for a worker"},                        \
+        {"worker-gpus",                                                                            \
+         CONFIG_DOUBLE,                                                                            \
+         (at) + offsetof(controldriver_flags, gpus),                                               \
+         0,                                                                                        \
+         64,                                                                                       \
+         "1",                                                                                      \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "GPUs of a worker, or a fraction of one (with --driver local at most 1, and none where "  \
+         "the flags of workers name another backend, or a device)"},                               \
+        {"gpu-devices",                                                                            \
+         CONFIG_STRING,                                                                            \
+         (at) + offsetof(controldriver_flags, gpu_devices),                                        \
+         0,                                                                                        \
+         255,                                                                                      \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "N,...",                                                                                  \
+         "with --driver local: the GPUs that workers share; default: all of this machine"},        \
     {                                                                                              \
-        "worker-gpus", CONFIG_DOUBLE, (at) + offsetof(controldriver_flags, gpus), 0, 64, "1",      \
-            NULL, NULL, "GPUs, or a fraction of one"                                               \
+        "pin-cpus", CONFIG_INT, (at) + offsetof(controldriver_flags, pin_cpus), 0, 1024, "0",      \
+            NULL, NULL,                                                                            \
+            "with --driver local: cores of its own for each worker, while there are enough; 0: "   \
+            "workers run on any"                                                                   \
     }
 
 extern const char *const controldriver_names[];

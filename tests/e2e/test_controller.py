@@ -16,9 +16,10 @@ import urllib.request
 from controllers import Controlled, Controller, our_workers
 from hosts import Cluster, free_port
 from loads import SLOW, SLOWER, Load, slow_profile
-from weirtest import FULL, ROOT, Skip, alive, case, generate, main, scratch, tiny_model, until
+from weirtest import (FULL, ROOT, Skip, alive, case, command_line, generate, main, scratch,
+                      tiny_model, until)
 
-AWAY_S = 600 if FULL else 30
+AWAY_S = 600 if FULL else 12  # longer than anybody here waits for a sign of life
 
 
 def timed_words(profile=SLOW):
@@ -33,6 +34,18 @@ def only_in_full():
 
 
 LOCAL = ("--driver", "local", "--scale-hold-s", "5")
+
+
+def served_without(load, what):
+    """Requests go on for AWAY_S, none fails."""
+    begun, done = time.monotonic(), load.done
+    while time.monotonic() - begun < AWAY_S:
+        before = load.done
+        until(lambda: load.done > before + 3 or load.errors, "requests go on")
+        assert not load.errors, load.errors
+        time.sleep(1)
+    print(f"# {load.done - done} requests in {time.monotonic() - begun:.0f} s without {what}, none "
+          f"failed", flush=True)
 
 
 @case
@@ -74,12 +87,8 @@ def a_controller_that_is_lost_is_not_missed_and_finds_what_runs():
         before = our_workers(cluster.address)
         with Load(gateway, 4, 20, 4) as load:
             cluster.hub.crash()
-            gone = time.monotonic()
-            while time.monotonic() - gone < AWAY_S:
-                done = load.done
-                until(lambda: load.done > done + 3 or load.errors, "requests go on")
-                assert not load.errors, load.errors
-                time.sleep(1)
+            served_without(load, "a controller")
+            done = load.done
             cluster.hub = Controller(*flags, listen=cluster.address, words=timed_words())
             until(lambda: len(cluster.hub.serving()) == 5, "it knows them all again")
             assert cluster.hub.serving()[0] == "decode", "as they are, not as they were started"
@@ -98,6 +107,49 @@ def a_worker_that_dies_is_replaced():
             victim = our_workers(cluster.address)[0]
             os.kill(victim, signal.SIGKILL)
             until(lambda: not alive(victim) and len(cluster.hub.serving()) == 2, "a new one serves")
+
+
+def held(pid):
+    """What a worker was given: its cores, its GPU and part, its share of the SMs."""
+    words = command_line(pid)
+    said = {a: b for a, b in zip(words, words[1:]) if a.startswith("--")}
+    with open(f"/proc/{pid}/environ", "rb") as f:
+        env = dict(v.split("=", 1) for v in f.read().decode().split("\0") if "=" in v)
+    return (frozenset(os.sched_getaffinity(pid)), said.get("--device"), said.get("--device-share"),
+            said.get("--memory-fraction"), env.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"))
+
+
+@case
+def workers_get_cores_and_parts_of_gpus_that_nobody_else_has():
+    usable = os.sched_getaffinity(0)
+    if len(usable) < 2:
+        raise Skip("one core only")
+    mps = scratch("mps")
+    os.mkdir(mps)
+    open(os.path.join(mps, "control"), "w", encoding="ascii").close()  # as its daemon makes it
+    flags = ("--driver", "local", "--pin-cpus", str(len(usable) // 2), "--gpu-devices", "0,3",
+             "--worker-gpus", "0.4", "--prefill-min", "2", "--decode-min", "2", "--prefill-max", "4",
+             "--decode-max", "4")
+    env = {"CUDA_MPS_PIPE_DIRECTORY": mps}
+    hub = Controller(*flags, words=timed_words(), env=env)
+    until(lambda: len(hub.serving()) == 4, "as many as the GPUs hold")
+    first = {pid: held(pid) for pid in our_workers(hub.address)}
+    assert sorted(h[1] for h in first.values()) == ["0", "0", "3", "3"], first
+    assert {h[2:] for h in first.values()} == {("0.400", "0.3600", "40")}, first
+    pinned = [h[0] for h in first.values() if h[0] != usable]
+    assert len(pinned) == 2 and not pinned[0] & pinned[1], first
+    hub.ordered("scale", role="decode", min=3)
+    until(lambda: "none of 2 GPUs has 0.4 left" in hub.log(), "there is no room for a fifth")
+    # The next controller knows what is taken, and what is free again.
+    victim = next(pid for pid, h in first.items() if h[0] != usable)
+    hub.crash()
+    os.kill(victim, signal.SIGKILL)
+    hub = Controller(*flags, listen=hub.address, words=timed_words(), env=env)
+    until(lambda: len(hub.serving()) == 4, "one was missing")
+    now = {pid: held(pid) for pid in our_workers(hub.address)}
+    new = [pid for pid in now if pid not in first]
+    assert len(new) == 1 and now[new[0]] == first[victim], (first, now)
+    hub.all_done()
 
 
 @case
@@ -295,8 +347,7 @@ def the_lease_is_in_etcd_and_nothing_waits_for_it():
             # etcd is gone, and comes back with what it knew.
             etcd.end()
             until(lambda: not leaders(pair), "nobody leads")
-            done = load.done
-            until(lambda: load.done > done + 20 or load.errors, "requests go on")
+            served_without(load, "etcd")
             etcd.start()
             until(lambda: leaders(pair), "one leads again")
             leader = leaders(pair)[0]
