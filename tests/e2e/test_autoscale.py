@@ -181,4 +181,4 @@ def of_two_controllers_one_acts_and_the_other_takes_over():
 
 
 if __name__ == "__main__":
-    main()
+    main(at_once=3)

@@ -369,4 +369,4 @@ def the_lease_is_in_etcd_and_nothing_waits_for_it():
 
 
 if __name__ == "__main__":
-    main()
+    main(at_once=3)

@@ -510,4 +510,4 @@ def the_controller_sizes_pools_of_pods_and_may_do_just_that():
 
 
 if __name__ == "__main__":
-    main()
+    main(at_once=3)
