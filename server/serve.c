@@ -148,11 +148,13 @@ static status open_http(server *s) {
                          .request = intake_request,
                          .gone = intake_gone};
     TRY(routes_open(&ro, &s->routes, &s->d));
-    reqtrace_options to = {.endpoint = s->set.otlp_endpoint ? s->set.otlp_endpoint
-                                                            : getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
-                           .sample = s->set.otlp_sample,
-                           .version = VERSION_TEXT,
-                           .inner = routes_handlers(s->routes)};
+    reqtrace_options to = {
+        .endpoint =
+            s->set.otlp_endpoint ? s->set.otlp_endpoint : getenv("OTEL_EXPORTER_OTLP_ENDPOINT"),
+        .headers = s->set.otlp_headers ? s->set.otlp_headers : getenv("OTEL_EXPORTER_OTLP_HEADERS"),
+        .sample = s->set.otlp_sample,
+        .version = VERSION_TEXT,
+        .inner = routes_handlers(s->routes)};
     TRY(reqtrace_open(&to, &s->traces, &s->d));
     http_handlers handlers = reqtrace_handlers(s->traces);
     http_options ho = {.host = s->set.host,

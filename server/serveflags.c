@@ -172,6 +172,16 @@ static const char *const routings[] = {"cost", "random", "round-robin", NULL};
          NULL,                                                                                     \
          "URL",                                                                                    \
          "send traces of requests to the OpenTelemetry collector there (http://host:4318)"},       \
+        {"otlp-headers",                                                                           \
+         CONFIG_STRING,                                                                            \
+         FIELD(otlp_headers),                                                                      \
+         0,                                                                                        \
+         4095,                                                                                     \
+         NULL,                                                                                     \
+         NULL,                                                                                     \
+         "NAME=VALUE,...",                                                                         \
+         "with each batch, values percent-encoded; for keys prefer OTEL_EXPORTER_OTLP_HEADERS: "   \
+         "flags are visible in the process list"},                                                 \
         {"otlp-sample",                                                                            \
          CONFIG_DOUBLE,                                                                            \
          FIELD(otlp_sample),                                                                       \

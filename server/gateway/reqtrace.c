@@ -24,6 +24,7 @@ struct reqtrace {
     _Atomic uint64_t count;
     char host[HOST_BYTES], instance[INSTANCE_BYTES];
     otlpspan_attribute resource[RESOURCE_MAX];
+    otlpheaders headers;
 };
 
 const char *reqtrace_path(routes_route route) {
@@ -139,6 +140,7 @@ static status open_exporter(reqtrace *t, diag *d) {
     char url[OTLP_URL_BYTES];
     const char *service = getenv("OTEL_SERVICE_NAME");
     TRY(otlp_url(t->options.endpoint, url, d));
+    TRY(otlpheaders_read(t->options.headers, &t->headers, d));
     if (gethostname(t->host, sizeof t->host) != 0) {
         (void)snprintf(t->host, sizeof t->host, "unknown");
     }
@@ -154,6 +156,7 @@ static status open_exporter(reqtrace *t, diag *d) {
     size_t count = sizeof resource / sizeof resource[0];
     memcpy(t->resource, resource, sizeof resource);
     otlp_options oo = {.url = url,
+                       .headers = &t->headers,
                        .resource = t->resource,
                        .resource_count = count,
                        .scope = "weir.gateway",

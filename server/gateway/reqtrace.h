@@ -75,6 +75,7 @@ typedef struct {
 
 typedef struct {
     const char *endpoint; /* of the collector; NULL: traces go nowhere but to the log */
+    const char *headers;  /* for it (otlpheaders.h); read in reqtrace_open; NULL: none */
     double sample;        /* of requests that say nothing of it, this share is recorded */
     const char *version;
     http_handlers inner; /* what it stands before */

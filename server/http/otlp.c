@@ -93,6 +93,8 @@ static reply_kind try_once(otlp *o, int64_t *wait_us, diag *d) {
     webcall_request r = {.method = "POST",
                          .url = o->url,
                          .body = strbuf_str(&o->batch),
+                         .headers = o->options.headers ? o->options.headers->lines : NULL,
+                         .headers_count = o->options.headers ? o->options.headers->count : 0,
                          .timeout_ms = left / 1000 + 1};
     webcall_answer a;
     *wait_us = 0;

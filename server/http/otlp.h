@@ -14,6 +14,7 @@
 #ifndef SERVER_HTTP_OTLP_H
 #define SERVER_HTTP_OTLP_H
 
+#include "server/http/otlpheaders.h"
 #include "server/http/otlpspan.h"
 
 enum {
@@ -28,7 +29,8 @@ enum {
 typedef struct otlp otlp;
 
 typedef struct {
-    const char *url; /* where batches are posted: otlp_url makes it */
+    const char *url;            /* where batches are posted: otlp_url makes it */
+    const otlpheaders *headers; /* that go with each; borrowed until otlp_close; NULL: none */
     const otlpspan_attribute *resource;
     size_t resource_count; /* who says all this; borrowed until otlp_close */
     const char *scope, *version;

@@ -87,6 +87,12 @@ static struct curl_slist *make_headers(const webcall_request *r) {
         return NULL;
     }
     list = next;
+    for (uint32_t i = 0; i < r->headers_count; i++) {
+        if (!(next = curl_slist_append(list, r->headers[i]))) {
+            curl_slist_free_all(list);
+            return NULL;
+        }
+    }
     if (r->body.bytes) {
         (void)snprintf(line, sizeof line, "Content-Type: %s",
                        r->content_type ? r->content_type : "application/json");

@@ -22,15 +22,17 @@
 typedef struct webcall webcall;
 
 typedef struct {
-    const char *method;       /* "GET", "PUT", ... */
-    const char *url;          /* http: or https: */
-    str body;                 /* none when it has no bytes */
-    const char *content_type; /* of the body; NULL: application/json */
-    const char *accept;       /* NULL: application/json */
-    const char *bearer;       /* token, or NULL */
-    const char *ca_file;      /* PEM, instead of the system's roots; NULL: those */
-    int64_t timeout_ms;       /* of the whole call; with `part`, between two parts */
-    size_t answer_bytes_max;  /* 0: 4 MiB */
+    const char *method;         /* "GET", "PUT", ... */
+    const char *url;            /* http: or https: */
+    str body;                   /* none when it has no bytes */
+    const char *content_type;   /* of the body; NULL: application/json */
+    const char *accept;         /* NULL: application/json */
+    const char *bearer;         /* token, or NULL */
+    const char *const *headers; /* [headers_count] more of them: "name: value" */
+    uint32_t headers_count;
+    const char *ca_file;     /* PEM, instead of the system's roots; NULL: those */
+    int64_t timeout_ms;      /* of the whole call; with `part`, between two parts */
+    size_t answer_bytes_max; /* 0: 4 MiB */
     /* Told of each piece of the answer as it comes, in place of `body` below (a watch); false ends
      * the call. */
     bool (*part)(void *context, str piece);

@@ -89,6 +89,7 @@ class Collector:
         if json_format is None:
             raise Skip("no package opentelemetry-proto")
         self.answers, self.spans, self.posts = list(answers), [], 0
+        self.headers = {}
         self.problem = None
         self.gate = threading.Event()
         self.gate.set()
@@ -123,6 +124,7 @@ class Collector:
 
     def take(self, path, headers, body):
         self.posts += 1
+        self.headers = headers
         status, extra = self.answers.pop(0) if self.answers else (200, {})
         try:
             assert path == "/v1/traces", path
@@ -192,6 +194,27 @@ def named(spans, name):
     found = [s for s in spans if s.name == name]
     assert len(found) == 1, f"{len(found)} spans named {name}: {spans}"
     return found[0]
+
+
+@case
+def the_collector_gets_the_headers_that_it_wants():
+    key = {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=secret%2C7, X-Scope=a=b"}
+    with Collector() as collector:
+        with serve(collector, env=key) as server:
+            server.post("/v1/completions", job())
+            collector.requests(1)
+            assert collector.headers["Api-Key"] == "secret,7", collector.headers
+            assert collector.headers["X-Scope"] == "a=b", collector.headers
+            assert "secret" not in server.log()
+        with serve(collector, "--otlp-headers", "api-key=other", env=key) as server:
+            server.post("/v1/completions", job())
+            collector.requests(2)
+            assert collector.headers["Api-Key"] == "other", "the flag comes first"
+            assert collector.headers["X-Scope"] is None
+        refused = serve(collector, "--otlp-headers", "a=1,b=secret%00", wait=False)
+        assert refused.process.wait(60) != 0
+        assert "number 2" in refused.log() and "secret" not in refused.log(), refused.log()
+        refused.kill()
 
 
 @case
