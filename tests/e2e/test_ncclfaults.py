@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""test_ncclfaults.py -- either side of a transfer over NCCL killed and frozen, at every phase of it.
+"""test_ncclfaults.py -- either side of a transfer over NCCL killed and frozen, at every phase of it;
+an abort that never returns.
 
 Real processes on emulated devices. One request at a time; a worker is told over its FIFO
-(WEIR_FAILPOINTS_DIR) where to die or stop. The oracle: the tokens of a worker that computes both
-phases. How long a failure took to be seen, and the client to hear again, is printed, never asserted.
+(WEIR_FAILPOINTS_DIR) where to die or stop. WEIR_PHASES="posted,after" picks phases. The oracle: the
+tokens of a worker that computes both phases. How long a failure took to be seen, and the client to hear again, is printed, never asserted.
 """
 
 import os
 import re
+import signal
 import tempfile
 import threading
 import time
@@ -31,6 +33,8 @@ PHASES = {
     "before hand-off": (("prefill.before_handoff", 0), ("decode.on_handoff", 0)),
     "after": (("prefill.on_adopted", 0), ("decode.after_adopted", 0)),
 }
+if os.environ.get("WEIR_PHASES"):
+    PHASES = {phase: PHASES[phase] for phase in os.environ["WEIR_PHASES"].split(",")}
 ROLES = ("prefill", "decode")
 # What the gateway or the other side says first.
 SEEN = ("kvt: channel broken", "peers: link ended", "supervisor: worker ended", "worker is silent")
@@ -62,12 +66,12 @@ def numbers(role, action):
     return range(first, first + TIMES * len(PHASES))
 
 
-def reference():
-    if not expected:
-        every = [n for role in ROLES for action in ("kill", "stop") for n in numbers(role, action)]
+def reference(every):
+    missing = [n for n in every if n not in expected]
+    if missing:
         with Server(*CUDA, "--aggregated", env=device()) as server:
-            got = parallel(every, lambda n: ask(server, n), 4)
-        expected.update(zip(every, got))
+            got = parallel(missing, lambda n: ask(server, n), 4)
+        expected.update(zip(missing, got))
 
 
 def wall_s(line):
@@ -143,7 +147,7 @@ def all_phases(role, action, report):
 
 
 def both_sides(action):
-    reference()
+    reference([n for role in ROLES for n in numbers(role, action)])
     reports = {role: [] for role in ROLES}
     errors = []
 
@@ -174,6 +178,32 @@ def killed_at_every_phase():
 @case
 def frozen_at_every_phase():
     both_sides("stop")
+
+
+def over_nccl(server):
+    """Both workers are there, and NCCL joins them."""
+    return (server.healthy() and len(server.workers()) == 2
+            and server.metrics().sum("weir_kv_links", transport="nccl") == 2)
+
+
+@case
+def an_abort_that_hangs_ends_its_worker():
+    """ncclCommAbort never returns on P when D has died. P goes on to serve until its time is up, then
+    ends, is started again, and joins D anew."""
+    reference(range(6))
+    with Server(*OVER, *FLAGS, env=device(EMU_NCCL_FAULT="abort-hangs,rank=0")) as server:
+        assert ask(server, 0) == expected[0]
+        prefill, = server.workers("prefill")
+        decode, = server.workers("decode")
+        os.kill(decode, signal.SIGKILL)
+        assert ask(server, 1) == expected[1]
+        until(lambda: "kvt: an NCCL abort hangs: this worker ends" in server.log(), "it is noticed")
+        assert parallel([2, 3], lambda n: ask(server, n), 2) == [expected[2], expected[3]]
+        until(lambda: over_nccl(server), "both are joined anew")
+        assert prefill not in server.workers("prefill"), "the worker lives on"
+        assert parallel([4, 5], lambda n: ask(server, n), 2) == [expected[4], expected[5]]
+        server.check_pages_free()
+        assert server.metrics().sum("weir_inexact_tokens_total") == 0
 
 
 if __name__ == "__main__":
