@@ -80,8 +80,8 @@ typedef struct {
     backend *device;
     model *m;
     double load_s;
-    double stream_bytes_per_s, int8_ops_per_s,
-        vnni_ops_per_s; /* the machine's limits: bench/stream.h */
+    double stream_bytes_per_s, peak_ops_per_s, vnni_ops_per_s; /* the machine's limits: stream.h */
+    bool bf16;                                                 /* the peak is of bf16, not int8 */
     bool timed;
     stepfit fit[2];      /* prefill, decode */
     int32_t pages_each;  /* pages of one sequence */
@@ -184,10 +184,11 @@ static status engine_open(const settings *s, int32_t threads, bed *b, diag *d) {
     }
     b->stream_bytes_per_s =
         stream_read_bytes_per_s(b->device->threads, model_get_info(b->m)->weight_bytes);
-    b->int8_ops_per_s = stream_int8_ops_per_s(b->device->threads, b->device->isa);
+    b->bf16 = o.activations == BACKEND_ACTIVATIONS_BF16;
+    b->peak_ops_per_s = stream_ops_per_s(b->device->threads, b->bf16 ? "amx-bf16" : b->device->isa);
     b->vnni_ops_per_s = strcmp(b->device->isa, "amx") == 0
-                            ? stream_int8_ops_per_s(b->device->threads, "avx512")
-                            : b->int8_ops_per_s;
+                            ? stream_ops_per_s(b->device->threads, "avx512")
+                            : b->peak_ops_per_s;
     optimer_install(b->device);
     b->timed = true;
     return engine_buffers(b, rows, batch, d);
@@ -278,13 +279,13 @@ static void engine_profile(const bed *b, const char *phase, int32_t steps) {
                 "\"peak_gop_per_second\": %.1f, \"weights_gb_per_second\": %.2f, "
                 "\"stream_gb_per_second\": %.2f}\n",
                 phase, e[i].name, e[i].outputs, e[i].inputs, (unsigned long long)e[i].calls, ms,
-                ns / all_ns, gops, b->int8_ops_per_s / 1e9, gbps, b->stream_bytes_per_s / 1e9);
+                ns / all_ns, gops, b->peak_ops_per_s / 1e9, gbps, b->stream_bytes_per_s / 1e9);
         } else if (e[i].ops > 0) {
             printf(
                 "  %-6s %6d x %-6d %9.3f ms/step %5.1f %% of time %8.1f Gop/s %5.1f %% of peak "
                 "%7.2f GB/s %5.1f %% of read\n",
                 e[i].name, e[i].outputs, e[i].inputs, ms, 100 * ns / all_ns, gops,
-                engine_share(gops, b->int8_ops_per_s / 1e9), gbps,
+                engine_share(gops, b->peak_ops_per_s / 1e9), gbps,
                 engine_share(gbps, b->stream_bytes_per_s / 1e9));
         } else {
             printf("  %-22s %9.3f ms/step %5.1f %% of time\n", e[i].name, ms, 100 * ns / all_ns);
@@ -325,15 +326,15 @@ static void engine_tell(const bed *b, const char *phase, int32_t batch, int32_t 
             phase, prompt, (int)b->s->gen, batch, b->device->threads, tokens / median,
             tokens / seconds[repeat - 1], tokens / seconds[0], median * 1e3 / steps, repeat,
             read / 1e9, b->stream_bytes_per_s / 1e9,
-            engine_share(read, b->stream_bytes_per_s) / 100, rate / 1e9, b->int8_ops_per_s / 1e9,
-            engine_share(rate, b->int8_ops_per_s) / 100, b->vnni_ops_per_s / 1e9, b->load_s,
+            engine_share(read, b->stream_bytes_per_s) / 100, rate / 1e9, b->peak_ops_per_s / 1e9,
+            engine_share(rate, b->peak_ops_per_s) / 100, b->vnni_ops_per_s / 1e9, b->load_s,
             (unsigned long long)engine_rss_bytes(), (unsigned long long)info->weight_bytes,
             b->device->isa, info->numerics);
     } else {
         printf("%-8s %7d %6d %8d %12.1f %12.1f %10.3f %12.2f %6.0f %% %8.0f %6.1f %%\n", phase,
                b->device->threads, batch, prompt, tokens / median, tokens / seconds[0],
                median * 1e3 / steps, read / 1e9, engine_share(read, b->stream_bytes_per_s),
-               rate / 1e9, engine_share(rate, b->int8_ops_per_s));
+               rate / 1e9, engine_share(rate, b->peak_ops_per_s));
     }
     (void)fflush(stdout);
 }
@@ -379,12 +380,12 @@ static void engine_head(const bed *b) {
     const model_info *i = model_get_info(b->m);
     printf(
         "%s: %d layers, width %d, %.1f M parameters, weights %.1f MB, loaded in %.2f s, "
-        "RSS %.0f MB\n%s on %s; limits: read %.1f GB/s, int8 %.0f (vectors %.0f) Gop/s; medians "
-        "and best of %d\n",
+        "RSS %.0f MB\n%s on %s; limits: read %.1f GB/s, %s %.0f (int8 vectors %.0f) Gop/s; "
+        "medians and best of %d\n",
         i->name, i->layers, i->width, (double)i->parameters / 1e6, (double)i->weight_bytes / 1e6,
         b->load_s, (double)engine_rss_bytes() / 1e6, i->numerics, b->device->isa,
-        b->stream_bytes_per_s / 1e9, b->int8_ops_per_s / 1e9, b->vnni_ops_per_s / 1e9,
-        (int)b->s->repeat);
+        b->stream_bytes_per_s / 1e9, b->bf16 ? "bf16" : "int8", b->peak_ops_per_s / 1e9,
+        b->vnni_ops_per_s / 1e9, (int)b->s->repeat);
     printf("%-8s %7s %6s %8s %12s %12s %10s %12s %8s %8s %8s\n", "phase", "threads", "batch",
            "prompt", "tokens/s", "best", "ms/step", "weights GB/s", "of read", "Gop/s", "of peak");
 }

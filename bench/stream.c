@@ -108,8 +108,9 @@ static void peak_avxvnni(void) {
     }
 }
 
-/* Full tiles of 16 x 64 by 64 x 16. The permission was asked for when the backend was opened. */
-static void peak_amx(void) {
+/* Full tiles of 16 x 64 bytes by 64 x 16. The permission was asked for when the backend was opened.
+ */
+static void peak_tiles(void) {
     uint8_t shapes[64] = {1};
     for (int t = 0; t < 8; t++) {
         shapes[16 + 2 * t] = 64; /* bytes of a row */
@@ -118,10 +119,24 @@ static void peak_amx(void) {
     __asm__ volatile(
         "ldtilecfg %0\n tilezero %%tmm0\n tilezero %%tmm1\n tilezero %%tmm2\n tilezero %%tmm3\n"
         "tilezero %%tmm4\n tilezero %%tmm5\n tilezero %%tmm6\n tilezero %%tmm7\n" ::"m"(shapes));
+}
+
+#define PEAK_FOUR(instruction)                                                            \
+    instruction " %tmm6, %tmm4, %tmm0\n" instruction " %tmm7, %tmm4, %tmm1\n" instruction \
+                " %tmm6, %tmm5, %tmm2\n" instruction " %tmm7, %tmm5, %tmm3\n"
+
+static void peak_amx(void) {
+    peak_tiles();
     for (int i = 0; i < PEAK_LOOPS; i++) {
-        __asm__ volatile(
-            "tdpbssd %tmm6, %tmm4, %tmm0\n tdpbssd %tmm7, %tmm4, %tmm1\n"
-            "tdpbssd %tmm6, %tmm5, %tmm2\n tdpbssd %tmm7, %tmm5, %tmm3\n");
+        __asm__ volatile(PEAK_FOUR("tdpbssd"));
+    }
+    __asm__ volatile("tilerelease");
+}
+
+static void peak_amxbf16(void) {
+    peak_tiles();
+    for (int i = 0; i < PEAK_LOOPS; i++) {
+        __asm__ volatile(PEAK_FOUR("tdpbf16ps"));
     }
     __asm__ volatile("tilerelease");
 }
@@ -145,14 +160,15 @@ static void *peak_main(void *argument) {
 }
 
 /* One core's, times the threads. On a thread of its own: the tile shapes of the caller's stay. */
-double stream_int8_ops_per_s(int32_t threads, const char *isa) {
+double stream_ops_per_s(int32_t threads, const char *name) {
     static const struct {
-        const char *isa;
+        const char *name;
         void (*loop)(void);
         double ops; /* of one turn */
     } peaks[] = {
 #if defined(__x86_64__)
         {"amx", peak_amx, 4 * 2.0 * 16 * 16 * 64},
+        {"amx-bf16", peak_amxbf16, 4 * 2.0 * 16 * 16 * 32},
         {"avx512", peak_avx512, 12 * 2.0 * 64},
         {"avxvnni", peak_avxvnni, 12 * 2.0 * 32},
 #endif
@@ -161,7 +177,7 @@ double stream_int8_ops_per_s(int32_t threads, const char *isa) {
     for (size_t i = 0; peaks[i].loop != NULL; i++) {
         pthread_t id;
         peak p = {peaks[i].loop, 0};
-        if (strcmp(peaks[i].isa, isa) == 0 && pthread_create(&id, NULL, peak_main, &p) == 0) {
+        if (strcmp(peaks[i].name, name) == 0 && pthread_create(&id, NULL, peak_main, &p) == 0) {
             (void)pthread_join(id, NULL);
             return threads * peaks[i].ops * PEAK_LOOPS * 1e9 / (double)p.best_ns;
         }

@@ -1,7 +1,7 @@
 /* stream.h -- what this machine could do at most: the rooflines of prefill and decode.
  *
  * Purpose    Every decode step reads all weights once, so streaming reads bound it; prefill is
- * bound by int8 dot products. Both are measured, on all threads, in the run they stand beside.
+ * bound by dot products. Both are measured, on all threads, in the run they stand beside.
  * Ownership  Memory is taken and given back inside the call.
  * Threads    Starts `threads` threads and joins them.
  * Limits     threads <= LIMIT_THREADS.
@@ -15,9 +15,9 @@
  * this), the best of some passes; 0 when there is no memory. */
 double stream_read_bytes_per_s(int32_t threads, uint64_t bytes);
 
-/* Multiplications and additions per second of the int8 dot products of instruction set "amx",
- * "avx512" or "avxvnni" from registers, if the machine has it: one core's times `threads`. 0 for
- * others. */
-double stream_int8_ops_per_s(int32_t threads, const char *isa);
+/* Multiplications and additions per second from registers: of int8 for an instruction set "amx",
+ * "avx512" or "avxvnni", of bf16 for "amx-bf16", if the machine has it: one core's times `threads`.
+ * 0 for others. */
+double stream_ops_per_s(int32_t threads, const char *name);
 
 #endif

@@ -36,7 +36,8 @@ enum {
 };
 static_assert(BF16_PANELS == 4, "a register a panel");
 static_assert(ISA_PAIRS_TILES % BF16_TILES == 0, "whole pairs");
-static_assert(BF16_MADE_BYTES + ISA_PAIRS_TILES / BF16_TILES * BF16_SUMS_BYTES <= ISA_SCRATCH_BYTES,
+static_assert(ISA_PAIRS_TILES / BF16_TILES * (BF16_MADE_BYTES + BF16_SUMS_BYTES) <=
+                  ISA_SCRATCH_BYTES,
               "fits");
 
 /* Tile loads do not tell the compiler that they read memory. */
@@ -487,48 +488,51 @@ static void bf16_step_run(const bf16_job *j, const bf16_step *s) {
     }
 }
 
-/* A block of groups for all rows, 32 at a time. Sums are finished after the next rows' products
- * were begun. */
+/* Rows [row, row + 32) of a block of groups, all tiles. Sums are finished after the next tiles'
+ * products were begun. */
 static void bf16_rows(const bf16_job *j, bf16_step s) {
-    enum { ROWS = 2 * ISA_PANEL_ROWS };
+    const isa_linear *l = j->l;
+    bf16_job pair = *j;
     bf16_step before = {0};
-    for (s.row = 0; s.row < j->l->rows; s.row += ROWS) {
-        const int32_t left = j->l->rows - s.row;
-        s.rows = left < ROWS ? left : ROWS;
+    for (int32_t t = 0; t < l->tiles; t += BF16_TILES) {
+        s.tile = l->tile_first + t;
+        s.tiles = l->tiles - t < BF16_TILES ? l->tiles - t : BF16_TILES;
+        s.sums = j->sums + t / BF16_TILES * BF16_SUMS_BYTES;
         if (s.last) {
             bf16_fetch_out(j, &s);
         }
-        bf16_step_run(j, &s);
+        bf16_step_run(&pair, &s);
         bf16_step_finish(j, &before);
         before = s;
         if (!s.last || bf16_direct(j, &s)) {
             before.rows = 0;
         }
+        pair.made += BF16_MADE_BYTES;
     }
     bf16_step_finish(j, &before);
 }
 
-/* Groups [g, g + count) of the item's tiles. */
+/* Groups [g, g + count) of the item's tiles: all are made, and meet 32 rows after another, so that
+ * what is read again and again is small and lies in the second-level cache. */
 static void bf16_block_groups(const bf16_job *j, int32_t g, int32_t count) {
+    enum { ROWS = 2 * ISA_PANEL_ROWS };
     const isa_linear *l = j->l;
     const int64_t bytes = (int64_t)tile_bytes(l->format, l->inputs);
     const int32_t group_bytes = tile_shape_of(l->format).group_bytes;
-    for (int32_t t = 0; t < l->tiles; t += BF16_TILES) {
-        const int32_t tiles = l->tiles - t < BF16_TILES ? l->tiles - t : BF16_TILES;
-        for (int32_t i = 0; i < tiles; i++) {
-            bf16_formats[l->format].block(
-                l->weights + (l->tile_first + t + i) * bytes + (int64_t)g * group_bytes, count,
-                j->made + i * BF16_BLOCK_GROUPS * BF16_TILE_BYTES);
-        }
-        BF16_WRITTEN();
-        const bf16_step s = {.tile = l->tile_first + t,
-                             .tiles = tiles,
-                             .sums = j->sums + t / BF16_TILES * BF16_SUMS_BYTES,
-                             .group = g,
-                             .count = count,
-                             .first = g == 0,
-                             .last = g + count == j->groups};
-        bf16_rows(j, s);
+    for (int32_t t = 0; t < l->tiles; t++) {
+        bf16_formats[l->format].block(
+            l->weights + (l->tile_first + t) * bytes + (int64_t)g * group_bytes, count,
+            j->made + t * BF16_BLOCK_GROUPS * BF16_TILE_BYTES);
+    }
+    BF16_WRITTEN();
+    for (int32_t row = 0; row < l->rows; row += ROWS) {
+        const int32_t left = l->rows - row;
+        bf16_rows(j, (bf16_step){.row = row,
+                                 .rows = left < ROWS ? left : ROWS,
+                                 .group = g,
+                                 .count = count,
+                                 .first = g == 0,
+                                 .last = g + count == j->groups});
     }
 }
 
@@ -571,7 +575,7 @@ static void bf16_linear(const isa_linear *l, uint8_t *scratch) {
         .stride = 4 * (int64_t)l->columns,
         .groups = l->inputs / TILE_GROUP,
         .made = scratch,
-        .sums = scratch + BF16_MADE_BYTES,
+        .sums = scratch + ISA_PAIRS_TILES / BF16_TILES * BF16_MADE_BYTES,
     };
     isa_amx_configure(64, l->columns == 0 ? TILE_OUTPUTS : l->columns);
     if (l->columns == 0) {
