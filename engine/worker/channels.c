@@ -59,7 +59,7 @@ status channels_open(worker_state *w) {
     if (!c) {
         return status_fail(w->d, STATUS_NOMEM, "no memory for KV channels");
     }
-    kvstats_open(workstats_registry(w->stats), &c->stats);
+    kvstats_open(workstats_registry(w->stats), o->kv_pairs_max, &c->stats);
     bool forced = o->kv_transports == HELLO_BIT(HELLO_NCCL);
     uint32_t able = HELLO_BIT(HELLO_LOCAL) | HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
     diag why = {.text = ""};
@@ -276,7 +276,7 @@ static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
             if (posted || p->waiting_count > 0 || t.groups != u->counted[i].groups) {
                 u->used_us = now_us;
             }
-            kvstats_moved(&w->channels->stats, i == SENDER, &u->counted[i], &t);
+            kvstats_moved(&w->channels->stats, p->worker, i == SENDER, &u->counted[i], &t);
             u->counted[i] = t;
         }
     }
@@ -325,7 +325,7 @@ static void settle_side(worker_state *w, uint32_t slot, const kvt *k) {
         return;
     }
     const char *why = p->transport == HELLO_NCCL ? nccl_reason(k) : "";
-    kvstats_broken(&c->stats, p->transport);
+    kvstats_broken(&c->stats, p->transport, p->worker);
     LOG(WARN, "kvt", "channel broken", "worker=%u transport=%s why=\"%s\"", p->worker, kvt_name(k),
         why);
     if (p->transport == HELLO_NCCL && is_refusal(w, slot, why)) {
@@ -348,8 +348,11 @@ void channels_settle(worker_state *w, uint32_t slot) {
     settle_side(w, slot, p->receiver);
 }
 
-void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a) {
-    kvstats_adopted(&w->channels->stats, w->peers.slots[slot].transport, a->waited_us, a->moved_us);
+void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a,
+                      int64_t exposed_us) {
+    const peer *p = &w->peers.slots[slot];
+    kvstats_adopted(&w->channels->stats, p->transport, p->worker, a->waited_us, a->moved_us,
+                    exposed_us);
 }
 
 /* ---- failures and numbers ------------------------------------------------------------------- */

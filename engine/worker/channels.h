@@ -41,8 +41,8 @@ void channels_attach(worker_state *w, uint32_t slot, const mesh_event *e, bool d
 /* The link is about to end: its numbers are counted, and what failed is said. */
 void channels_settle(worker_state *w, uint32_t slot);
 
-/* P: D has adopted a request that this link carried. */
-void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a);
+/* P: D has adopted a request that this link carried, `exposed_us` after its last group had left. */
+void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a, int64_t exposed_us);
 
 /* Looks after what no single link owns: how many communicators there are; ends the process when an
  * abort hangs. No core action may be under way. */

@@ -46,7 +46,67 @@ static void register_pairs(metrics *m, kvstats *s) {
     }
 }
 
-void kvstats_open(metrics *m, kvstats *out) {
+/* ---- by peer -------------------------------------------------------------------------------- */
+
+static void register_way(metrics *m, kvstats_peer *p, const char *peer, int sent) {
+    char labels[64];
+    (void)snprintf(labels, sizeof labels, "%s,direction=\"%s\"", peer, sent ? "sent" : "received");
+    p->bytes[sent] = metrics_new_counter(m, "weir_kv_peer_bytes_total", labels,
+                                         "Bytes over NCCL, by the worker at the other end.", 1);
+    p->groups[sent] =
+        metrics_new_counter(m, "weir_kv_peer_groups_total", labels, "Groups over NCCL.", 1);
+    p->copy_us[sent] = metrics_new_counter(m, "weir_kv_peer_copy_seconds_total", labels,
+                                           "Pages to staging (sent), staging to pages.", 1e-6);
+    p->wire_us[sent] = metrics_new_counter(m, "weir_kv_peer_wire_seconds_total", labels,
+                                           "Groups in ncclSend or ncclRecv.", 1e-6);
+    p->rate[sent] = metrics_new_gauge(m, "weir_kv_peer_bytes_per_second", labels,
+                                      "On the wire, when something was last moved.");
+}
+
+static void register_peer(metrics *m, kvstats_peer *p, const char *peer) {
+    for (int sent = 0; sent < 2; sent++) {
+        register_way(m, p, peer, sent);
+    }
+    p->handshake_us = metrics_new_counter(m, "weir_kv_peer_handshake_seconds_total", peer,
+                                          "Setting up communicators.", 1e-6);
+    p->ready_us = metrics_new_counter(m, "weir_kv_peer_ready_wait_seconds_total", peer,
+                                      "P: until its receives were posted.", 1e-6);
+    p->waited_us = metrics_new_counter(m, "weir_kv_peer_grant_wait_seconds_total", peer,
+                                       "P: until it had room for requests.", 1e-6);
+    p->exposed_us = metrics_new_counter(m, "weir_kv_peer_exposed_seconds_total", peer,
+                                        "P: transfers, not hidden by computing.", 1e-6);
+    p->transfers = metrics_new_counter(m, "weir_kv_peer_transfers_total", peer,
+                                       "P: requests that it adopted, over any transport.", 1);
+    p->broken = metrics_new_counter(m, "weir_kv_peer_channels_broken_total", peer,
+                                    "Channels with it that failed.", 1);
+}
+
+const kvstats_peer *kvstats_of(kvstats *s, uint32_t worker) {
+    for (uint32_t i = 0; i < s->peers_count; i++) {
+        if (i == s->peers_max || s->peers[i].worker == worker) {
+            return &s->peers[i];
+        }
+    }
+    char label[32];
+    kvstats_peer *p = &s->peers[s->peers_count];
+    if (s->peers_count < s->peers_max) {
+        (void)snprintf(label, sizeof label, "peer=\"%u\"", worker);
+    } else {
+        (void)snprintf(label, sizeof label, "peer=\"other\"");
+    }
+    p->worker = worker;
+    register_peer(s->registry, p, label);
+    s->peers_count++;
+    return p;
+}
+
+/* ---- all together --------------------------------------------------------------------------- */
+
+void kvstats_open(metrics *m, uint32_t peers_max, kvstats *out) {
+    bool bounded = peers_max > 0 && peers_max < KVSTATS_PEERS_MAX;
+    out->registry = m;
+    out->peers_count = 0;
+    out->peers_max = bounded ? peers_max : KVSTATS_PEERS_MAX;
     for (uint32_t t = 0; t < HELLO_TRANSPORTS; t++) {
         register_transport(m, out, (hello_transport)t);
     }
@@ -59,25 +119,46 @@ void kvstats_links(const kvstats *s, const uint32_t links[HELLO_TRANSPORTS]) {
     }
 }
 
-void kvstats_broken(const kvstats *s, hello_transport t) {
+void kvstats_broken(kvstats *s, hello_transport t, uint32_t worker) {
     metrics_add(s->broken[t], 1);
+    metrics_add(kvstats_of(s, worker)->broken, 1);
 }
 
-void kvstats_adopted(const kvstats *s, hello_transport t, uint32_t waited_us, uint32_t moved_us) {
+void kvstats_adopted(kvstats *s, hello_transport t, uint32_t worker, uint32_t waited_us,
+                     uint32_t moved_us, int64_t exposed_us) {
+    const kvstats_peer *p = kvstats_of(s, worker);
     metrics_observe(s->waited_us[t], waited_us);
     metrics_observe(s->moved_us[t], moved_us);
+    metrics_add(p->waited_us, waited_us);
+    metrics_add(p->exposed_us, (uint64_t)exposed_us);
+    metrics_add(p->transfers, 1);
 }
 
-void kvstats_moved(const kvstats *s, bool sender, const nccl_times *then, const nccl_times *now) {
+void kvstats_moved(kvstats *s, uint32_t worker, bool sender, const nccl_times *then,
+                   const nccl_times *now) {
+    const kvstats_peer *p = kvstats_of(s, worker);
+    uint64_t copy_us = (uint64_t)(now->copy_us - then->copy_us);
+    uint64_t ready_us = (uint64_t)(now->ready_us - then->ready_us);
+    uint64_t wire_us = (uint64_t)(now->wire_us - then->wire_us);
+    uint64_t bytes = now->bytes - then->bytes;
     if (now->setup_us > 0 && then->setup_us == 0 && sender) {
         metrics_observe(s->handshake_us, (uint64_t)now->setup_us);
+        metrics_add(p->handshake_us, (uint64_t)now->setup_us);
     }
-    metrics_add(sender ? s->pack_us : s->unpack_us, (uint64_t)(now->copy_us - then->copy_us));
-    metrics_add(s->ready_us, (uint64_t)(now->ready_us - then->ready_us));
-    metrics_add(s->wire_us[sender], (uint64_t)(now->wire_us - then->wire_us));
-    metrics_add(s->bytes[sender], now->bytes - then->bytes);
+    metrics_add(sender ? s->pack_us : s->unpack_us, copy_us);
+    metrics_add(s->ready_us, ready_us);
+    metrics_add(s->wire_us[sender], wire_us);
+    metrics_add(s->bytes[sender], bytes);
     metrics_add(s->groups[sender], now->groups - then->groups);
     metrics_add(s->empty[sender], now->empty - then->empty);
+    metrics_add(p->copy_us[sender], copy_us);
+    metrics_add(p->ready_us, ready_us);
+    metrics_add(p->wire_us[sender], wire_us);
+    metrics_add(p->bytes[sender], bytes);
+    metrics_add(p->groups[sender], now->groups - then->groups);
+    if (bytes > 0 && wire_us > 0) {
+        metrics_set(p->rate[sender], (double)bytes / (double)wire_us * 1e6);
+    }
 }
 
 void kvstats_pairs(const kvstats *s, uint32_t pairs) {

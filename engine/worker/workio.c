@@ -360,8 +360,8 @@ static void on_message(worker_state *w, uint32_t slot, const message *m, int fd)
     }
     if (m->type == MESSAGE_ADOPTED) {
         int64_t now = clock_now_us();
-        channels_adopted(w, slot, &m->adopted);
         int64_t exposed_us = workstats_adopted(w->stats, m->request, m->attempt, now);
+        channels_adopted(w, slot, &m->adopted, exposed_us);
         trace_span(w->trace.trace, m->request, "exposed transfer", now - exposed_us, now, 1);
     }
     if (m->type == MESSAGE_CANCEL) {

@@ -201,6 +201,13 @@ def numbers_of_a_transfer():
             assert m.sum(name, role="prefill") > 0, name
         assert m.sum("weir_kv_wire_seconds_total", role="decode") > 0
         assert m.sum("weir_kv_aborts") == 0
+        # By the worker at the other end: each has one.
+        for role, way in (("prefill", "sent"), ("decode", "received")):
+            by_peer = m.all("weir_kv_peer_bytes_total", role=role, direction=way)
+            assert by_peer == [m.sum("weir_kv_nccl_bytes_total", role=role, direction=way)], by_peer
+        assert m.sum("weir_kv_peer_transfers_total", role="prefill") == \
+            m.sum("weir_kv_exposed_seconds_count", role="prefill")
+        assert m.sum("weir_kv_peer_handshake_seconds_total", role="prefill") > 0
 
 
 @case

@@ -4,7 +4,8 @@ an abort that never returns.
 
 Real processes on emulated devices. One request at a time; a worker is told over its FIFO
 (WEIR_FAILPOINTS_DIR) where to die or stop. WEIR_PHASES="posted,after" picks phases. The oracle: the
-tokens of a worker that computes both phases. How long a failure took to be seen, and the client to hear again, is printed, never asserted.
+tokens of a worker that computes both phases. How long a failure took to be seen, and the client to
+hear again, is printed, never asserted.
 """
 
 import os
