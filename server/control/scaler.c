@@ -663,6 +663,21 @@ static void note_requests(scaler *s, const scaler_observation *o) {
     s->requests = isfinite(requests) ? requests : s->requests;
 }
 
+/* A load that has ended lingers in the smoothed one, and is over: the requests, or long prompts
+ * among requests that go on. */
+static void drop_ended(scaler *s, const scaler_load *level) {
+    scaler_load *f = &s->forecast;
+    double tokens = s->highest.requests_per_s * s->highest.prompt_mean;
+    if (s->highest.requests_per_s < level->requests_per_s) {
+        *f = s->highest;
+    } else if (tokens < level->requests_per_s * level->prompt_mean && f->requests_per_s > 0 &&
+               tokens < f->requests_per_s * f->prompt_mean) {
+        double share = tokens / (f->requests_per_s * f->prompt_mean);
+        f->prompt_mean *= share;
+        f->prompt_square *= share * share;
+    }
+}
+
 static int64_t lacks(const scaler_state *p) {
     return (int64_t)p->wanted - (int64_t)have(p);
 }
@@ -683,9 +698,7 @@ void scaler_step(scaler *s, const scaler_observation *o, int64_t now_us) {
     s->forecast = scaler_demand_forecast(&s->demand, s->options.cold_us);
     s->highest = scaler_demand_highest(&s->demand, s->options.hold_us);
     scaler_load level = scaler_demand_forecast(&s->demand, 0);
-    if (s->highest.requests_per_s < level.requests_per_s) {
-        s->forecast = s->highest; /* a load that has ended lingers in the mean, and is over */
-    }
+    drop_ended(s, &level);
     note_requests(s, o);
     count_pools(s, o);
     watch_pending(s, o);

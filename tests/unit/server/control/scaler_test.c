@@ -414,3 +414,27 @@ Test(scaler, a_load_that_has_ended_starts_nobody_again) {
     }
     cr_assert_eq(o.workers_count, 2);
 }
+
+/* Requests go on as before, and their prompts are short now: the smoothed mean still has the long
+ * ones, and starts nobody for them. */
+Test(scaler, long_prompts_that_have_ended_start_nobody_again) {
+    begin((scaler_bounds){1, 16}, (scaler_bounds){1, 16}, 0);
+    s.options.hold_us = 10 * SECOND;
+    for (int i = 0; i < 5; i++) {
+        (void)add(SCALER_PREFILL, SCALER_SERVING);
+    }
+    (void)add(SCALER_DECODE, SCALER_SERVING);
+    run(600, 18, 1000, 10); /* 3.6 s of prompts a second */
+    cr_assert_eq(s.actions_count, 0);
+    uint32_t stopped = 0;
+    for (int i = 0; i < 300; i++) {
+        run(1, 19, 16, 10);
+        cr_assert_eq(count(SCALER_START, SCALER_PREFILL), 0, "%s", s.pools[SCALER_PREFILL].why);
+        for (uint32_t a = 0; a < s.actions_count; a++) {
+            cr_assert_eq(s.actions[a].kind, SCALER_STOP);
+            remove_worker((uint32_t)s.actions[a].worker);
+            stopped++;
+        }
+    }
+    cr_assert_eq(stopped, 4, "%s", s.pools[SCALER_PREFILL].why);
+}
