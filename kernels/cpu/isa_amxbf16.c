@@ -7,8 +7,9 @@
  *
  * Few rows stream: weights are the unit's rows, for it costs the same with 1 column of activations
  * as with 16. A group is made, and two groups later meets up to four panels of rows; sums come out
- * turned. Many rows block: two tiles are made and turned for some groups ahead, and meet all rows
- * two panels at a time, so that four loads feed four products; sums come out as they are wanted.
+ * turned. Many rows block: the tiles of an item are made and turned for some groups ahead, and 32
+ * rows after another meet them, two tiles and two panels at a time, so that four loads feed four
+ * products; sums come out as they are wanted.
  *
  * Of four bits a weight has 16 values a group: they are computed and rounded once, and looked up.
  */
@@ -374,16 +375,9 @@ BODY_INLINE void bf16_square(const bf16_job *j, const uint8_t *x, int32_t count,
     }
 }
 
-/* Where the four registers go: [16 rows][16 outputs] each. */
-typedef struct {
-    uint8_t *at[4];
-    int64_t stride;
-} bf16_place;
-
-/* The same with sums that come from memory, unless they begin here, and go to `to`. */
+/* The same with sums that come from memory, unless they begin here, and go back. */
 BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *x, int32_t count, bool first,
-                                  const uint8_t *sums, const bf16_place *to, const bool tiles,
-                                  const bool panels) {
+                                  uint8_t *sums, const bool tiles, const bool panels) {
     if (first) {
         _tile_zero(0);
         _tile_zero(1);
@@ -396,22 +390,22 @@ BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *x, int32_t c
         _tile_loadd(3, sums + 3 * BF16_TILE_BYTES, 64);
     }
     bf16_square(j, x, count, tiles, panels);
-    _tile_stored(0, to->at[0], to->stride);
+    _tile_stored(0, sums, 64);
     if (tiles) {
-        _tile_stored(1, to->at[1], to->stride);
+        _tile_stored(1, sums + BF16_TILE_BYTES, 64);
     }
     if (panels) {
-        _tile_stored(2, to->at[2], to->stride);
+        _tile_stored(2, sums + 2 * BF16_TILE_BYTES, 64);
     }
     if (tiles && panels) {
-        _tile_stored(3, to->at[3], to->stride);
+        _tile_stored(3, sums + 3 * BF16_TILE_BYTES, 64);
     }
     BF16_WRITTEN();
 }
 
 /* What a block of groups does for rows [row, row + 32) of the item. */
 typedef struct {
-    int32_t tile, tiles, row, rows;
+    int32_t tiles, row, rows;
     uint8_t *sums; /* of the tiles, all rows */
     int32_t group, count;
     bool first, last;
@@ -421,95 +415,67 @@ static uint8_t *bf16_sums(const bf16_step *s) {
     return s->sums + (int64_t)s->row * BF16_TILES * TILE_OUTPUTS * (int64_t)sizeof(float);
 }
 
-static float *bf16_out(const bf16_job *j, const bf16_step *s) {
-    const isa_linear *l = j->l;
-    return l->out + (int64_t)(l->row_first + s->row) * l->outputs + s->tile * TILE_OUTPUTS;
-}
-
-/* Whether sums are what is wanted, and whole registers of them. */
-static bool bf16_direct(const bf16_job *j, const bf16_step *s) {
-    const isa_linear *l = j->l;
-    return s->last && !l->accumulate && l->bias == NULL && s->rows % ISA_PANEL_ROWS == 0 &&
-           (s->tile + s->tiles) * TILE_OUTPUTS <= l->outputs;
-}
-
-static bf16_place bf16_place_of(const bf16_job *j, const bf16_step *s) {
-    bf16_place p = {.stride = 64};
-    uint8_t *sums = bf16_sums(s);
-    for (int i = 0; i < 4; i++) {
-        p.at[i] = sums + i * BF16_TILE_BYTES;
-    }
-    if (bf16_direct(j, s)) {
-        float *out = bf16_out(j, s);
-        p.stride = (int64_t)sizeof(float) * j->l->outputs;
-        for (int i = 0; i < 4; i++) {
-            p.at[i] = (uint8_t *)(out + (int64_t)(i / 2) * ISA_PANEL_ROWS * j->l->outputs +
-                                  i % 2 * TILE_OUTPUTS);
-        }
-    }
-    return p;
-}
-
-/* Brings in what the sums will be written to. */
-static void bf16_fetch_out(const bf16_job *j, const bf16_step *s) {
-    const float *out = bf16_out(j, s);
-    for (int32_t r = 0; r < s->rows; r++, out += j->l->outputs) {
-        __builtin_prefetch(out, 1);
-        if (s->tiles > 1) {
-            __builtin_prefetch(out + TILE_OUTPUTS, 1);
-        }
-    }
-}
-
-/* Sums to their rows. */
-static void bf16_step_finish(const bf16_job *j, const bf16_step *s) {
-    const float *sums = (const float *)(const void *)bf16_sums(s);
-    for (int32_t r = 0; r < s->rows; r++) {
-        const int32_t at = r / ISA_PANEL_ROWS * 2 * ISA_PANEL_ROWS + r % ISA_PANEL_ROWS;
-        for (int32_t t = 0; t < s->tiles; t++) {
-            group_finish(j->l, v16_load(sums + (at + t * ISA_PANEL_ROWS) * TILE_OUTPUTS),
-                         j->l->row_first + s->row + r, (s->tile + t) * TILE_OUTPUTS);
-        }
-    }
-}
-
 static void bf16_step_run(const bf16_job *j, const bf16_step *s) {
     const int32_t panel = s->row / ISA_PANEL_ROWS;
     const uint8_t *x = j->panels + panel * j->panel_bytes + (int64_t)s->group * BF16_TILE_BYTES;
-    const bf16_place to = bf16_place_of(j, s);
-    const uint8_t *sums = bf16_sums(s);
+    uint8_t *sums = bf16_sums(s);
     const bool pair = s->rows > ISA_PANEL_ROWS;
     if (s->tiles > 1 && pair) {
-        bf16_square_sums(j, x, s->count, s->first, sums, &to, true, true);
+        bf16_square_sums(j, x, s->count, s->first, sums, true, true);
     } else if (s->tiles > 1) {
-        bf16_square_sums(j, x, s->count, s->first, sums, &to, true, false);
+        bf16_square_sums(j, x, s->count, s->first, sums, true, false);
     } else {
-        bf16_square_sums(j, x, s->count, s->first, sums, &to, false, pair);
+        bf16_square_sums(j, x, s->count, s->first, sums, false, pair);
     }
 }
 
-/* Rows [row, row + 32) of a block of groups, all tiles. Sums are finished after the next tiles'
- * products were begun. */
+/* Sums of 32 rows and all tiles to their rows, each row's in one run: rows of many models' outputs
+ * lie multiples of 4096 bytes apart, and column by column they would fight for one set of L1. */
+static void bf16_rows_finish(const bf16_job *j, const bf16_step *s) {
+    const isa_linear *l = j->l;
+    const int64_t row_floats = (int64_t)BF16_TILES * TILE_OUTPUTS;
+    for (int32_t r = 0; r < s->rows; r++) {
+        const int32_t at = r / ISA_PANEL_ROWS * 2 * ISA_PANEL_ROWS + r % ISA_PANEL_ROWS;
+        const float *sums =
+            (const float *)(const void *)j->sums + s->row * row_floats + (int64_t)at * TILE_OUTPUTS;
+        for (int32_t t = 0; t < l->tiles; t++) {
+            const float *from = sums + t / BF16_TILES * (BF16_SUMS_BYTES / 4) +
+                                t % BF16_TILES * ISA_PANEL_ROWS * TILE_OUTPUTS;
+            group_finish(l, v16_load(from), l->row_first + s->row + r,
+                         (l->tile_first + t) * TILE_OUTPUTS);
+        }
+    }
+}
+
+/* Brings in the lines that some of the next rows' outputs will be written to. */
+static void bf16_fetch_out(const bf16_job *j, const bf16_step *s, int32_t part, int32_t parts) {
+    const isa_linear *l = j->l;
+    const int32_t first = s->rows * part / parts, end = s->rows * (part + 1) / parts;
+    for (int32_t r = first; r < end; r++) {
+        const float *out = l->out + (int64_t)(l->row_first + s->row + r) * l->outputs +
+                           l->tile_first * TILE_OUTPUTS;
+        for (int32_t t = 0; t < l->tiles; t++) {
+            __builtin_prefetch(out + t * TILE_OUTPUTS, 1);
+        }
+    }
+}
+
+/* Rows [row, row + 32) of a block of groups, all tiles. */
 static void bf16_rows(const bf16_job *j, bf16_step s) {
     const isa_linear *l = j->l;
     bf16_job pair = *j;
-    bf16_step before = {0};
     for (int32_t t = 0; t < l->tiles; t += BF16_TILES) {
-        s.tile = l->tile_first + t;
         s.tiles = l->tiles - t < BF16_TILES ? l->tiles - t : BF16_TILES;
         s.sums = j->sums + t / BF16_TILES * BF16_SUMS_BYTES;
         if (s.last) {
-            bf16_fetch_out(j, &s);
+            bf16_fetch_out(j, &s, t / BF16_TILES, (l->tiles + BF16_TILES - 1) / BF16_TILES);
         }
         bf16_step_run(&pair, &s);
-        bf16_step_finish(j, &before);
-        before = s;
-        if (!s.last || bf16_direct(j, &s)) {
-            before.rows = 0;
-        }
         pair.made += BF16_MADE_BYTES;
     }
-    bf16_step_finish(j, &before);
+    if (s.last) {
+        bf16_rows_finish(j, &s);
+    }
 }
 
 /* Groups [g, g + count) of the item's tiles: all are made, and meet 32 rows after another, so that
