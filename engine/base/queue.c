@@ -65,6 +65,7 @@ static void fd_lower(queue *q) {
 bool queue_push(queue *q, const void *item) {
     CHECK_EQ(pthread_mutex_lock(&q->lock), 0);
     bool ok = !q->closed && q->count < q->items_max;
+    bool wake = ok && q->waiting > 0;
     if (ok) {
         uint32_t at = (uint32_t)(((uint64_t)q->first + q->count) % q->items_max);
         memcpy(q->items + (size_t)at * q->item_bytes, item, q->item_bytes);
@@ -72,6 +73,8 @@ bool queue_push(queue *q, const void *item) {
         if (q->count == 1) {
             fd_raise(q);
         }
+    }
+    if (wake) {
         CHECK_EQ(pthread_cond_signal(&q->filled), 0);
     }
     CHECK_EQ(pthread_mutex_unlock(&q->lock), 0);
@@ -104,7 +107,9 @@ bool queue_pop_wait(queue *q, void *item, int64_t wait_us) {
     CHECK_EQ(pthread_mutex_lock(&q->lock), 0);
     int rc = 0;
     while (q->count == 0 && !q->closed && rc != ETIMEDOUT) {
+        q->waiting++;
         rc = pthread_cond_timedwait(&q->filled, &q->lock, &until);
+        q->waiting--;
         CHECK(rc == 0 || rc == ETIMEDOUT);
     }
     bool ok = pop_locked(q, item);

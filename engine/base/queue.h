@@ -29,8 +29,9 @@ typedef struct {
     uint32_t items_max;
     uint32_t first;
     uint32_t count;
-    int fd;      /* eventfd or -1 */
-    bool closed; /* queue_shut was called */
+    uint32_t waiting; /* threads in queue_pop_wait */
+    int fd;           /* eventfd or -1 */
+    bool closed;      /* queue_shut was called */
 } queue;
 
 /* With `with_fd`, queue_fd gives a descriptor that polls readable exactly while the queue holds an

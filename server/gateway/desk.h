@@ -73,6 +73,7 @@ typedef struct {
     int64_t leave_by_us; /* with a shared port: it is left until then; 0: not asked to stop */
     int64_t stop_by_us;  /* 0: serving */
     bool ready_said, workers_told;
+    bool child_signal; /* a child has changed since the supervisor last looked */
     int32_t failed_starts;
     bool quit;
     status failed;

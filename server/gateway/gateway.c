@@ -256,14 +256,16 @@ static void on_started(gateway_state *g, const supervisor_event *e) {
 
 /* Workers of other hosts, as the roster names them. */
 static void follow_cluster(gateway_state *g) {
+    if (!g->options->cluster) {
+        return;
+    }
     uint64_t linked[LIMIT_WORKERS];
     cluster_event e;
     for (;;) {
         for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
             linked[i] = g->pool.workers[i].used ? g->pool.workers[i].epoch : 0;
         }
-        if (!g->options->cluster ||
-            !cluster_next(g->options->cluster, linked, clock_now_us(), &e)) {
+        if (!cluster_next(g->options->cluster, linked, clock_now_us(), &e)) {
             return;
         }
         if (e.type == CLUSTER_REFUSED) {
@@ -283,8 +285,13 @@ static void follow_cluster(gateway_state *g) {
     }
 }
 
+/* Asks the kernel about the children only after a signal, or when one is to be started or ended. */
 static void supervise(gateway_state *g) {
     supervisor_event e;
+    if (!g->child_signal && clock_now_us() < supervisor_next_us(g->options->supervisor)) {
+        return;
+    }
+    g->child_signal = false;
     while (supervisor_poll(g->options->supervisor, clock_now_us(), &e)) {
         if (e.type == SUPERVISOR_STARTED) {
             LOG(INFO, "supervisor", "started", "worker=%u pid=%d", e.child, (int)e.pid);
@@ -475,8 +482,10 @@ static void handle_event(gateway_state *g, uint64_t tag) {
             take_intake(g);
             break;
         case TAG_SUPERVISOR:
+            g->child_signal = true; /* supervise and follow_cluster follow every wait */
+            break;
         case TAG_CLUSTER:
-            break; /* supervise and follow_cluster follow every wait */
+            break;
         case TAG_SIGNAL:
             begin_drain(g);
             break;

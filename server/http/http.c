@@ -21,9 +21,9 @@
 #include "server/http/sweeper.h"
 
 enum {
-    /* MHD's memory for one connection: half is its read buffer, which must hold a whole head, and
-     * the parsed headers and the answer's head live in the rest. */
-    HTTP_CONNECTION_BYTES = 4 * LIMIT_HEADER_BYTES,
+    /* MHD's memory for one connection: its read buffer, which grows to hold a whole head, the
+     * parsed headers, and the answer's head. MHD clears all of it before each request. */
+    HTTP_CONNECTION_BYTES = LIMIT_HEADER_BYTES + (16 << 10),
     /* A refused body up to this many times the limit is read and thrown away, so that the client
      * gets to read the refusal instead of a reset connection. */
     HTTP_DISCARD_FACTOR = 4,

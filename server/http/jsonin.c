@@ -63,7 +63,7 @@ static status jsonin_without_bulk(const jsonin *j, str body, char **copy, diag *
     return STATUS_OK;
 }
 
-static status jsonin_build(jsonin *j, str body, diag *d) {
+static status jsonin_build(jsonin *j, str body, int64_t values, diag *d) {
     char *copy = NULL;
     TRY(jsonin_without_bulk(j, body, &copy, d));
     j->root = cJSON_ParseWithLength(copy != NULL ? copy : body.data, body.bytes);
@@ -71,7 +71,7 @@ static status jsonin_build(jsonin *j, str body, diag *d) {
     if (j->root == NULL) {
         return status_fail(d, STATUS_NOMEM, "no memory for the request");
     }
-    const char **names = mem_alloc(LIMIT_JSON_NODES, sizeof *names);
+    const char **names = mem_alloc((size_t)values, sizeof *names);
     if (names == NULL) {
         return status_fail(d, STATUS_NOMEM, "no memory for the request");
     }
@@ -89,7 +89,7 @@ status jsonin_open(str body, const char *const *bulk, size_t bulk_count, jsonin 
         return status_fail(d, STATUS_INVALID, "the body must be a JSON object");
     }
     out->members_count = s.members_count;
-    status code = jsonin_build(out, body, d);
+    status code = jsonin_build(out, body, s.values, d);
     if (code != STATUS_OK) {
         jsonin_close(out);
     }

@@ -303,5 +303,6 @@ status jsonin_scan_text(jsonin_scan *out, str text, diag *d) {
     if (s.at != s.bytes) {
         return jsonin_scan_fail(&s, STATUS_CORRUPT, s.at, "something follows the JSON value");
     }
+    out->values = s.nodes;
     return STATUS_OK;
 }

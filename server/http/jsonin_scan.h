@@ -16,7 +16,8 @@ typedef struct {
     int32_t members_count;
     const char *const *bulk; /* [bulk_count] */
     size_t bulk_count;
-    bool object; /* the top-level value is an object */
+    bool object;    /* the top-level value is an object */
+    int64_t values; /* in all, but for those of bulk arrays */
 } jsonin_scan;
 
 /* STATUS_CORRUPT: not JSON; STATUS_INVALID: JSON that is refused all the same (too deep, too many

@@ -319,13 +319,12 @@ bool sweeper_take_head(sweeper *s, sweeper_slot *slot, size_t bytes, guard_head 
 
 bool sweeper_serving(sweeper *s, sweeper_slot *slot, exchange *x) {
     sweeper_table_lock(s);
-    bool go = !s->stopping && slot->state == SWEEPER_BODY;
+    bool go = !s->stopping && slot->state == SWEEPER_BODY && !slot->half_closed;
     if (go) {
         exchange_hold(x);
         slot->served = x;
         slot->state = SWEEPER_SERVE;
         slot->deadline_us = 0;
-        sweeper_slots_watch(s, slot, EPOLL_CTL_MOD, EPOLLRDHUP);
     }
     sweeper_table_unlock(s);
     return go;
@@ -336,11 +335,12 @@ void sweeper_finished(sweeper *s, sweeper_slot *slot, bool keep) {
     exchange *served = slot->served;
     slot->served = NULL;
     bool live = slot->state == SWEEPER_BODY || slot->state == SWEEPER_SERVE;
+    bool again = false;
     if (live && keep && !s->draining && slot->connection != NULL) {
         slot->state = SWEEPER_IDLE;
         slot->deadline_us = clock_now_us() + s->options.idle_deadline_us;
         MHD_suspend_connection(slot->connection);
-        sweeper_slots_watch(s, slot, EPOLL_CTL_MOD, EPOLLIN | EPOLLRDHUP);
+        again = slot->early || slot->half_closed;
     } else {
         if (keep) {
             /* MHD would wait for a next request: let it see the end instead. */
@@ -350,6 +350,11 @@ void sweeper_finished(sweeper *s, sweeper_slot *slot, bool keep) {
         slot->deadline_us = 0;
     }
     sweeper_table_unlock(s);
+    if (again) {
+        /* Only this thread closes the socket, so it is still the slot's; with the lock held, the
+         * sweeper would wake up only to wait. */
+        sweeper_slots_watch(s, slot, EPOLL_CTL_MOD, EPOLLIN | EPOLLRDHUP);
+    }
     if (served != NULL) {
         exchange_drop(served);
     }

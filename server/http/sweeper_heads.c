@@ -40,6 +40,12 @@ void sweeper_heads_refuse(sweeper *s, sweeper_slot *slot, int code, const char *
     sweeper_slots_watch(s, slot, EPOLL_CTL_MOD, EPOLLIN | EPOLLRDHUP);
 }
 
+/* The lock is held. Nobody peeks now: what came is remembered, for it comes only once. */
+static void sweeper_heads_note(sweeper_slot *slot, uint32_t events) {
+    slot->early = slot->early || (events & EPOLLIN) != 0;
+    slot->half_closed = (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+}
+
 static void sweeper_heads_linger(sweeper *s, sweeper_slot *slot, sweeper_after *a) {
     for (int i = 0; i < SWEEPER_HEADS_RECEIVES; i++) {
         ssize_t n = recv(slot->fd, s->peeked, LIMIT_HEADER_BYTES, MSG_DONTWAIT);
@@ -62,7 +68,7 @@ static void sweeper_heads_pass(sweeper *s, sweeper_slot *slot, const guard_head 
     slot->partial = false;
     slot->peeks = 0;
     slot->deadline_us = clock_now_us() + s->options.body_deadline_us;
-    sweeper_slots_watch(s, slot, EPOLL_CTL_MOD, EPOLLRDHUP);
+    slot->early = false;
     if (slot->state == SWEEPER_HEAD) {
         a->hand_fd = slot->fd;
     } else {
@@ -119,13 +125,14 @@ void sweeper_heads_event(sweeper *s, sweeper_slot *slot, uint32_t events, sweepe
             sweeper_heads_linger(s, slot, a);
             break;
         case SWEEPER_SERVE:
-            if ((events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) {
+            sweeper_heads_note(slot, events);
+            if (slot->half_closed) {
                 exchange_hold(slot->served);
                 a->left = slot->served;
             }
             break;
         case SWEEPER_BODY:
-            slot->half_closed = (events & (EPOLLRDHUP | EPOLLHUP)) != 0;
+            sweeper_heads_note(slot, events);
             break;
         case SWEEPER_FREE:
         case SWEEPER_CLOSING:

@@ -39,6 +39,7 @@ struct sweeper_slot {
     uint32_t peeks;                    /* of the head now awaited */
     bool partial;                      /* some of the head is there */
     bool half_closed;                  /* the client sends no more */
+    bool early;                        /* bytes came while no head was awaited */
     bool passed;                       /* `head` is good for one sweeper_take_head */
     guard_head head;
     uint8_t address[16];

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/limits.h"
 #include "tests/support/rawclient.h"
 
 enum { HELD_MAX = 64 };
@@ -538,6 +539,36 @@ Test(http, an_exchange_let_go_without_an_answer_is_a_500) {
     cr_assert_eq(rawclient_status(&c, 0), 500);
     rawclient_close(&c);
     stop(&f);
+}
+
+/* 64 headers in 32 KiB, and a body behind them, twice on one connection. */
+Test(http, takes_the_largest_head_and_a_body_after_it) {
+    enum { HEADERS = 64, HEAD = LIMIT_HEADER_BYTES, BODY = 100000, VALUE = 506 };
+    strbuf text = strbuf_make(HEAD + BODY);
+    strbuf_printf(&text, "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n", BODY);
+    for (int i = 2; i < HEADERS; i++) {
+        size_t rest = HEAD - 2 - text.bytes; /* with the end of the head */
+        size_t value = i == HEADERS - 1 ? rest - 8 : VALUE;
+        strbuf_printf(&text, "X-%02d: %0*d\r\n", i, (int)value, i);
+    }
+    strbuf_append_z(&text, "\r\n");
+    cr_assert_eq(text.bytes, HEAD);
+    strbuf_printf(&text, "%0*d", BODY, 1);
+    cr_assert(!text.failed);
+    fixture f;
+    start(&f, (http_options){0});
+    rawclient c;
+    rawclient_open(&c, http_port(f.server));
+    for (int i = 0; i < 2; i++) {
+        cr_assert(rawclient_send(&c, text.data, text.bytes));
+        WAIT_UNTIL(atomic_load(&f.requests) > i);
+        cr_assert(rawclient_wait_for(&c, "00001"), "request %d", i);
+        cr_assert_eq(rawclient_status(&c, 0), 200);
+        rawclient_clear(&c);
+    }
+    rawclient_close(&c);
+    stop(&f);
+    strbuf_close(&text);
 }
 
 Test(http, head_has_no_body) {
