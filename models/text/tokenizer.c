@@ -188,7 +188,8 @@ static status read_ids(const gguf *g, tokenizer *t, diag *d) {
     TRY(read_flag(g, KEY "add_bos_token", t->bos, &t->adds_bos, d));
     TRY(read_flag(g, KEY "add_eos_token", t->eos, &t->adds_eos, d));
     t->eog = mem_calloc((size_t)t->words.count, sizeof *t->eog);
-    if (t->eog == NULL) {
+    t->joined = mem_calloc((size_t)t->words.count, sizeof *t->joined);
+    if (t->eog == NULL || t->joined == NULL) {
         return status_fail(d, STATUS_NOMEM, "no memory for the tokenizer");
     }
     /* Files name one end token, while chat models end turns with another: known by its text. */
@@ -242,6 +243,7 @@ void tokenizer_close(tokenizer *t) {
     special_close(&t->specials);
     vocab_close(&t->words);
     mem_free(t->eog);
+    mem_free((void *)t->joined);
     mem_free(t);
 }
 

@@ -2,7 +2,8 @@
  *
  * Encoding is four cuts, each inside the pieces of the one before: broken bytes become U+FFFD;
  * control and user-defined tokens are taken out; the pre-tokenizer splits what is left into words;
- * each word's bytes are merged.
+ * each word's bytes are merged. Most words of a text are tokens; for those the outcome of merging
+ * is remembered, and found again by one look-up instead of one for each pair.
  */
 #include "engine/base/mem.h"
 #include "models/text/bytelevel.h"
@@ -33,10 +34,10 @@ static void put_ids(encoder *e, const int32_t *ids, size_t count) {
     }
 }
 
-/* A word that is itself a token, in families where that comes before merging; -1 otherwise. */
-static int32_t whole_word(const tokenizer *t, str word) {
+/* The token that a word is, whether or not merging would find it; -1: none. */
+static int32_t token_of(const tokenizer *t, str word) {
     char text[2 * WORD_BYTES];
-    if (!t->whole_words || word.bytes > WORD_BYTES) {
+    if (word.bytes > WORD_BYTES) {
         return -1;
     }
     size_t bytes = 0;
@@ -66,10 +67,14 @@ static status symbols_for(encoder *e, size_t bytes, int32_t **out) {
 }
 
 static status encode_word(encoder *e, str word) {
-    int32_t id = whole_word(e->t, word);
+    int32_t id = token_of(e->t, word);
+    uint8_t joined = TOKENIZER_UNTRIED;
     if (id >= 0) {
-        put_ids(e, &id, 1);
-        return STATUS_OK;
+        joined = atomic_load_explicit(&e->t->joined[id], memory_order_relaxed);
+        if (e->t->whole_words || joined == TOKENIZER_JOINS) {
+            put_ids(e, &id, 1);
+            return STATUS_OK;
+        }
     }
     int32_t *symbols;
     TRY(symbols_for(e, word.bytes, &symbols));
@@ -86,6 +91,11 @@ static status encode_word(encoder *e, str word) {
         }
     }
     TRY(bpe_merge(e->t->merges, &e->scratch, symbols, &count));
+    if (id >= 0 && joined == TOKENIZER_UNTRIED) {
+        bool one = count == 1 && symbols[0] == id;
+        atomic_store_explicit(&e->t->joined[id], one ? TOKENIZER_JOINS : TOKENIZER_PARTS,
+                              memory_order_relaxed);
+    }
     put_ids(e, symbols, count);
     return STATUS_OK;
 }

@@ -2,10 +2,12 @@
  *
  * Purpose    Shared by the files that open, ask and encode. Private to models/text: use
  * tokenizer.h. Ownership  The tokenizer owns its parts. Threads    Never written after
- * tokenizer_open. Limits     Those of tokenizer.h.
+ * tokenizer_open, but for `joined`. Limits     Those of tokenizer.h.
  */
 #ifndef MODELS_TEXT_TOKENIZER_PARTS_H
 #define MODELS_TEXT_TOKENIZER_PARTS_H
+
+#include <stdatomic.h>
 
 #include "models/text/bpe.h"
 #include "models/text/fallback.h"
@@ -13,6 +15,8 @@
 #include "models/text/special.h"
 #include "models/text/tokenizer.h"
 #include "models/text/vocab.h"
+
+typedef enum { TOKENIZER_UNTRIED, TOKENIZER_JOINS, TOKENIZER_PARTS } tokenizer_joined;
 
 struct tokenizer {
     vocab words;
@@ -25,6 +29,9 @@ struct tokenizer {
     bool whole_words;       /* a word that is a token is never merged from parts */
     int32_t unknown;        /* -1: none */
     bool *eog;              /* [vocab count] */
+    /* [vocab count] tokenizer_joined: whether merging the token's own text gives the token, as was
+     * found when a word first was that text. Any thread may write what any other would. */
+    _Atomic uint8_t *joined;
     int32_t bos;
     int32_t eos;
     int32_t pad;

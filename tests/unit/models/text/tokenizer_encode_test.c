@@ -41,7 +41,9 @@ Test(tokenizer_encode, text_becomes_the_expected_ids) {
         {"h\xFFh", true, {'h', 0xEF, 0xBF, 0xBD, 'h'}, 5},
         {"\xE2\x82", true, {0xEF, 0xBF, 0xBD}, 3},
     };
-    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    const size_t rows_count = sizeof rows / sizeof rows[0];
+    for (size_t n = 0; n < 2 * rows_count; n++) { /* again: what the first time found is known */
+        size_t i = n % rows_count;
         int32_t ids[IDS_MAX];
         size_t count = 99;
         status s = tokenizer_encode(t, str_from(rows[i].text), true, rows[i].parse_special, ids,
