@@ -576,6 +576,11 @@ void core_set_roles(core *c, uint32_t roles) {
     c->accepts = roles;
 }
 
+void core_set_group_layers(core *c, uint32_t layers) {
+    CHECK(layers > 0);
+    c->options.group_layers = layers < c->options.layers ? layers : c->options.layers;
+}
+
 uint32_t core_roles(const core *c) {
     CHECK(c->accepts != 0);
     return c->accepts;

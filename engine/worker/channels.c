@@ -13,6 +13,7 @@
 #include "engine/core/hello.h"
 #include "engine/worker/hosts.h"
 #include "engine/worker/kvstats.h"
+#include "engine/worker/pacing.h"
 #include "kvtransfer/nccl.h"
 #include "kvtransfer/ncclprobe.h"
 #include "kvtransfer/shm.h"
@@ -31,6 +32,7 @@ struct channels {
     uint32_t may;    /* HELLO_BITs */
     uint64_t device; /* as HELLO's */
     kvstats stats;
+    pacing pacing;
     pair_use uses[PEERS_MAX];
     uint64_t refused[CHANNELS_REFUSED_MAX]; /* epochs of peers whose pair never came up */
     uint32_t refused_next;
@@ -60,6 +62,8 @@ status channels_open(worker_state *w) {
         return status_fail(w->d, STATUS_NOMEM, "no memory for KV channels");
     }
     kvstats_open(workstats_registry(w->stats), o->kv_pairs_max, &c->stats);
+    c->pacing = pacing_make((uint32_t)w->info->layers, w->group_layers_max, w->group_layers,
+                            w->info->kv_layer_page_bytes, LIMIT_PAGE_TOKENS);
     bool forced = o->kv_transports == HELLO_BIT(HELLO_NCCL);
     uint32_t able = HELLO_BIT(HELLO_LOCAL) | HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
     diag why = {.text = ""};
@@ -277,6 +281,9 @@ static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
                 u->used_us = now_us;
             }
             kvstats_moved(&w->channels->stats, p->worker, i == SENDER, &u->counted[i], &t);
+            if (i == SENDER) {
+                pacing_moved(&w->channels->pacing, &u->counted[i], &t);
+            }
             u->counted[i] = t;
         }
     }
@@ -355,6 +362,23 @@ void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a,
                     exposed_us);
 }
 
+/* ---- the size of groups --------------------------------------------------------------------- */
+
+void channels_stepped(worker_state *w, int32_t rows, int64_t computed_us) {
+    pacing_step(&w->channels->pacing, rows, computed_us);
+}
+
+static void pace(worker_state *w) {
+    pacing *p = &w->channels->pacing;
+    if (pacing_weigh(p)) {
+        core_set_group_layers(w->core, p->layers_now);
+        stepper_wake(w->stepper, (int32_t)p->layers_now);
+        LOG(INFO, "kvt", "groups have another size", "layers=%u layer_us=%.0f link_gbps=%.3f",
+            p->layers_now, p->layer_us, p->bytes_per_us / 1000);
+    }
+    kvstats_paced(&w->channels->stats, p->layers_now);
+}
+
 /* ---- failures and numbers ------------------------------------------------------------------- */
 
 void channels_turn(worker_state *w, int64_t now_us) {
@@ -370,6 +394,7 @@ void channels_turn(worker_state *w, int64_t now_us) {
         }
     }
     bound_pairs(w, now_us);
+    pace(w);
     if (nccl_aborting(&hung) > 0 && hung) {
         /* Nothing on the device can be freed any more, so this does not try to. */
         LOG(ERROR, "kvt", "an NCCL abort hangs: this worker ends", "after_ms=%d",

@@ -44,6 +44,9 @@ void channels_settle(worker_state *w, uint32_t slot);
 /* P: D has adopted a request that this link carried, `exposed_us` after its last group had left. */
 void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a, int64_t exposed_us);
 
+/* A step with chunks of prompts was computed: what transfers hide behind. */
+void channels_stepped(worker_state *w, int32_t rows, int64_t computed_us);
+
 /* Looks after what no single link owns: how many communicators there are; ends the process when an
  * abort hangs. No core action may be under way. */
 void channels_turn(worker_state *w, int64_t now_us);

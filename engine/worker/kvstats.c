@@ -24,6 +24,9 @@ static void register_pairs(metrics *m, kvstats *s) {
     s->staging_bytes = metrics_new_gauge(m, "weir_kv_staging_bytes", "",
                                          "Device memory that NCCL pairs stage pages in.");
     s->aborts = metrics_new_gauge(m, "weir_kv_aborts", "", "NCCL aborts that have not returned.");
+    s->group_layers = metrics_new_gauge(
+        m, "weir_kv_group_layers", "",
+        "P: layers that leave together, chosen by the speed of the links and of the computing.");
     s->handshake_us = metrics_new_histogram(
         m, "weir_kv_handshake_seconds", "",
         "From the offer of a unique id to the end of the pair's first transfer.", 1e-6, NULL, 0);
@@ -163,6 +166,10 @@ void kvstats_moved(kvstats *s, uint32_t worker, bool sender, const nccl_times *t
 
 void kvstats_pairs(const kvstats *s, uint32_t pairs) {
     metrics_set(s->pairs, pairs);
+}
+
+void kvstats_paced(const kvstats *s, uint32_t group_layers) {
+    metrics_set(s->group_layers, group_layers);
 }
 
 void kvstats_held(const kvstats *s, uint64_t staging_bytes, unsigned aborts) {

@@ -31,7 +31,7 @@ typedef struct {
     metrics_gauge *links[HELLO_TRANSPORTS];
     metrics_counter *broken[HELLO_TRANSPORTS];
     metrics_histogram *waited_us[HELLO_TRANSPORTS], *moved_us[HELLO_TRANSPORTS];
-    metrics_gauge *pairs, *staging_bytes, *aborts;
+    metrics_gauge *pairs, *staging_bytes, *aborts, *group_layers;
     metrics_histogram *handshake_us;
     metrics_counter *ready_us, *pack_us, *unpack_us;
     metrics_counter *wire_us[2], *bytes[2], *groups[2], *empty[2]; /* received, sent */
@@ -57,6 +57,9 @@ void kvstats_adopted(kvstats *s, hello_transport t, uint32_t worker, uint32_t wa
 /* One side of the pair with that worker over NCCL has come from `then` to `now`. */
 void kvstats_moved(kvstats *s, uint32_t worker, bool sender, const nccl_times *then,
                    const nccl_times *now);
+
+/* Layers of a group. */
+void kvstats_paced(const kvstats *s, uint32_t group_layers);
 
 /* Communicators; device memory of staging; aborts that have not returned. */
 void kvstats_pairs(const kvstats *s, uint32_t pairs);

@@ -31,6 +31,7 @@ struct stepper {
     core_batch batch; /* the step thread's while `running` */
     bool running;     /* the owner's view */
     _Atomic int32_t layers_done;
+    _Atomic int32_t progress_layers;
     _Atomic bool finished;
     status failed;
     int64_t busy_us, computed_us;
@@ -61,7 +62,7 @@ static void on_layer(void *context, int32_t layers_done) {
     atomic_store_explicit(&s->layers_done, layers_done, memory_order_release);
     share_cores(s);
     (void)FAILPOINT("step.layer");
-    if (layers_done % s->options.progress_layers == 0) {
+    if (layers_done % atomic_load_explicit(&s->progress_layers, memory_order_relaxed) == 0) {
         wake_owner(s);
     }
 }
@@ -192,6 +193,7 @@ status stepper_open(const stepper_options *options, stepper **out, diag *d) {
         return status_fail(d, STATUS_NOMEM, "no memory for the step thread");
     }
     s->options = *options;
+    atomic_init(&s->progress_layers, options->progress_layers);
     memcpy(s->eog, options->eog, (size_t)options->eog_count * sizeof s->eog[0]);
     s->vocab =
         (options->timed ? timed_info(options->timed) : model_get_info(options->model))->vocab;
@@ -251,6 +253,11 @@ void stepper_start(stepper *s, const core_batch *batch) {
 
 bool stepper_running(const stepper *s) {
     return s->running;
+}
+
+void stepper_wake(stepper *s, int32_t progress_layers) {
+    CHECK(progress_layers > 0);
+    atomic_store_explicit(&s->progress_layers, progress_layers, memory_order_relaxed);
 }
 
 int32_t stepper_progress(stepper *s) {

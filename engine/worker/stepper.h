@@ -28,7 +28,8 @@ typedef struct {
     int32_t wants_max;
     const int32_t *eog; /* [eog_count] the model's end-of-generation ids; copied */
     int32_t eog_count;
-    int32_t progress_layers; /* wake the owner every so many layers of a step with transfers */
+    int32_t progress_layers; /* wake the owner every so many layers of a step with transfers, first
+                              * (stepper_wake) */
 } stepper_options;
 
 enum { STEPPER_EOG_MAX = 16 };
@@ -48,6 +49,9 @@ int stepper_fd(const stepper *s);
 
 void stepper_start(stepper *s, const core_batch *batch);
 bool stepper_running(const stepper *s);
+
+/* Wakes the owner every so many layers from now on. */
+void stepper_wake(stepper *s, int32_t progress_layers);
 
 /* Clears the descriptor. Layers of the step in flight that are done. */
 int32_t stepper_progress(stepper *s);

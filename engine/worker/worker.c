@@ -52,6 +52,9 @@ static void step_events(worker_state *w) {
         }
         int64_t now = clock_now_us();
         workstats_step(w->stats, w->step_rows, result.busy_us);
+        if (w->step_prompts) {
+            channels_stepped(w, w->step_rows, result.computed_us);
+        }
         waste_stepped(&w->waste, result.computed_us, now);
         trace_span(w->trace.trace, 0, "step", now - result.busy_us, now, 0);
         core_commit(w->core, result.results, result.count, clock_now_us());
@@ -79,6 +82,7 @@ static void start_step(worker_state *w) {
             w->ended = true;
         }
         w->step_rows = batch.rows;
+        w->step_prompts = batch.rows > batch.seqs_count;
         workstats_cost(w->stats, &batch);
         stepper_start(w->stepper, &batch);
     }
@@ -296,10 +300,19 @@ static stepcost_shape cost_shape(const worker_state *w) {
         .kv_token_bytes = (double)m->kv_layer_page_bytes / LIMIT_PAGE_TOKENS * m->layers};
 }
 
+/* A group holds a chunk's pages of so many layers. */
+static uint32_t group_layers_max(const core_options *c) {
+    uint32_t pages = (uint32_t)c->prefill_chunk_tokens / LIMIT_PAGE_TOKENS;
+    uint32_t most = c->group_cells_max / (pages > 0 ? pages : 1);
+    return most < 1 ? 1 : most < c->layers ? most : c->layers;
+}
+
 static status open_core(worker_state *w, uint32_t pages) {
     core_options c = core_settings(w, pages);
     hash_key key;
     w->group_bytes_max = c.group_cells_max * w->info->kv_layer_page_bytes;
+    w->group_layers = c.group_layers;
+    w->group_layers_max = group_layers_max(&c);
     TRY(hash_key_random(&key, w->d));
     c.hash_key[0] = key.k0;
     c.hash_key[1] = key.k1;

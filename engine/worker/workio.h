@@ -53,14 +53,17 @@ typedef struct {
     hosts *hosts;             /* hosts.h; NULL: this machine only */
     channels *channels;       /* channels.h */
     uint64_t group_bytes_max; /* of KV in one transfer group */
-    uint32_t number;          /* of this worker */
-    uint64_t epoch;           /* of this life */
-    str address;              /* where other hosts reach it; "": nowhere */
+    uint32_t group_layers;    /* of a group, at first; and at most, of whole chunks */
+    uint32_t group_layers_max;
+    uint32_t number; /* of this worker */
+    uint64_t epoch;  /* of this life */
+    str address;     /* where other hosts reach it; "": nowhere */
     message_scratch *scratch;
     strbuf encoded;
     strbuf snapshot;
     int signal_fd;
     int32_t step_rows;
+    bool step_prompts; /* it has chunks of prompts */
     int64_t metrics_due_us;
     bool was_busy, was_idle;
     bool draining;

@@ -4,6 +4,7 @@ emulated NCCL. The oracle is one worker that computes both phases on the same ki
 """
 
 import json
+import re
 import time
 
 import mixed
@@ -208,6 +209,26 @@ def numbers_of_a_transfer():
         assert m.sum("weir_kv_peer_transfers_total", role="prefill") == \
             m.sum("weir_kv_exposed_seconds_count", role="prefill")
         assert m.sum("weir_kv_peer_handshake_seconds_total", role="prefill") > 0
+
+
+@case
+def groups_follow_the_link():
+    """Enough moves to be weighed; whatever the size is then, the tokens are the same."""
+    with Server(*OVER, "--prefill-chunk", "16", env=device()) as server:
+        same(server, jobs[:4])
+        for i in range(6):  # no two share a prefix
+            body = {"prompt": f"{i} {PROMPT * 8}", "max_tokens": 4, "temperature": 0}
+            same(server, [("/v1/completions", body)])
+        layers = until(lambda: server.metrics().sum("weir_kv_group_layers", role="prefill"),
+                       "the size of groups is told")
+        assert layers >= 1
+        changed = re.findall(r"groups have another size.* layers=(\d+)", server.log())
+        # The log has what changed, the metric the last of it.
+        if changed:
+            until(lambda: int(changed[-1]) == server.metrics().sum("weir_kv_group_layers",
+                                                                  role="prefill"), "both agree")
+        print(f"# {layers:.0f} layers; changes: {changed}")
+        server.check_pages_free()
 
 
 @case

@@ -339,6 +339,10 @@ static void run_world(uint64_t seed, uint32_t faults_in_1000, world *w) {
         if (opened < REQUESTS && draw(w, 40) == 0) {
             dispatch(w, &w->requests[opened++]);
         }
+        if (draw(w, 20) == 0) { /* as measurements of a link have it */
+            core_set_group_layers(corenet_core(w->n, (uint32_t)draw(w, WORKERS)),
+                                  1 + (uint32_t)draw(w, CORENET_LAYERS));
+        }
         if (draw(w, 1000) < faults_in_1000) {
             fault(w);
         } else if (!corenet_move_one(w->n, &w->random) && opened == REQUESTS) {

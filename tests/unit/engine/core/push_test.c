@@ -76,6 +76,34 @@ Test(push, first_layers_leave_while_later_ones_compute) {
     corenet_close(n);
 }
 
+Test(push, the_size_of_groups_may_change_in_the_middle_of_a_step) {
+    corenet_options o = corenet_defaults(); /* four layers, two a group */
+    corenet *n = open_net(&o);
+    submit(n, 1, 60);
+    grant(n, 1, 0);
+    cr_assert(corenet_begin(n, P));
+    corenet_layers(n, P, 1);
+    cr_assert_eq(corenet_waiting(n, P, D), 0);
+    core_set_group_layers(corenet_core(n, P), 1);
+    corenet_layers(n, P, 2);
+    expect_group(n, 0, 2, 0, 1);
+    expect_group(n, 0, 2, 1, 1);
+    core_set_group_layers(corenet_core(n, P), 99);
+    corenet_layers(n, P, 3);
+    cr_assert_eq(corenet_waiting(n, P, D), 0, "the rest goes together");
+    corenet_layers(n, P, 4);
+    expect_group(n, 0, 2, 2, 2);
+    corenet_finish(n, P);
+    cr_assert(corenet_begin(n, P));
+    corenet_layers(n, P, 4);
+    expect_group(n, 2, 2, 0, 4);
+    corenet_finish(n, P);
+    message m = next(n);
+    cr_assert_eq(m.type, MESSAGE_HANDOFF);
+    cr_assert_eq(m.handoff.groups, 4);
+    corenet_close(n);
+}
+
 Test(push, page_is_announced_by_the_chunk_that_completes_it) {
     corenet_options o = corenet_defaults();
     o.core.logit_rows_max = 9; /* chunks of nine rows: each has a score */
