@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "engine/base/rng.h"
+#include "engine/core/cachelog.h"
 #include "engine/core/pagename.h"
 
 enum { P = MESSAGE_ROLE_PREFILL, D = MESSAGE_ROLE_DECODE, BOTH = P | D, NONE = -1, PAGE = 16 };
@@ -447,6 +448,113 @@ Test(router, asks_for_all_when_a_message_is_missing) {
     router_forget_worker(b.r, 0);
     cr_expect(tell(&b, 0, 1, true, &q, 2, true), "its next life counts from 1");
     finish(&b);
+}
+
+/* Caches that change, messages that are lost, and an index that must be exactly the caches whenever
+ * all has been told; what may be wrong with it is planted. */
+enum { INDEX_WORKERS = 2, INDEX_PROMPTS = 6, INDEX_PAGES = 8 };
+
+typedef enum {
+    INDEX_FINE,
+    INDEX_NO_RESYNC,     /* a gap is seen, and nobody asks for what is missing */
+    INDEX_DEAF_TO_BEATS, /* that the last message was lost is not seen */
+    INDEX_EVENT_LOST     /* of a message that came, one change is left out */
+} index_bug;
+
+typedef struct {
+    bench b;
+    arena memory;
+    cachelog logs[INDEX_WORKERS];
+    cachelog_reader readers[INDEX_WORKERS];
+    uint64_t state;
+} index_world;
+
+static uint64_t index_name(const router_request *q, uint32_t page) {
+    uint64_t name = 0;
+    for (uint32_t i = 0; i <= page; i++) {
+        name = pagename_next(name, q->salt, q->prompt + i * PAGE);
+    }
+    return name;
+}
+
+static void index_churn(index_world *w, int changes) {
+    for (int i = 0; i < changes; i++) {
+        cachelog *l = &w->logs[rng_below(&w->state, INDEX_WORKERS)];
+        uint32_t slot = (uint32_t)rng_below(&w->state, INDEX_PROMPTS * INDEX_PAGES);
+        router_request q = request_of((int32_t)(slot / INDEX_PAGES), 320, 50);
+        if (!l->names[slot]) {
+            cachelog_gain(l, slot, index_name(&q, slot % INDEX_PAGES));
+        } else if (rng_below(&w->state, 3) == 0) {
+            cachelog_lose(l, slot);
+        }
+    }
+}
+
+static void index_tell(index_world *w, uint32_t worker, bool lossy, index_bug bug) {
+    cachelog_reader *r = &w->readers[worker];
+    message_cached m;
+    for (bool room = true; cachelog_read(&w->logs[worker], r, &room, &m); room = true) {
+        m.count -= bug == INDEX_EVENT_LOST && m.count > 0 && rng_below(&w->state, 50) == 0;
+        bool lost = lossy && rng_below(&w->state, 10) == 0;
+        if (!lost && !router_cached(w->b.r, worker, &m) && bug != INDEX_NO_RESYNC) {
+            cachelog_restart(r);
+        }
+    }
+    if (!router_cached_all(w->b.r, worker, r->sequence) && bug != INDEX_NO_RESYNC &&
+        bug != INDEX_DEAF_TO_BEATS) {
+        cachelog_restart(r);
+    }
+}
+
+static bool index_is_exact(index_world *w) {
+    router_view views[3] = {view_of((line){.roles = P}), view_of((line){.roles = P}),
+                            view_of((line){.roles = D})};
+    for (int32_t p = 0; p < INDEX_PROMPTS; p++) {
+        for (uint32_t worker = 0; worker < INDEX_WORKERS; worker++) {
+            router_request q = request_of(p, 320, 50);
+            int32_t pages = 0;
+            while (pages < INDEX_PAGES && w->logs[worker].names[p * INDEX_PAGES + pages]) {
+                pages++;
+            }
+            if (cached_on(&w->b, views, &q, worker) != pages * PAGE) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* Whether the index was exact each time that it had to be. */
+static bool index_survives(index_bug bug) {
+    index_world w = {.b = start(options_default()), .state = 3};
+    uint64_t bytes = INDEX_WORKERS * (cachelog_bytes(INDEX_PROMPTS * INDEX_PAGES) + 4096);
+    bool exact = true;
+    cr_assert_eq(arena_open(&w.memory, bytes), STATUS_OK);
+    for (uint32_t i = 0; i < INDEX_WORKERS; i++) {
+        cr_assert_eq(cachelog_open(&w.logs[i], &w.memory, INDEX_PROMPTS * INDEX_PAGES, 5),
+                     STATUS_OK);
+    }
+    for (int turn = 0; turn < 400 && exact; turn++) {
+        bool quiet = turn % 8 == 7; /* nothing changes and nothing is lost: it all arrives */
+        index_churn(&w, quiet ? 0 : 20);
+        for (uint32_t i = 0; i < (quiet ? 3 : 1) * INDEX_WORKERS; i++) {
+            index_tell(&w, i % INDEX_WORKERS, !quiet, bug);
+        }
+        exact = !quiet || index_is_exact(&w);
+    }
+    arena_close(&w.memory);
+    finish(&w.b);
+    return exact;
+}
+
+Test(router, has_exactly_the_caches_though_messages_are_lost) {
+    cr_expect(index_survives(INDEX_FINE));
+}
+
+Test(router, an_index_that_loses_events_is_found) {
+    cr_expect_not(index_survives(INDEX_NO_RESYNC));
+    cr_expect_not(index_survives(INDEX_DEAF_TO_BEATS));
+    cr_expect_not(index_survives(INDEX_EVENT_LOST));
 }
 
 Test(router, expects_what_it_sent_for_a_short_time_only) {
