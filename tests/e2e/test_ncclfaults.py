@@ -114,6 +114,7 @@ class Pair:
         silence that the client heard."""
         process = f"{role}-{ROLES.index(role)}"
         until(self.whole, "both workers are there")
+        life, = self.server.workers(role)
         self.arm(process, f"{point}={action}:1@{skip}")
         start = len(self.server.log())
         heard = []
@@ -123,6 +124,8 @@ class Pair:
         assert len(acts) == 1, f"{point} was not reached"
         at = wall_s(acts[0])
         lost = until(lambda: [line for text in SEEN for line in self.lines(start, text)], "somebody knows")
+        # A frozen one still listens: what comes next is for the one after it.
+        until(lambda: life not in self.server.workers(role), "it has ended")
         after = [at] + [t for t in heard if t > at]
         return min(map(wall_s, lost)) - at, max(b - a for a, b in zip(after, after[1:] or [at]))
 
