@@ -64,6 +64,7 @@ typedef struct {
     /* NULL; or whose batch this is: up to backend_batch_end come the same operators on the same
      * memory as in every batch of this owner with so many rows. backend_graph_rows gives them. */
     const void *repeats;
+    int32_t window; /* of every layer's attention, as in ops_attention */
 } ops_batch;
 
 /* out[r] = dequantised row tokens[r] of the table. */
@@ -174,8 +175,9 @@ typedef struct {
     int32_t seqs_count;
     int32_t rows;
     int32_t layer;
-    int32_t heads; /* a multiple of the pool's kv_heads */
-    float scale;   /* usually 1 / sqrt(head_dim) */
+    int32_t heads;  /* a multiple of the pool's kv_heads */
+    float scale;    /* usually 1 / sqrt(head_dim) */
+    int32_t window; /* 0: none; else a row sees its last `window` positions, its own among them */
 } ops_attention;
 
 typedef struct {

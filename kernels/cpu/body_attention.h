@@ -9,6 +9,14 @@
  * Limits     As isa.h. What lies in a slot after a row's position does no harm.
  */
 
+/* Of 16 numbers of a tile those that a query sees, `other` for the rest. */
+VEC_INLINE v16 attention_seen(const attention_scratch *s, int32_t query, int32_t j, v16 all,
+                              v16 other) {
+    const v16 ended = v16_first(all, other, s->valid[query] - 16 * j);
+    const int32_t unseen = s->start[query] - 16 * j;
+    return unseen > 0 ? v16_first(other, ended, unseen) : ended;
+}
+
 /* New maxima, and the factors by which what is there shrinks. */
 static void attention_maxima(attention_scratch *s, int32_t from, int32_t to) {
     const v16 least = v16_set(-INFINITY);
@@ -16,7 +24,7 @@ static void attention_maxima(attention_scratch *s, int32_t from, int32_t to) {
         v16 top = least;
         for (int32_t j = 0; j < KV_PAGES; j++) {
             const v16 score = v16_load(&s->score[i][16 * j]);
-            top = v16_max(top, v16_first(score, least, s->valid[i] - 16 * j));
+            top = v16_max(top, attention_seen(s, i, j, score, least));
         }
         const float tile_maximum = v16_maximum(top), before = s->maximum[i];
         s->maximum[i] = before > tile_maximum ? before : tile_maximum;
@@ -34,7 +42,7 @@ static void attention_weigh(attention_scratch *s, int32_t from, int32_t to, int3
         v16 sum = v16_mul(v16_load(s->lane_sum[i]), rescale);
         for (int32_t j = 0; j < KV_PAGES; j++) {
             const v16 e = v16_exp(v16_sub(v16_load(&s->score[i][16 * j]), maximum));
-            const v16 p = v16_first(e, v16_zero(), s->valid[i] - 16 * j);
+            const v16 p = attention_seen(s, i, j, e, v16_zero());
             v16_store(&s->score[i][16 * j], p);
             sum = v16_add(sum, p);
         }
@@ -50,44 +58,49 @@ static void attention_weigh(attention_scratch *s, int32_t from, int32_t to, int3
 
 /* A tile of floats of one type (a constant). */
 BODY_INLINE void attention_visit_floats(const isa_attention *a, attention_scratch *s,
-                                        const attention_tile *tile, int32_t from,
+                                        const attention_tile *tile, int32_t from, int32_t to,
                                         const backend_kv_type type) {
     const int32_t head_dim = a->op->kv->shape.head_dim;
-    attention_dots(s, tile, from, a->queries, head_dim, a->op->scale, type);
-    attention_maxima(s, from, a->queries);
-    attention_weigh(s, from, a->queries, head_dim);
-    attention_products(s, tile, from, a->queries, head_dim, type);
+    attention_dots(s, tile, from, to, head_dim, a->op->scale, type);
+    attention_maxima(s, from, to);
+    attention_weigh(s, from, to, head_dim);
+    attention_products(s, tile, from, to, head_dim, type);
 }
 
+/* Queries that see something of the tile: all in between, for positions ascend. */
 static void attention_visit(const isa_attention *a, attention_scratch *s, int32_t token) {
     const int32_t head_dim = a->op->kv->shape.head_dim, queries = a->queries;
     attention_tile tile = attention_tile_at(a, token);
     const int32_t tokens = tile.pages * LIMIT_PAGE_TOKENS;
-    int32_t from = 0;
+    int32_t from = 0, to = queries;
     while (from < queries && s->position[from] < token) {
         from++;
     }
-    for (int32_t i = from; i < queries; i++) {
-        const int32_t visible = s->position[i] + 1 - token;
+    while (to > from && s->first[to - 1] >= token + tokens) {
+        to--;
+    }
+    for (int32_t i = from; i < to; i++) {
+        const int32_t visible = s->position[i] + 1 - token, unseen = s->first[i] - token;
+        s->start[i] = unseen > 0 ? unseen : 0;
         s->valid[i] = visible < tokens ? visible : tokens;
     }
-    if (queries - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_F16) {
+    if (to - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_F16) {
         attention_convert(s, &tile, head_dim, BACKEND_KV_F16);
-    } else if (queries - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_BF16) {
+    } else if (to - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_BF16) {
         attention_convert(s, &tile, head_dim, BACKEND_KV_BF16);
     }
     switch (tile.type) {
         case BACKEND_KV_F16:
-            attention_visit_floats(a, s, &tile, from, BACKEND_KV_F16);
+            attention_visit_floats(a, s, &tile, from, to, BACKEND_KV_F16);
             break;
         case BACKEND_KV_BF16:
-            attention_visit_floats(a, s, &tile, from, BACKEND_KV_BF16);
+            attention_visit_floats(a, s, &tile, from, to, BACKEND_KV_BF16);
             break;
         case BACKEND_KV_F32:
-            attention_visit_floats(a, s, &tile, from, BACKEND_KV_F32);
+            attention_visit_floats(a, s, &tile, from, to, BACKEND_KV_F32);
             break;
         case BACKEND_KV_INT8:
-            attention_visit_bytes(a, s, &tile, from);
+            attention_visit_bytes(a, s, &tile, from, to);
             break;
         case BACKEND_KV_TYPES:
             break;
@@ -140,12 +153,14 @@ static void attention_run(const isa_attention *a, uint8_t *scratch) {
     }
     for (int32_t i = 0; i < a->queries; i++) {
         s->position[i] = attention_position(a, i);
+        s->first[i] = isa_window_first(a->op, s->position[i]);
     }
     memset(s->rescale, 0, sizeof(s->rescale)); /* whole vectors of it are read */
     for (int32_t chunk = a->from; chunk < a->to; chunk += ISA_KV_CHUNK) {
         attention_chunk_start(a, s);
         const int32_t end = a->to - chunk < ISA_KV_CHUNK ? a->to : chunk + ISA_KV_CHUNK;
-        for (int32_t token = chunk; token < end; token += step) {
+        const int32_t seen = s->first[0] / step * step; /* nobody sees what is before */
+        for (int32_t token = seen > chunk ? seen : chunk; token < end; token += step) {
             attention_visit(a, s, token);
         }
         for (int32_t i = 0; i < a->queries; i++) {
@@ -155,10 +170,10 @@ static void attention_run(const isa_attention *a, uint8_t *scratch) {
             if (a->part != NULL) {
                 a->part[i] = part;
                 memcpy(a->part_out + (int64_t)i * head_dim, out, (size_t)head_dim * sizeof(float));
-            } else if (chunk == 0) {
+            } else if (chunk == s->first[i] / ISA_KV_CHUNK * ISA_KV_CHUNK) {
                 s->merged[i] = part;
                 memcpy(merged, out, (size_t)head_dim * sizeof(float));
-            } else if (s->position[i] >= chunk) {
+            } else if (s->first[i] < chunk && s->position[i] >= chunk) {
                 attention_merge_part(&s->merged[i], merged, part, out, head_dim);
             }
         }

@@ -144,7 +144,8 @@ BODY_INLINE void bytes_block(attention_scratch *s, const attention_tile *tile, i
         }
     }
     for (int32_t i = 0; i < queries; i++) {
-        bytes_maximum(s, first + i, bytes_top(s->bytes.score[i], s->valid[first + i]));
+        bytes_maximum(s, first + i,
+                      bytes_top(s->bytes.score[i], s->start[first + i], s->valid[first + i]));
     }
     for (int32_t i = 0; i < queries; i++) {
         bytes_weigh(s, first + i, s->bytes.score[i]);
@@ -258,7 +259,7 @@ static void sixteen_join(attention_scratch *s, const bytes_sixteen *q, const isa
             const v16 sum = bytes_join(v16i_load(dots), v16i_load(dots + low_apart));
             v16_store(score + 16 * j, v16_mul(sum, v16_load(s->bytes.key_scale + 16 * j)));
         }
-        bytes_maximum(s, i, bytes_top(score, s->valid[i]));
+        bytes_maximum(s, i, bytes_top(score, s->start[i], s->valid[i]));
         sixteen_share(tiles, values, i - q->first);
     }
 }
@@ -314,12 +315,12 @@ static void bytes_tiles(attention_scratch *s, const attention_tile *tile, const 
 }
 
 static void attention_visit_bytes(const isa_attention *a, attention_scratch *s,
-                                  const attention_tile *tile, int32_t from) {
+                                  const attention_tile *tile, int32_t from, int32_t to) {
     const int32_t head_dim = a->op->kv->shape.head_dim;
-    bytes_scales(s, tile, s->valid[from], s->valid[a->queries - 1]);
-    if (a->tiles != NULL && a->queries - from >= BYTES_TILE_QUERIES) {
-        bytes_tiles(s, tile, a->tiles, from, a->queries, head_dim);
+    bytes_scales(s, tile, s->valid[from], s->valid[to - 1]);
+    if (a->tiles != NULL && to - from >= BYTES_TILE_QUERIES) {
+        bytes_tiles(s, tile, a->tiles, from, to, head_dim);
     } else {
-        bytes_vectors(s, tile, from, a->queries, head_dim);
+        bytes_vectors(s, tile, from, to, head_dim);
     }
 }

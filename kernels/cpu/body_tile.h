@@ -53,6 +53,8 @@ typedef struct {
     float maximum[ISA_QUERIES]; /* of this chunk so far; int8: log2, an integer */
     float rescale[ISA_QUERIES];
     int32_t position[ISA_QUERIES];
+    int32_t first[ISA_QUERIES]; /* the first position a query sees */
+    int32_t start[ISA_QUERIES]; /* of this tile, the first token a query sees */
     int32_t valid[ISA_QUERIES]; /* tokens of this tile a query sees: 1 .. all */
     isa_softmax merged[ISA_QUERIES];
     float out[ISA_QUERIES * OPS_HEAD_DIM_MAX];
@@ -127,7 +129,9 @@ static void attention_look_ahead(const isa_attention *a, attention_tile *tile, i
     if (!tile->more) {
         return;
     }
-    const int32_t from = within ? first : 0, end = seq->position_first + seq->rows;
+    const int32_t tokens = tile->pages * LIMIT_PAGE_TOKENS;
+    const int32_t unseen = isa_window_first(a->op, seq->position_first) / tokens * tokens;
+    const int32_t from = within ? first : unseen, end = seq->position_first + seq->rows;
     for (int32_t j = 0; j < tile->pages; j++) {
         const int32_t token = from + j * LIMIT_PAGE_TOKENS;
         tile->ahead[j] = attention_page(a, seq, within ? a->kv_head : a->next_kv_head,

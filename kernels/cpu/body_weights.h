@@ -70,15 +70,21 @@ VEC_INLINE void bytes_maximum(attention_scratch *s, int32_t query, float top) {
     b->weight_scale[query] = value_top * (1.0f / BYTES_WEIGHT_MAX) * by;
 }
 
-/* The largest of a query's scores. */
-VEC_INLINE float bytes_top(const float *score, int32_t valid) {
-    v16 top = v16_set(-INFINITY);
-    int32_t t = 0;
+/* The largest of a query's scores from `start` to `valid`. */
+VEC_INLINE float bytes_top(const float *score, int32_t start, int32_t valid) {
+    const v16 least = v16_set(-INFINITY);
+    v16 top = least;
+    int32_t t = start / 16 * 16;
+    if (t < start) {
+        top = v16_first(v16_load(score + t), least, valid - t);
+        top = v16_first(least, top, start - t);
+        t += 16;
+    }
     for (; t + 16 <= valid; t += 16) {
         top = v16_max(top, v16_load(score + t));
     }
     if (t < valid) {
-        top = v16_max(top, v16_first(v16_load(score + t), v16_set(-INFINITY), valid - t));
+        top = v16_max(top, v16_first(v16_load(score + t), least, valid - t));
     }
     return v16_maximum(top);
 }
@@ -117,6 +123,9 @@ static v16 bytes_weigh_some(attention_scratch *s, int32_t query, const float *sc
         if (n > 0) {
             v16 e = bytes_exp2(v16_fma(v16_load(score + 16 * j), scale, origin));
             e = v16_first(e, v16_zero(), n);
+            if (s->start[query] > 16 * j) {
+                e = v16_first(v16_zero(), e, s->start[query] - 16 * j);
+            }
             weight = v16_mul(e, v16_mul(v16_load(s->bytes.value_scale + 16 * j), inverse));
             weight = v16_first(weight, v16_zero(), n);
             sum = v16_add(sum, e);
@@ -128,8 +137,8 @@ static v16 bytes_weigh_some(attention_scratch *s, int32_t query, const float *sc
 
 /* A query's scores of a tile to weights, after bytes_maximum. */
 VEC_INLINE void bytes_weigh(attention_scratch *s, int32_t query, const float *score) {
-    const v16 sum = s->valid[query] == ISA_BYTES_TILE ? bytes_weigh_all(s, query, score)
-                                                      : bytes_weigh_some(s, query, score);
+    const bool all = s->start[query] == 0 && s->valid[query] == ISA_BYTES_TILE;
+    const v16 sum = all ? bytes_weigh_all(s, query, score) : bytes_weigh_some(s, query, score);
     const v16 before = v16_mul(v16_load(s->lane_sum[query]), v16_set(s->rescale[query]));
     v16_store(s->lane_sum[query], v16_fma(sum, v16_set(s->bytes.tile_scale[query]), before));
 }

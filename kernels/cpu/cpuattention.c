@@ -23,8 +23,14 @@ static int32_t seq_blocks(const attention_job *j, const ops_seq *s) {
     return cpu_divide_up(s->rows * j->group, ISA_QUERIES);
 }
 
-static int32_t seq_chunks(const ops_seq *s) {
-    return s->rows > 0 ? cpu_divide_up(seq_end(s), ISA_KV_CHUNK) : 0;
+/* The first chunk that a row at `position` sees. */
+static int32_t chunk_first(const attention_job *j, int32_t position) {
+    return isa_window_first(j->op, position) / ISA_KV_CHUNK;
+}
+
+static int32_t seq_chunks(const attention_job *j, const ops_seq *s) {
+    const int32_t end = cpu_divide_up(seq_end(s), ISA_KV_CHUNK);
+    return s->rows > 0 ? end - chunk_first(j, s->position_first) : 0;
 }
 
 /* An item's sequence; what is left of the item counts that sequence's blocks and heads. */
@@ -51,6 +57,7 @@ static void whole_item(void *context, int32_t item, int32_t thread) {
     a.kv_head = item % kv_heads;
     a.query_first = first;
     a.queries = left < ISA_QUERIES ? left : ISA_QUERIES;
+    a.from = chunk_first(j, s->position_first + first / j->group) * ISA_KV_CHUNK;
     a.to = s->position_first + (first + a.queries - 1) / j->group + 1;
     if (next < j->items) {
         a.next_seq = whole_seq(j, &next);
@@ -65,13 +72,14 @@ static void part_item(void *context, int32_t item, int32_t thread) {
     const int32_t kv_heads = j->op->kv->shape.kv_heads;
     const ops_seq *s = j->op->seqs;
     int32_t query = 0;
-    while (item >= seq_chunks(s) * kv_heads) {
-        item -= seq_chunks(s) * kv_heads;
+    while (item >= seq_chunks(j, s) * kv_heads) {
+        item -= seq_chunks(j, s) * kv_heads;
         query += s->rows * j->group * kv_heads;
         s++;
     }
     const int32_t chunk = item / kv_heads, head = item % kv_heads;
-    const int32_t from = chunk * ISA_KV_CHUNK, left = seq_end(s) - from;
+    const int32_t from = (chunk_first(j, s->position_first) + chunk) * ISA_KV_CHUNK;
+    const int32_t left = seq_end(s) - from;
     query += head * s->rows * j->group;
     const int64_t at = (int64_t)chunk * j->queries + query;
     const isa_attention a = {
@@ -103,10 +111,12 @@ static void merge_item(void *context, int32_t item, int32_t thread) {
     const int32_t kv_head = query / per_head, row = query % per_head / j->group;
     const int32_t head = kv_head * j->group + query % j->group;
     CHECK_LT(kv_head, kv_heads);
+    const int32_t position = s->position_first + row, first = chunk_first(j, position);
+    const int64_t skipped = (int64_t)(first - chunk_first(j, s->position_first)) * j->queries;
     const isa_merge m = {
-        .parts = j->parts,
-        .parts_out = j->parts_out,
-        .parts_count = (s->position_first + row) / ISA_KV_CHUNK + 1,
+        .parts = j->parts + skipped,
+        .parts_out = j->parts_out + skipped * head_dim,
+        .parts_count = position / ISA_KV_CHUNK + 1 - first,
         .stride = j->queries,
         .head_dim = head_dim,
         .out = j->op->out + ((int64_t)(s->row_first + row) * j->op->heads + head) * head_dim,
@@ -145,7 +155,7 @@ status cpuattention_run(backend *b, const ops_attention *op) {
     attention_job j = {.c = c, .op = op, .group = op->heads / kv_heads};
     int32_t part_items = 0, chunks_max = 0;
     for (int32_t i = 0; i < op->seqs_count; i++) {
-        const int32_t chunks = seq_chunks(&op->seqs[i]);
+        const int32_t chunks = seq_chunks(&j, &op->seqs[i]);
         j.items += seq_blocks(&j, &op->seqs[i]) * kv_heads;
         part_items += chunks * kv_heads;
         chunks_max = chunks > chunks_max ? chunks : chunks_max;

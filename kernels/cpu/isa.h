@@ -118,6 +118,11 @@ typedef struct {
     int32_t query;
 } isa_merge;
 
+/* The first position that a row at `position` sees. */
+static inline int32_t isa_window_first(const ops_attention *op, int32_t position) {
+    return op->window > 0 && position >= op->window ? position - op->window + 1 : 0;
+}
+
 /* The bytes of one kv head in one (layer, page). */
 static inline uint8_t *isa_kv_head(const backend_kv *kv, int32_t layer, uint32_t page,
                                    int32_t head) {

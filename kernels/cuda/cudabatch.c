@@ -178,8 +178,10 @@ status cudabatch_begin(backend *b, const ops_batch *op) {
     cudaplan_counts padded;
     cudagraph_key key;
     c->begun.seqs = NULL;
-    c->begun_heads = (cudabatch_heads){
-        .heads = op->heads, .kv_heads = op->kv->shape.kv_heads, .head_dim = op->kv->shape.head_dim};
+    c->begun_heads = (cudabatch_heads){.heads = op->heads,
+                                       .kv_heads = op->kv->shape.kv_heads,
+                                       .head_dim = op->kv->shape.head_dim,
+                                       .window = op->window};
     TRY(cudastate_enter(c));
     const bool graph = repeats(c, op, &padded, &key);
     if (graph) {

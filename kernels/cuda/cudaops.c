@@ -188,7 +188,8 @@ status cudaops_attention(backend *b, const ops_attention *op) {
                         .kv = kv_layer_of(op->kv, op->layer),
                         .rows = op->rows,
                         .heads = op->heads,
-                        .scale = op->scale};
+                        .scale = op->scale,
+                        .window = op->window};
     TRY(cudabatch_tables(c, op->seqs, op->seqs_count, op->rows, &k.batch));
     if (c->plain || op->seqs_count == 0 || !attention_tensor_can(&k, c->shared_max)) {
         return LAUNCH(c, plain_attention(&k, c->stream));

@@ -179,7 +179,8 @@ static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, 
             m->positions[from->row_first + r] = from->position_first + r;
         }
     }
-    ops_batch batch = {m->seqs, b->seqs_count, b->rows, m->shape.heads, kv, repeats ? m : NULL};
+    ops_batch batch = {m->seqs, b->seqs_count,      b->rows,        m->shape.heads,
+                       kv,      repeats ? m : NULL, m->shape.window};
     TRY(backend_batch(m->device, &batch));
     ops_rope_table table = {.positions = m->positions,
                             .freq_factors = m->weights.freq_factors,
@@ -240,7 +241,8 @@ static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b,
                                .rows = b->rows,
                                .layer = layer,
                                .heads = m->shape.heads,
-                               .scale = 1.0f / sqrtf((float)m->shape.head_dim)};
+                               .scale = 1.0f / sqrtf((float)m->shape.head_dim),
+                               .window = m->shape.window};
     return backend_attention(m->device, &attention);
 }
 

@@ -153,8 +153,8 @@ static status read_vocab(const reader *r, llama_shape *m) {
     return STATUS_OK;
 }
 
-/* What the forward pass does not do must not be in the file. */
-static status refuse_extras(const reader *r, const llama_shape *m) {
+/* The window; and what the forward pass does not do must not be in the file. */
+static status read_extras(const reader *r, llama_shape *m) {
     static const char *const names[] = {"expert_count", "attention.sliding_window"};
     uint64_t values[2] = {0, 0};
     char key[KEY_BYTES];
@@ -169,12 +169,7 @@ static status refuse_extras(const reader *r, const llama_shape *m) {
                            "%s.expert_count is %llu: mixtures of experts are not supported",
                            r->arch, (unsigned long long)values[0]);
     }
-    if (values[1] > 0 && values[1] < (uint64_t)m->context_tokens) {
-        return status_fail(r->d, STATUS_UNSUPPORTED,
-                           "%s.attention.sliding_window is %llu: windows shorter than the context "
-                           "(%d) are not supported",
-                           r->arch, (unsigned long long)values[1], m->context_tokens);
-    }
+    m->window = values[1] < (uint64_t)m->context_tokens ? (int32_t)values[1] : 0;
     return STATUS_OK;
 }
 
@@ -185,7 +180,7 @@ status llama_keys_read(const gguf *file, const llama_traits *traits, llama_shape
     TRY(take_integer(&r, "embedding_length", 1, LLAMA_WIDTH_MAX, 0, &m.width));
     TRY(take_integer(&r, "feed_forward_length", 1, LLAMA_FFN_MAX, 0, &m.ffn));
     TRY(take_integer(&r, "context_length", 1, LIMIT_CONTEXT_TOKENS, 0, &m.context_tokens));
-    TRY(refuse_extras(&r, &m));
+    TRY(read_extras(&r, &m));
     double epsilon = 0;
     TRY(take_real(&r, "attention.layer_norm_rms_epsilon", 0, 0.1, 0, &epsilon));
     m.epsilon = (float)epsilon;

@@ -30,7 +30,8 @@ typedef struct {
     ops_rope_pairs pairs;
     double rope_base;
     ropescale scaling;
-    float epsilon; /* of the norms */
+    float epsilon;  /* of the norms */
+    int32_t window; /* positions that a token sees, itself among them; 0: all before it */
 } llama_shape;
 
 MUST_USE status llama_keys_read(const gguf *file, const llama_traits *traits, llama_shape *out,

@@ -14,13 +14,13 @@ enum { KEY_BYTES = 96, SIZE_MAX_ANY = 1 << 30 };
 typedef struct {
     const char *name; /* in `architectures` */
     const char *arch;
-    bool biases, head_norms;
+    bool biases, head_norms, windows;
 } architecture;
 
-static const architecture known[] = {{"LlamaForCausalLM", "llama", false, false},
-                                     {"MistralForCausalLM", "llama", false, false},
-                                     {"Qwen2ForCausalLM", "qwen2", true, false},
-                                     {"Qwen3ForCausalLM", "qwen3", false, true}};
+static const architecture known[] = {{"LlamaForCausalLM", "llama", false, false, false},
+                                     {"MistralForCausalLM", "llama", false, false, true},
+                                     {"Qwen2ForCausalLM", "qwen2", true, false, false},
+                                     {"Qwen3ForCausalLM", "qwen3", false, true, false}};
 
 typedef struct {
     const cJSON *json;
@@ -83,6 +83,7 @@ static status find_architecture(const cJSON *json, hfconfig *out, diag *d) {
             out->arch = known[i].arch;
             out->biases = known[i].biases;
             out->head_norms = known[i].head_norms;
+            out->windows = known[i].windows;
             return STATUS_OK;
         }
     }
@@ -206,8 +207,9 @@ static status put_positions(const reader *r, int64_t *context) {
     return put_scaling(r, rope, context);
 }
 
-/* Within the window, attention over a window is attention over everything: contexts end there. */
-static status limit_to_window(const reader *r, int64_t *context) {
+/* Windows of all layers are a key. Where only some layers have one, contexts end there: within it,
+ * attention over a window is attention over everything. */
+static status put_window(const reader *r, const hfconfig *c, int64_t *context) {
     bool used = true;
     status s = jsonfile_flag(r->json, FILE_NAME, "use_sliding_window", &used, r->d);
     if (s != STATUS_NOTFOUND) {
@@ -219,6 +221,10 @@ static status limit_to_window(const reader *r, int64_t *context) {
         return STATUS_OK;
     }
     TRY(s);
+    if (c->windows) {
+        put_integer(r, "attention.sliding_window", window);
+        return STATUS_OK;
+    }
     *context = used && window < *context ? window : *context;
     return STATUS_OK;
 }
@@ -244,7 +250,7 @@ static status put_sizes(const reader *r, hfconfig *out) {
         TRY(s);
     }
     TRY(put_positions(r, &context));
-    TRY(limit_to_window(r, &context));
+    TRY(put_window(r, out, &context));
     put_integer(r, "block_count", layers);
     put_integer(r, "embedding_length", width);
     put_integer(r, "feed_forward_length", ffn);

@@ -19,6 +19,7 @@ typedef struct {
     const char *arch; /* "llama", "qwen2", "qwen3" */
     bool biases;      /* queries, keys and values have one */
     bool head_norms;  /* queries and keys are normalised by head */
+    bool windows;     /* every layer sees the last sliding_window positions alone */
     bool tied;        /* the embedding is the output matrix too */
     int32_t layers;
     int32_t begin;                   /* bos_token_id, -1: none */

@@ -256,7 +256,8 @@ static void rows_cases(bench *t, int number) {
 
 /* The last `rows` tokens of a context, keys and values given unrotated (dim of rotation 2, position
  * scale 0: angle 0). */
-static void attention_case(bench *t, int number, backend_kv_type type, double bound) {
+static void attention_case(bench *t, int number, backend_kv_type type, double bound,
+                           int32_t window) {
     random_state = 300;
     const int32_t rows = t->set.rows, q_row = HEADS * HEAD_DIM, kv_row = KV_HEADS * HEAD_DIM;
     float *q = noise_take((int64_t)CONTEXT * q_row), *out = noise_take((int64_t)rows * q_row);
@@ -279,15 +280,16 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
     const ops_rope_table rope = {positions, NULL, table, 1, 0, 1, CONTEXT, 2};
     const ops_rope_append append = {dq, dk,      dv, table, kv, &all,
                                     1,  CONTEXT, 0,  HEADS, 2,  OPS_ROPE_NEOX};
-    const ops_attention attention = {dq, dout, kv, &last, 1, rows, 0, HEADS, 0.125f};
+    const ops_attention attention = {dq, dout, kv, &last, 1, rows, 0, HEADS, 0.125f, window};
     double us, expected[CHECKED_HEADS * HEAD_DIM], weight[CONTEXT];
     must(backend_rope_table(t->b, &rope));
     must(backend_rope_append(t->b, &append));
     TIMED(us, backend_attention(t->b, &attention));
     device_read(t, out, dout, (int64_t)rows * q_row);
+    const int32_t row = CONTEXT - rows, low = window > 0 && row >= window ? row - window + 1 : 0;
     for (int32_t h = 0; h < CHECKED_HEADS; h++) { /* of the first row; both on kv head 0 */
         double sum = 0;
-        for (int32_t s = 0; s <= CONTEXT - rows; s++) {
+        for (int32_t s = low; s <= row; s++) {
             weight[s] = 0;
             for (int32_t i = 0; i < HEAD_DIM; i++) {
                 weight[s] += (double)q[h * HEAD_DIM + i] * (double)k[s * kv_row + i];
@@ -296,14 +298,15 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
         }
         for (int32_t i = 0; i < HEAD_DIM; i++) {
             expected[h * HEAD_DIM + i] = 0;
-            for (int32_t s = 0; s <= CONTEXT - rows; s++) {
+            for (int32_t s = low; s <= row; s++) {
                 expected[h * HEAD_DIM + i] += weight[s] / sum * (double)v[s * kv_row + i];
             }
         }
     }
-    const double visible = (double)rows * (CONTEXT - rows / 2.0);
+    const double seen = window > 0 ? window : CONTEXT - rows / 2.0, visible = rows * seen;
     char name[40];
-    (void)snprintf(name, sizeof(name), "attention %d %s", CONTEXT, backend_kv_type_name(type));
+    (void)snprintf(name, sizeof(name), "attention %d %s%s", CONTEXT, backend_kv_type_name(type),
+                   window > 0 ? " window" : "");
     report(t, number, name, rows, us, 4e-3 * visible * q_row / us, out, expected,
            CHECKED_HEADS * HEAD_DIM, bound_of(t, bound));
     backend_kv_close(t->b, kv);
@@ -331,11 +334,12 @@ static void all_cases(bench *t) {
     }
     linear_case(t, number++, BACKEND_Q4_1, BACKEND_ACTIVATIONS_F32);
     rows_cases(t, number);
-    attention_case(t, number + 2, BACKEND_KV_F16, 2e-3);
-    attention_case(t, number + 3, BACKEND_KV_F32, 1e-5);
-    attention_case(t, number + 4, BACKEND_KV_BF16, 1e-2);
-    attention_case(t, number + 5, BACKEND_KV_INT8, 1e-2);
-    number += 6;
+    attention_case(t, number + 2, BACKEND_KV_F16, 2e-3, 0);
+    attention_case(t, number + 3, BACKEND_KV_F32, 1e-5, 0);
+    attention_case(t, number + 4, BACKEND_KV_BF16, 1e-2, 0);
+    attention_case(t, number + 5, BACKEND_KV_INT8, 1e-2, 0);
+    attention_case(t, number + 6, BACKEND_KV_F16, 2e-3, 700);
+    number += 7;
     for (size_t k = 0; k < sizeof(types) / sizeof(types[0]) && t->b->bf16; k++) {
         linear_case(t, number++, types[k], BACKEND_ACTIVATIONS_BF16);
     }

@@ -13,7 +13,7 @@
 typedef struct {
     gguf *file;
     int64_t layers, width, heads, kv_heads, head, ffn, rope_dim, vocab;
-    double epsilon, base, scale;
+    double epsilon, base, scale, window;
     const float *factors; /* [rope_dim / 2] or NULL */
 } naive;
 
@@ -58,6 +58,7 @@ static void naive_open(naive *n, const char *path) {
     n->epsilon = naive_real(g, "llama.attention.layer_norm_rms_epsilon", 0);
     n->base = naive_real(g, "llama.rope.freq_base", 10000);
     n->scale = 1 / naive_real(g, "llama.rope.scaling.factor", 1);
+    n->window = naive_real(g, "llama.attention.sliding_window", 1e9);
     n->factors = naive_tensor(n, -1, "rope_freqs.weight");
 }
 
@@ -100,7 +101,9 @@ static void naive_turn(const naive *n, double *x, int64_t heads, int64_t positio
 static void naive_head(const naive *n, const double *q, const double *k, const double *v,
                        int64_t stride, int64_t position, double *score, double *out) {
     double top = -INFINITY, sum = 0;
-    for (int64_t p = 0; p <= position; p++) {
+    const double begin = (double)position - n->window + 1;
+    const int64_t low = begin > 0 ? (int64_t)begin : 0;
+    for (int64_t p = low; p <= position; p++) {
         double dot = 0;
         for (int64_t i = 0; i < n->head; i++) {
             dot += q[i] * k[p * stride + i];
@@ -109,7 +112,7 @@ static void naive_head(const naive *n, const double *q, const double *k, const d
         top = score[p] > top ? score[p] : top;
     }
     memset(out, 0, (size_t)n->head * sizeof(*out));
-    for (int64_t p = 0; p <= position; p++) {
+    for (int64_t p = low; p <= position; p++) {
         double w = exp(score[p] - top);
         sum += w;
         for (int64_t i = 0; i < n->head; i++) {

@@ -181,6 +181,9 @@ static void tiny_settings(tiny *t) {
     tiny_key_u32(t, "llama.attention.head_count_kv", o->kv_heads);
     tiny_key_f32(t, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
     tiny_key_u32(t, "llama.vocab_size", TINYMODEL_VOCAB);
+    if (o->window > 0) {
+        tiny_key_u32(t, "llama.attention.sliding_window", o->window);
+    }
     if (o->head_dim) {
         tiny_key_u32(t, "llama.attention.key_length", o->head_dim);
         tiny_key_u32(t, "llama.attention.value_length", o->head_dim);

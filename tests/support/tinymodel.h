@@ -39,6 +39,7 @@ typedef struct {
     bool biases;        /* on q, k, v and the attention output */
     bool freq_factors;  /* a rope_freqs.weight tensor */
     float rope_base;    /* 0: no key in the file (10000 is meant) */
+    uint32_t window;    /* 0: no key in the file */
     float rope_linear;  /* > 0: linear scaling by this factor */
     const char *arch;   /* NULL: "llama" */
     const char *omit;   /* key or tensor to leave out, or NULL */

@@ -185,7 +185,7 @@ Test(backend, rope_append_refuses_wrong_arguments) {
 
 Test(backend, attention_refuses_wrong_arguments) {
     const ops_seq seq = {0, ROWS, 14, pages_good, 2}, twice[2] = {seq, seq};
-    const ops_attention good = {x, y, pool, &seq, 1, ROWS, 0, HEADS, 0.25f};
+    const ops_attention good = {x, y, pool, &seq, 1, ROWS, 0, HEADS, 0.25f, 0};
     ops_attention op;
     ACCEPTED(backend_attention, good);
     REFUSED(backend_attention, op, good, q, NULL);
@@ -197,6 +197,7 @@ Test(backend, attention_refuses_wrong_arguments) {
     REFUSED(backend_attention, op, good, scale, NAN);
     REFUSED(backend_attention, op, good, seqs_count, -1);
     REFUSED(backend_attention, op, good, seqs, seq_of(0, ROWS, 14, pages_bad, 2));
+    REFUSED(backend_attention, op, good, window, -1);
     ops_attention two = good;
     two.seqs_count = 2;
     REFUSED(backend_attention, op, two, seqs, twice);
@@ -206,7 +207,7 @@ Test(backend, no_rows_is_no_work) {
     const ops_embed embed = {weight, NULL, NULL, 0};
     const ops_rmsnorm rmsnorm = {NULL, NULL, NULL, 0, WIDTH, 0};
     const ops_linear linear = {.parts = {{weight, NULL, NULL, false}}, .parts_count = 1};
-    const ops_attention attention = {NULL, NULL, pool, NULL, 0, 0, 0, HEADS, 1};
+    const ops_attention attention = {NULL, NULL, pool, NULL, 0, 0, 0, HEADS, 1, 0};
     ACCEPTED(backend_embed, embed);
     ACCEPTED(backend_rmsnorm, rmsnorm);
     ACCEPTED(backend_linear, linear);

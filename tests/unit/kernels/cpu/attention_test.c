@@ -9,6 +9,8 @@ enum {
     SEQS_MAX = 4
 };
 
+static int32_t window; /* 0: none */
+
 /* Heads of a model, and the dtype of its cache. */
 typedef struct {
     int32_t heads, kv_heads, head_dim;
@@ -67,7 +69,7 @@ static void forward(backend *b, backend_kv *kv, const inputs *in, int32_t seqs,
     const ops_rope_append append = {q,    k,     v, table, kv,  list,
                                     seqs, total, 1, heads, dim, OPS_ROPE_NEOX};
     const ops_attention attention = {
-        q, y, kv, list, seqs, total, 1, heads, 1.0f / sqrtf((float)dim)};
+        q, y, kv, list, seqs, total, 1, heads, 1.0f / sqrtf((float)dim), window};
     cr_assert_eq(backend_rope_table(b, &rope), STATUS_OK);
     cr_assert_eq(backend_rope_append(b, &append), STATUS_OK);
     cr_assert_eq(backend_attention(b, &attention), STATUS_OK);
@@ -122,8 +124,9 @@ static void naive(const inputs *in, const backend_kv *kv, const uint32_t *pages,
     static double weight[TOKENS_MAX];
     const int32_t dim = in->of.head_dim, kv_head = head / (in->of.heads / in->of.kv_heads);
     double q[OPS_HEAD_DIM_MAX], x[OPS_HEAD_DIM_MAX], sum = 0, top = -1e300;
+    const int32_t low = window > 0 && row >= window ? row - window + 1 : 0;
     rotate(in->q + ((int64_t)row * in->of.heads + head) * dim, row, dim, q);
-    for (int32_t t = 0; t <= row; t++) {
+    for (int32_t t = low; t <= row; t++) {
         const uint8_t *page = backend_kv_page(kv, 1, pages[t / 16]);
         kvtest_read(kv, page + (uint64_t)kv_head * kv->head_bytes, t % 16, true, x);
         weight[t] = 0;
@@ -133,7 +136,7 @@ static void naive(const inputs *in, const backend_kv *kv, const uint32_t *pages,
         top = weight[t] > top ? weight[t] : top;
     }
     memset(out, 0, (size_t)dim * sizeof(double));
-    for (int32_t t = 0; t <= row; t++) {
+    for (int32_t t = low; t <= row; t++) {
         const uint8_t *page = backend_kv_page(kv, 1, pages[t / 16]);
         kvtest_read(kv, page + (uint64_t)kv_head * kv->head_bytes, t % 16, false, x);
         sum += weight[t] = exp(weight[t] - top);
@@ -281,6 +284,57 @@ Test(attention, sequences_of_a_batch_do_not_meet) {
         }
         backend_kv_close(b, kv);
         backend_close(b);
+        cputest_end();
+    }
+}
+
+/* Windows smaller than a page, at the edges of pages, tiles and chunks, and larger than all. */
+static const int32_t windows[] = {1, 5, 16, 17, 64, 127, 300, 513, 900};
+enum { WINDOWS = sizeof(windows) / sizeof(windows[0]) };
+
+Test(attention, a_window_equals_textbook_attention_over_it) {
+    static const int32_t head_dims[] = {64, 80, 96, 128, 256};
+    for (int32_t i = 0; i < WINDOWS * BACKEND_KV_TYPES; i++) {
+        const backend_kv_type type = (backend_kv_type)(i / WINDOWS);
+        window = windows[i % WINDOWS];
+        const int32_t head_dim = head_dims[i % 5], tokens = head_dim == 64 ? 1100 : 200;
+        const inputs in = make_inputs(tokens, (shape){4, 2, head_dim, type});
+        check_naive(&in, 128, bound_of(type), 0);
+        cputest_end();
+    }
+}
+
+Test(attention, cuts_of_a_window_change_no_bit) {
+    static const int32_t chunks[] = {650, 100, 17, 5};
+    for (int32_t i = 0; i < WINDOWS * BACKEND_KV_TYPES; i++) {
+        window = windows[i % WINDOWS];
+        check_cuts(i % 3 == 0 ? 650 : 210, (shape){6, 2, 64, (backend_kv_type)(i / WINDOWS)},
+                   chunks, 4);
+    }
+}
+
+/* Chunks that nobody sees are left out, and the others are split between threads. */
+Test(attention, a_window_split_over_positions_changes_no_bit) {
+    enum { TOKENS = 1700, TAIL = 40 };
+    static const int32_t wide[] = {600, 1030};
+    for (int32_t i = 0; i < 2 * BACKEND_KV_TYPES; i++) {
+        window = wide[i % 2];
+        const inputs in = make_inputs(TOKENS, (shape){6, 2, 64, (backend_kv_type)(i / 2)});
+        float *outs[4];
+        for (int32_t threads = 1; threads <= 4; threads++) {
+            uint32_t pages[1][PAGES_MAX];
+            backend *b = cputest_open("auto", threads);
+            backend_kv *kv = open_pool(b, in.of, make_pages(pages, 1, TOKENS, false));
+            const uint32_t(*list)[PAGES_MAX] = (const uint32_t(*)[PAGES_MAX])pages;
+            float *out = outs[threads - 1] = cputest_zeros(out_floats(&in));
+            forward(b, kv, &in, 1, list, 0, TOKENS - TAIL, &out);
+            for (int32_t t = TOKENS - TAIL; t < TOKENS; t += 4) {
+                forward(b, kv, &in, 1, list, t, 4, &out);
+            }
+            backend_kv_close(b, kv);
+            backend_close(b);
+            cputest_same_bits(out, outs[0], out_floats(&in), "threads");
+        }
         cputest_end();
     }
 }

@@ -80,19 +80,21 @@ Test(llama, agrees_with_a_naive_forward_pass) {
         const char *name;
         bool untied, biases, factors;
         float linear, base;
-        uint32_t head_dim, kv_heads, rope_dim, layers;
+        uint32_t head_dim, kv_heads, rope_dim, layers, window;
     } cases[] = {
-        {"plain", false, false, false, 0, 10000, 0, 2, 0, 2},
-        {"own output matrix", true, false, false, 0, 10000, 0, 2, 0, 2},
-        {"biases", false, true, false, 0, 10000, 0, 2, 0, 2},
-        {"frequency factors", false, false, true, 0, 500000, 0, 2, 0, 2},
-        {"linear scaling", false, false, false, 4, 10000, 0, 2, 0, 2},
-        {"no base in the file", false, false, false, 0, 0, 0, 2, 0, 2},
-        {"heads wider than the width", false, false, false, 0, 10000, 32, 2, 0, 2},
-        {"one kv head", false, false, false, 0, 10000, 0, 1, 0, 1},
-        {"a kv head a head", true, true, true, 2, 10000, 16, 4, 0, 3},
-        {"part of a head turns", false, false, false, 0, 10000, 0, 2, 8, 2},
-        {"heads that do not divide the width", false, false, false, 0, 10000, 16, 3, 0, 2},
+        {"plain", false, false, false, 0, 10000, 0, 2, 0, 2, 0},
+        {"own output matrix", true, false, false, 0, 10000, 0, 2, 0, 2, 0},
+        {"biases", false, true, false, 0, 10000, 0, 2, 0, 2, 0},
+        {"frequency factors", false, false, true, 0, 500000, 0, 2, 0, 2, 0},
+        {"linear scaling", false, false, false, 4, 10000, 0, 2, 0, 2, 0},
+        {"no base in the file", false, false, false, 0, 0, 0, 2, 0, 2, 0},
+        {"heads wider than the width", false, false, false, 0, 10000, 32, 2, 0, 2, 0},
+        {"one kv head", false, false, false, 0, 10000, 0, 1, 0, 1, 0},
+        {"a kv head a head", true, true, true, 2, 10000, 16, 4, 0, 3, 0},
+        {"part of a head turns", false, false, false, 0, 10000, 0, 2, 8, 2, 0},
+        {"a window of a few", false, false, false, 0, 10000, 0, 2, 0, 2, 7},
+        {"a window of pages", false, false, false, 0, 10000, 0, 2, 0, 2, 40},
+        {"heads that do not divide the width", false, false, false, 0, 10000, 16, 3, 0, 2, 0},
     };
     int32_t tokens[TOKENS];
     for (int32_t i = 0; i < TOKENS; i++) {
@@ -111,6 +113,7 @@ Test(llama, agrees_with_a_naive_forward_pass) {
         o.kv_heads = cases[c].kv_heads;
         o.heads = cases[c].kv_heads == 3 ? 3 : 4;
         o.layers = cases[c].layers;
+        o.window = cases[c].window;
         if (cases[c].rope_dim) {
             o.overrides[0] = (tinymodel_override){"llama.rope.dimension_count", cases[c].rope_dim};
         }
