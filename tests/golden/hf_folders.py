@@ -32,6 +32,7 @@ CASES = {
     "llama-linear": ("llama", "BF16", 2, {"rope_scaling": {"type": "linear", "factor": 2.0}}),
     "llama-heads": ("llama", "BF16", 1, {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}),
     "mistral-window": ("mistral", "BF16", 1, {"sliding_window": 64, "head_dim": 32}),
+    "mistral-short-window": ("mistral", "BF16", 1, {"sliding_window": 20}),
     "mistral-no-window": ("mistral", "BF16", 2, {"sliding_window": None, "rope_theta": 1e6}),
     "qwen2": ("qwen2", "BF16", 1, {"tie_word_embeddings": True, "rope_theta": 1e6}),
     "qwen2-sharded-yarn": ("qwen2", "F32", 2, {"rope_scaling": YARN,
