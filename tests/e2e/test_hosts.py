@@ -87,9 +87,11 @@ def a_cluster_answers_like_one_worker():
     with Cluster() as c:
         gateway = c.start()
         check(run_all(gateway))
-        m = gateway.metrics()
-        assert m.sum("weir_handoffs_total", role="prefill") > 0, "nothing was handed over"
-        assert m.sum("weir_kv_links", transport="tcp") == 2, "one link, seen from both ends"
+        # Workers tell their numbers now and then.
+        until(lambda: gateway.metrics().sum("weir_handoffs_total", role="prefill") > 0,
+              "something was handed over")
+        until(lambda: gateway.metrics().sum("weir_kv_links", transport="tcp") == 2,
+              "one link, seen from both ends")
         assert "transport=tcp" in c.nodes[0].log()
         check_well(gateway)
 
@@ -100,7 +102,8 @@ def local_pools_over_tcp():
     with Server("--kv-transport", "tcp", "--local-prefill-max", "0", "--prefill", "2",
                 "--threads", "1") as server:
         check(run_all(server))
-        assert server.metrics().sum("weir_kv_links", transport="tcp") == 4
+        until(lambda: server.metrics().sum("weir_kv_links", transport="tcp") == 4,
+              "two links, seen from both ends")
         assert server.metrics().sum("weir_kv_links", transport="shm") == 0
         check_well(server)
 
@@ -508,7 +511,8 @@ def two_hosts_answer_like_one():
         c.wait_joined(gateway, 2)
         check(run_all(gateway))
         assert f"address={host.far}:" in c.hub.log(), "the decode worker is over there"
-        assert gateway.metrics().sum("weir_handoffs_total", role="prefill") > 0
+        until(lambda: gateway.metrics().sum("weir_handoffs_total", role="prefill") > 0,
+              "something was handed over")
         host.cable.delay_s, host.cable.loss = 0.015, 0.01
         check(run_all(gateway, workers=24))
         assert host.cable.lost > 0
