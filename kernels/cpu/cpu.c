@@ -8,10 +8,10 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
+#include "kernels/cpu/cpumap.h"
 #include "kernels/cpu/cpunodes.h"
 #include "kernels/cpu/cpustate.h"
 
@@ -21,23 +21,6 @@
 
 enum { CPU_ALIGN = 64 };
 
-void *cpu_map(uint64_t bytes, bool huge) {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) {
-        return NULL;
-    }
-    if (huge) {
-        (void)madvise(p, bytes, MADV_HUGEPAGE); /* only speed depends on it */
-    }
-    return p;
-}
-
-void cpu_unmap(void *p, uint64_t bytes) {
-    if (p != NULL) {
-        (void)munmap(p, bytes);
-    }
-}
-
 static uint64_t scratch_bytes(const cpu *c) {
     return (uint64_t)c->shared.threads * ISA_SCRATCH_BYTES;
 }
@@ -46,8 +29,8 @@ static void cpu_close(backend *b) {
     cpu *c = cpu_of(b);
     cpupool_close(c->pool);
     cpuweights_close(c);
-    cpu_unmap(c->scratch, scratch_bytes(c));
-    cpu_unmap(c->parts, CPU_PARTS_BYTES);
+    cpumap_give(c->scratch, scratch_bytes(c));
+    cpumap_give(c->parts, CPU_PARTS_BYTES);
     mem_free(c);
 }
 
@@ -100,7 +83,7 @@ static uint64_t kv_bytes(const backend_kv *kv) {
 /* Huge pages would not help: a token touches a little of every layer, and would touch them all. */
 static status cpu_kv_open(backend *b, backend_kv *kv, diag *d) {
     (void)b;
-    kv->base = cpu_map(kv_bytes(kv), false);
+    kv->base = cpumap_take(kv_bytes(kv), false);
     if (kv->base == NULL) {
         return status_fail_errno(d, STATUS_NOMEM, "no memory for a KV pool of %llu bytes",
                                  (unsigned long long)kv_bytes(kv));
@@ -113,7 +96,7 @@ static status cpu_kv_open(backend *b, backend_kv *kv, diag *d) {
 
 static void cpu_kv_close(backend *b, backend_kv *kv) {
     (void)b;
-    cpu_unmap(kv->base, kv_bytes(kv));
+    cpumap_give(kv->base, kv_bytes(kv));
 }
 
 static status cpu_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to) {
@@ -241,8 +224,8 @@ status cpu_open(const backend_options *options, backend **out, diag *d) {
     c->pairs = pairs_choose(kernels);
     c->shared.bf16 = c->pairs != NULL;
     c->nodes = cpunodes_with_memory();
-    c->scratch = cpu_map(scratch_bytes(c), false);
-    c->parts = cpu_map(CPU_PARTS_BYTES, false);
+    c->scratch = cpumap_take(scratch_bytes(c), false);
+    c->parts = cpumap_take(CPU_PARTS_BYTES, false);
     status s = STATUS_OK;
     if (c->scratch == NULL || c->parts == NULL) {
         s = status_fail_errno(d, STATUS_NOMEM, "no memory for %d compute threads",

@@ -65,10 +65,6 @@ static inline int32_t cpu_divide_up(int32_t a, int32_t b) {
     return (a + b - 1) / b;
 }
 
-/* Zeroed pages from the system; NULL when refused. `huge` asks for huge pages. */
-void *cpu_map(uint64_t bytes, bool huge);
-void cpu_unmap(void *p, uint64_t bytes);
-
 status cpuweights_load(backend *b, const backend_weight *shape, const void *data, uint64_t bytes,
                        const backend_weight **out, diag *d);
 void cpuweights_close(cpu *c);

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "kernels/cpu/cpumap.h"
 #include "kernels/cpu/cpunodes.h"
 #include "kernels/cpu/cpustate.h"
 
@@ -14,7 +15,7 @@ static uint8_t *chunk_take(cpu *c, uint64_t bytes) {
         uint64_t size = header + rounded;
         size = size < CPU_CHUNK_BYTES ? CPU_CHUNK_BYTES : size;
         size = (size + CPU_HUGE_BYTES - 1) / CPU_HUGE_BYTES * CPU_HUGE_BYTES;
-        chunk = cpu_map(size, true);
+        chunk = cpumap_take(size, true);
         if (chunk == NULL) {
             return NULL;
         }
@@ -47,19 +48,19 @@ static uint64_t rows_bytes(const cpu *c, int32_t inputs) {
 }
 
 static void pairs_close(cpu *c) {
-    cpu_unmap(c->x_pairs, pairs_bytes(c->inputs_max_bf16));
-    cpu_unmap(c->x_rows, rows_bytes(c, c->inputs_max_bf16));
+    cpumap_give(c->x_pairs, pairs_bytes(c->inputs_max_bf16));
+    cpumap_give(c->x_rows, rows_bytes(c, c->inputs_max_bf16));
 }
 
 static bool pairs_grow(cpu *c, int32_t inputs) {
     if (inputs <= c->inputs_max_bf16) {
         return true;
     }
-    uint8_t *pairs = cpu_map(pairs_bytes(inputs), true);
-    float *rows = cpu_map(rows_bytes(c, inputs), true);
+    uint8_t *pairs = cpumap_take(pairs_bytes(inputs), true);
+    float *rows = cpumap_take(rows_bytes(c, inputs), true);
     if (pairs == NULL || rows == NULL) {
-        cpu_unmap(pairs, pairs_bytes(inputs));
-        cpu_unmap(rows, rows_bytes(c, inputs));
+        cpumap_give(pairs, pairs_bytes(inputs));
+        cpumap_give(rows, rows_bytes(c, inputs));
         return false;
     }
     pairs_close(c);
@@ -76,20 +77,20 @@ static bool activations_grow(cpu *c, const backend_weight *shape) {
     }
     if (shape->activations == BACKEND_ACTIVATIONS_INT8) {
         if (shape->inputs > c->inputs_max) {
-            isa_panel *panels = cpu_map(panel_bytes(shape->inputs), true);
+            isa_panel *panels = cpumap_take(panel_bytes(shape->inputs), true);
             if (panels == NULL) {
                 return false;
             }
-            cpu_unmap(c->panels, panel_bytes(c->inputs_max));
+            cpumap_give(c->panels, panel_bytes(c->inputs_max));
             c->panels = panels;
             c->inputs_max = shape->inputs;
         }
     } else if (shape->inputs > c->inputs_max_f32) {
-        float *x = cpu_map(x_bytes(shape->inputs), true);
+        float *x = cpumap_take(x_bytes(shape->inputs), true);
         if (x == NULL) {
             return false;
         }
-        cpu_unmap(c->x, x_bytes(c->inputs_max_f32));
+        cpumap_give(c->x, x_bytes(c->inputs_max_f32));
         c->x = x;
         c->inputs_max_f32 = shape->inputs;
     }
@@ -144,10 +145,10 @@ void cpuweights_close(cpu *c) {
     }
     while (c->chunks != NULL) {
         cpu_chunk *next = c->chunks->next;
-        cpu_unmap(c->chunks, c->chunks->bytes);
+        cpumap_give(c->chunks, c->chunks->bytes);
         c->chunks = next;
     }
-    cpu_unmap(c->panels, panel_bytes(c->inputs_max));
-    cpu_unmap(c->x, x_bytes(c->inputs_max_f32));
+    cpumap_give(c->panels, panel_bytes(c->inputs_max));
+    cpumap_give(c->x, x_bytes(c->inputs_max_f32));
     pairs_close(c);
 }
