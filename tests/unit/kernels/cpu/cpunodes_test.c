@@ -1,4 +1,5 @@
 /* cpunodes_test.c -- lists of NUMA nodes as Linux writes them. */
+#include "kernels/cpu/cpumap.h"
 #include "kernels/cpu/cpunodes.h"
 
 #include <criterion/criterion.h>
@@ -25,11 +26,11 @@ Test(cpunodes, a_list_is_read_whole_or_not_at_all) {
 
 Test(cpunodes, spread_memory_is_usable) {
     enum { BYTES = 4 << 20 };
-    uint8_t *p = cpu_map(BYTES, true);
+    uint8_t *p = cpumap_take(BYTES, true);
     cr_assert_not_null(p);
     cpunodes_spread(p, BYTES, cpunodes_with_memory());
     p[0] = 1;
     p[BYTES - 1] = 2;
     cr_expect_eq(p[0] + p[BYTES - 1], 3);
-    cpu_unmap(p, BYTES);
+    cpumap_give(p, BYTES);
 }
