@@ -1,10 +1,9 @@
 /* cpunodes_test.c -- lists of NUMA nodes as Linux writes them. */
-#include "kernels/cpu/cpumap.h"
 #include "kernels/cpu/cpunodes.h"
 
 #include <criterion/criterion.h>
 
-#include "kernels/cpu/cpustate.h"
+#include "kernels/cpu/cpumap.h"
 
 static const struct {
     const char *list;
