@@ -302,14 +302,14 @@ typedef struct {
 static status rmsnorm_call(bench *t, void *context, int64_t call) {
     (void)call;
     const rows_case *c = context;
-    const ops_rmsnorm op = {c->x, c->weight, c->out, c->rows, t->m->width, 1e-5f};
+    const ops_rmsnorm op = {c->x, c->weight, c->out, c->rows, t->m->width, 1e-5f, false};
     return backend_rmsnorm(t->b, &op);
 }
 
 static status silu_call(bench *t, void *context, int64_t call) {
     (void)call;
     const rows_case *c = context;
-    const ops_silu_mul op = {c->x, c->out, c->out, c->rows, t->m->width};
+    const ops_silu_mul op = {c->x, c->out, c->out, c->rows, t->m->width, false};
     return backend_silu_mul(t->b, &op);
 }
 

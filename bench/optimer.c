@@ -57,6 +57,7 @@ static status timed_linear(backend *b, const ops_linear *op) {
 OPTIMER_TIMED(embed)
 OPTIMER_TIMED(rmsnorm)
 OPTIMER_TIMED(silu_mul)
+OPTIMER_TIMED(softcap)
 OPTIMER_TIMED(gather)
 OPTIMER_TIMED(rope_table)
 OPTIMER_TIMED(rope_append)
@@ -70,6 +71,7 @@ void optimer_install(backend *b) {
     outer.embed = timed_embed;
     outer.rmsnorm = timed_rmsnorm;
     outer.silu_mul = timed_silu_mul;
+    outer.softcap = timed_softcap;
     outer.gather = timed_gather;
     outer.rope_table = timed_rope_table;
     outer.rope_append = timed_rope_append;

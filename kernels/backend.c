@@ -259,6 +259,7 @@ status backend_embed(backend *b, const ops_embed *op) {
         return STATUS_OK;
     }
     REFUSE_UNLESS(op->table != NULL && op->tokens != NULL && op->out != NULL);
+    REFUSE_UNLESS(isfinite(op->scale) && op->scale != 0);
     for (int32_t r = 0; r < op->rows; r++) {
         REFUSE_UNLESS(op->tokens[r] >= 0 && op->tokens[r] < op->table->outputs);
     }
@@ -273,7 +274,8 @@ status backend_rmsnorm(backend *b, const ops_rmsnorm *op) {
     REFUSE_UNLESS(width_fine(op->width) && op->x != NULL && op->weight != NULL && op->out != NULL);
     REFUSE_UNLESS(op->epsilon >= 0);
     const int64_t floats = (int64_t)op->rows * op->width;
-    REFUSE_UNLESS(op->out == op->x || !overlaps(op->x, floats, op->out, floats));
+    REFUSE_UNLESS((op->out == op->x && !op->accumulate) ||
+                  !overlaps(op->x, floats, op->out, floats));
     REFUSE_UNLESS(!overlaps(op->weight, op->width, op->out, floats));
     return b->table->rmsnorm(b, op);
 }
@@ -288,6 +290,16 @@ status backend_silu_mul(backend *b, const ops_silu_mul *op) {
     REFUSE_UNLESS(op->out == op->gate || !overlaps(op->gate, floats, op->out, floats));
     REFUSE_UNLESS(op->out == op->up || !overlaps(op->up, floats, op->out, floats));
     return b->table->silu_mul(b, op);
+}
+
+status backend_softcap(backend *b, const ops_softcap *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(width_fine(op->width) && op->x != NULL);
+    REFUSE_UNLESS(isfinite(op->cap) && op->cap > 0);
+    return b->table->softcap(b, op);
 }
 
 status backend_gather(backend *b, const ops_gather *op) {
@@ -314,6 +326,7 @@ static status linear_input_check(const ops_linear *op, int32_t inputs) {
             REFUSE_UNLESS(op->norm_weight != NULL && op->norm_epsilon >= 0);
             return STATUS_OK;
         case OPS_INPUT_SILU_MUL:
+        case OPS_INPUT_GELU_MUL:
             REFUSE_UNLESS(op->x_up != NULL);
             REFUSE_UNLESS(inputs >= 1);
             return STATUS_OK;
@@ -336,12 +349,12 @@ status backend_linear(backend *b, const ops_linear *op) {
     }
     TRY(linear_input_check(op, first->inputs));
     const int64_t x_floats = (int64_t)op->rows * first->inputs;
+    const bool gated = op->input == OPS_INPUT_SILU_MUL || op->input == OPS_INPUT_GELU_MUL;
     for (int32_t i = 0; i < op->parts_count; i++) {
         const ops_linear_part *p = &op->parts[i];
         const int64_t floats = (int64_t)op->rows * p->weight->outputs;
         REFUSE_UNLESS(p->out != NULL && !overlaps(op->x, x_floats, p->out, floats));
-        REFUSE_UNLESS(op->input != OPS_INPUT_SILU_MUL ||
-                      !overlaps(op->x_up, x_floats, p->out, floats));
+        REFUSE_UNLESS(!gated || !overlaps(op->x_up, x_floats, p->out, floats));
         for (int32_t j = 0; j < i; j++) {
             REFUSE_UNLESS(!overlaps(op->parts[j].out,
                                     (int64_t)op->rows * op->parts[j].weight->outputs, p->out,
@@ -411,6 +424,7 @@ status backend_reserve(backend *b, const ops_sizes *s) {
     REFUSE_UNLESS(width_fine(s->width_max) && s->heads >= 1 && s->heads <= 1024);
     REFUSE_UNLESS(s->kv_heads >= 1 && s->heads % s->kv_heads == 0);
     REFUSE_UNLESS(s->head_dim >= 1 && s->head_dim <= OPS_HEAD_DIM_MAX);
+    REFUSE_UNLESS(s->windows >= 0 && s->windows <= OPS_WINDOWS_MAX);
     REFUSE_UNLESS(s->logit_rows_max >= 0 && s->vocab >= 0 && s->vocab <= OPS_VOCAB_MAX);
     return b->table->reserve != NULL ? b->table->reserve(b, s) : STATUS_OK;
 }
@@ -419,6 +433,10 @@ status backend_batch(backend *b, const ops_batch *op) {
     b->begun.seqs = NULL;
     REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
     REFUSE_UNLESS(heads_fine(op->kv, 0, op->heads));
+    REFUSE_UNLESS(op->windows_count >= 0 && op->windows_count <= OPS_WINDOWS_MAX);
+    for (int32_t i = 0; i < op->windows_count; i++) {
+        REFUSE_UNLESS(op->windows[i] >= 0);
+    }
     TRY(seqs_check(op->kv, op->seqs, op->seqs_count, op->rows));
     if (op->rows > 0 && b->table->batch != NULL) {
         TRY(b->table->batch(b, op));
@@ -460,7 +478,7 @@ status backend_rope_append(backend *b, const ops_rope_append *op) {
 status backend_attention(backend *b, const ops_attention *op) {
     REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
     REFUSE_UNLESS(heads_fine(op->kv, op->layer, op->heads) && isfinite(op->scale) &&
-                  op->window >= 0);
+                  op->window >= 0 && isfinite(op->softcap) && op->softcap >= 0);
     TRY(layer_check(b, op->kv, op->seqs, op->seqs_count, op->rows));
     if (op->rows == 0) {
         return STATUS_OK;
@@ -469,6 +487,39 @@ status backend_attention(backend *b, const ops_attention *op) {
     const int64_t floats = (int64_t)op->rows * op->heads * op->kv->shape.head_dim;
     REFUSE_UNLESS(!overlaps(op->q, floats, op->out, floats));
     return b->table->attention(b, op);
+}
+
+status backend_group_make(backend *b, backend_group_id *out, diag *d) {
+    REFUSE_UNLESS(out != NULL);
+    if (b->table->group_make == NULL) {
+        return status_fail_param(d, STATUS_UNSUPPORTED, "backend",
+                                 "the %s backend does not share a model among devices", b->name);
+    }
+    return b->table->group_make(b, out, d);
+}
+
+status backend_group_join(backend *b, const backend_group_id *id, int32_t rank, int32_t ranks,
+                          diag *d) {
+    REFUSE_UNLESS(id != NULL && b->table->group_join != NULL && b->ranks == 0);
+    REFUSE_UNLESS(ranks >= 2 && ranks <= BACKEND_RANKS_MAX && rank >= 0 && rank < ranks);
+    TRY(b->table->group_join(b, id, rank, ranks, d));
+    b->ranks = ranks;
+    return STATUS_OK;
+}
+
+void backend_group_leave(backend *b) {
+    if (b->table->group_leave != NULL) {
+        b->table->group_leave(b);
+    }
+}
+
+status backend_all_reduce(backend *b, const ops_all_reduce *op) {
+    REFUSE_UNLESS(op != NULL && rows_fine(op->rows) && b->ranks > 0);
+    if (op->rows == 0) {
+        return STATUS_OK;
+    }
+    REFUSE_UNLESS(width_fine(op->width) && op->x != NULL);
+    return b->table->all_reduce(b, op);
 }
 
 bool backend_samples(const backend *b) {

@@ -77,6 +77,7 @@ typedef struct {
 } backend_options;
 
 enum { BACKEND_NAME_BYTES = 32, BACKEND_NUMERICS_BYTES = 48, BACKEND_LAYOUT_BYTES = 64 };
+enum { BACKEND_RANKS_MAX = 16, BACKEND_GROUP_ID_BYTES = 128 };
 
 /* Implementations put this first in their own struct. Fields are read-only for callers. */
 struct backend {
@@ -85,7 +86,8 @@ struct backend {
     char isa[BACKEND_NAME_BYTES];          /* "avx512" */
     char numerics[BACKEND_NUMERICS_BYTES]; /* equal strings promise equal bits */
     int32_t threads;
-    bool bf16; /* has activations of bf16 */
+    bool bf16;     /* has activations of bf16 */
+    int32_t ranks; /* of its group; 0: in none */
     ops_batch
         begun; /* backend.c's: checked, for the layers of this forward pass; seqs NULL: none */
 };
@@ -146,7 +148,8 @@ const char *backend_fault(const backend *b);
  * CPU take no notice. */
 void backend_use_threads(backend *b, int32_t threads);
 
-/* What must be equal between two processes for bit-equal results. Borrowed until the close. */
+/* What must be equal between two processes for bit-equal results. Borrowed until the close; a group
+ * that is joined may change it. */
 const char *backend_numerics(const backend *b);
 
 /* Device memory, 64-byte aligned, zeroed. Zero bytes gives a valid pointer. */
@@ -241,16 +244,38 @@ MUST_USE status backend_batch_end(backend *b);
 MUST_USE status backend_notify(backend *b, void (*call)(void *context, int32_t number),
                                void *context, int32_t number);
 
+/* Ranks: backends of one process that share a model, each with a device and a thread of its own.
+ * backend_group_make gives what all of them join with; a group is made and joined once. */
+typedef struct {
+    uint8_t bytes[BACKEND_GROUP_ID_BYTES];
+} backend_group_id;
+
+/* STATUS_UNSUPPORTED where devices have no groups, or what joins them is not there: `d` says so. */
+MUST_USE status backend_group_make(backend *b, backend_group_id *out, diag *d);
+
+/* Each rank on its own thread: returns when all `ranks` (2 .. BACKEND_RANKS_MAX) have joined, or
+ * this one was told to leave. Before the weights, as it takes memory. */
+MUST_USE status backend_group_join(backend *b, const backend_group_id *id, int32_t rank,
+                                   int32_t ranks, diag *d);
+
+/* Any thread: a rank has failed, so what this one waits for will not come. Whatever waits returns
+ * STATUS_DEVICE, and so does all that follows; only the close is left. */
+void backend_group_leave(backend *b);
+
 /* Operators: STATUS_INVALID when a shape, index or pointer is wrong (nothing was run). Zero rows
  * is fine and does nothing. */
 MUST_USE status backend_embed(backend *b, const ops_embed *op);
 MUST_USE status backend_rmsnorm(backend *b, const ops_rmsnorm *op);
 MUST_USE status backend_silu_mul(backend *b, const ops_silu_mul *op);
+MUST_USE status backend_softcap(backend *b, const ops_softcap *op);
 MUST_USE status backend_gather(backend *b, const ops_gather *op);
 MUST_USE status backend_linear(backend *b, const ops_linear *op);
 MUST_USE status backend_rope_table(backend *b, const ops_rope_table *op);
 MUST_USE status backend_rope_append(backend *b, const ops_rope_append *op);
 MUST_USE status backend_attention(backend *b, const ops_attention *op);
+
+/* The group's ranks call it in the same order; STATUS_INVALID outside a group. */
+MUST_USE status backend_all_reduce(backend *b, const ops_all_reduce *op);
 
 /* Whether this device chooses tokens; else whoever wants them downloads the logits. */
 bool backend_samples(const backend *b);
@@ -291,12 +316,19 @@ struct backend_table {
     status (*embed)(backend *b, const ops_embed *op);
     status (*rmsnorm)(backend *b, const ops_rmsnorm *op);
     status (*silu_mul)(backend *b, const ops_silu_mul *op);
+    status (*softcap)(backend *b, const ops_softcap *op);
     status (*gather)(backend *b, const ops_gather *op);
     status (*linear)(backend *b, const ops_linear *op);
     status (*rope_table)(backend *b, const ops_rope_table *op);
     status (*rope_append)(backend *b, const ops_rope_append *op);
     status (*attention)(backend *b, const ops_attention *op);
     status (*sample)(backend *b, const ops_sample *op); /* NULL: chosen on the host */
+    /* All NULL: one device alone. */
+    status (*group_make)(backend *b, backend_group_id *out, diag *d);
+    status (*group_join)(backend *b, const backend_group_id *id, int32_t rank, int32_t ranks,
+                         diag *d);
+    void (*group_leave)(backend *b);
+    status (*all_reduce)(backend *b, const ops_all_reduce *op);
     status (*sync)(backend *b);
 };
 

@@ -31,7 +31,8 @@ enum {
     OPS_WIDTH_MAX = 1 << 24,  /* elements of one row */
     OPS_TOP_MAX = 20,         /* logprobs beside the token's */
     OPS_VOCAB_MAX = 1 << 19,  /* logits of one row */
-    OPS_FORBIDDEN_MAX = 64
+    OPS_FORBIDDEN_MAX = 64,
+    OPS_WINDOWS_MAX = 2 /* different ones of a model's layers */
 };
 
 /* One sequence's share of a batch. */
@@ -50,6 +51,7 @@ typedef struct {
     int32_t width_max;      /* inputs of the widest linear operator */
     int32_t heads, kv_heads, head_dim;
     int32_t logit_rows_max, vocab; /* 0: no tokens are chosen on the device */
+    int32_t windows;               /* of ops_batch, the most; 0 is as 1 */
 } ops_sizes;
 
 /* The sequences of a forward pass, told before its layers: every rope_append and attention that
@@ -64,33 +66,47 @@ typedef struct {
     /* NULL; or whose batch this is: up to backend_batch_end come the same operators on the same
      * memory as in every batch of this owner with so many rows. backend_graph_rows gives them. */
     const void *repeats;
-    int32_t window; /* of every layer's attention, as in ops_attention */
+    /* Of its layers' attention, as in ops_attention, each once. */
+    int32_t windows[OPS_WINDOWS_MAX]; /* [windows_count] */
+    int32_t windows_count;
 } ops_batch;
 
-/* out[r] = dequantised row tokens[r] of the table. */
+/* out[r] = scale * dequantised row tokens[r] of the table. */
 typedef struct {
     const struct backend_weight *table; /* [vocab, width] */
     const int32_t *tokens;              /* host [rows], each below vocab */
     float *out;                         /* device [rows, width] */
     int32_t rows;
+    float scale; /* not 0; 1: as they are */
 } ops_embed;
 
-/* out = x / sqrt(mean(x^2) + epsilon) * weight. In place (out == x) is fine. */
+/* out = x / sqrt(mean(x^2) + epsilon) * weight. In place (out == x) is fine, unless it adds. */
 typedef struct {
     const float *x;      /* device [rows, width] */
     const float *weight; /* device [width] */
     float *out;          /* device [rows, width] */
     int32_t rows, width;
     float epsilon;
+    bool accumulate; /* out = out + that */
 } ops_rmsnorm;
 
-/* out = gate / (1 + exp(-gate)) * up. In place (out == gate or out == up) is fine. */
+/* out = gate / (1 + exp(-gate)) * up; or GELU by tanh of the gate, which is gate / (1 + exp(-2 u))
+ * with u = sqrt(2 / pi) * (gate + 0.044715 gate^3), times up. In place (out == gate or out == up)
+ * is fine. */
 typedef struct {
     const float *gate; /* device [rows, width] */
     const float *up;   /* device [rows, width] */
     float *out;        /* device [rows, width] */
     int32_t rows, width;
+    bool gelu;
 } ops_silu_mul;
+
+/* x = cap * tanh(x / cap): no number is further from zero than the cap. */
+typedef struct {
+    float *x; /* device [rows, width] */
+    int32_t rows, width;
+    float cap; /* > 0 */
+} ops_softcap;
 
 /* out[r] = x[index[r]]. */
 typedef struct {
@@ -104,8 +120,9 @@ typedef struct {
  * operator of that name run before. */
 typedef enum {
     OPS_INPUT_PLAIN = 0,
-    OPS_INPUT_RMSNORM = 1, /* of x, with norm_weight and norm_epsilon */
-    OPS_INPUT_SILU_MUL = 2 /* x is the gate, x_up the other factor */
+    OPS_INPUT_RMSNORM = 1,  /* of x, with norm_weight and norm_epsilon */
+    OPS_INPUT_SILU_MUL = 2, /* x is the gate, x_up the other factor */
+    OPS_INPUT_GELU_MUL = 3  /* the same */
 } ops_input;
 
 /* One weight of a linear operator. */
@@ -121,7 +138,7 @@ typedef struct {
  * overlap x, x_up or another part's out. */
 typedef struct {
     const float *x;           /* device [rows, inputs] */
-    const float *x_up;        /* device [rows, inputs]: OPS_INPUT_SILU_MUL */
+    const float *x_up;        /* device [rows, inputs]: OPS_INPUT_SILU_MUL, _GELU_MUL */
     const float *norm_weight; /* device [inputs]: OPS_INPUT_RMSNORM */
     float norm_epsilon;       /* OPS_INPUT_RMSNORM */
     ops_input input;
@@ -178,7 +195,14 @@ typedef struct {
     int32_t heads;  /* a multiple of the pool's kv_heads */
     float scale;    /* usually 1 / sqrt(head_dim) */
     int32_t window; /* 0: none; else a row sees its last `window` positions, its own among them */
+    float softcap;  /* 0: none; else a score, scaled, becomes softcap * tanh(score / softcap) */
 } ops_attention;
+
+/* x = the sum of all ranks' x; every rank of a group has the same bits after it. */
+typedef struct {
+    float *x; /* device [rows, width], in place */
+    int32_t rows, width;
+} ops_all_reduce;
 
 typedef struct {
     int32_t token;

@@ -56,12 +56,27 @@ static void attention_weigh(attention_scratch *s, int32_t from, int32_t to, int3
     }
 }
 
+/* Scores that were divided by the cap: to the cap times their hyperbolic tangent. */
+static void attention_cap(attention_scratch *s, int32_t from, int32_t to, float softcap) {
+    const v16 cap = v16_set(softcap);
+    for (int32_t i = from; i < to; i++) {
+        for (int32_t j = 0; j < KV_PAGES; j++) {
+            float *score = &s->score[i][16 * j];
+            v16_store(score, v16_mul(v16_tanh(v16_load(score)), cap));
+        }
+    }
+}
+
 /* A tile of floats of one type (a constant). */
 BODY_INLINE void attention_visit_floats(const isa_attention *a, attention_scratch *s,
                                         const attention_tile *tile, int32_t from, int32_t to,
                                         const backend_kv_type type) {
     const int32_t head_dim = a->op->kv->shape.head_dim;
-    attention_dots(s, tile, from, to, head_dim, a->op->scale, type);
+    const float scale = a->op->softcap > 0 ? a->op->scale / a->op->softcap : a->op->scale;
+    attention_dots(s, tile, from, to, head_dim, scale, type);
+    if (a->op->softcap > 0) {
+        attention_cap(s, from, to, a->op->softcap);
+    }
     attention_maxima(s, from, to);
     attention_weigh(s, from, to, head_dim);
     attention_products(s, tile, from, to, head_dim, type);

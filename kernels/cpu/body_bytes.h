@@ -45,13 +45,20 @@ static void bytes_split_query(attention_scratch *s, int32_t query, const float *
     v16i_store(s->bytes.query_offset[SPLIT_HIGH][query], v16i_set(-128 * v16i_sum(high_sum)));
     v16i_store(s->bytes.query_offset[SPLIT_LOW][query], v16i_set(-128 * v16i_sum(low_sum)));
     s->bytes.query_scale[query] =
-        maximum / BYTES_QUERY_MAX * (scale * BYTES_LOG2_E) / (float)append_spread_width(head_dim);
+        maximum / BYTES_QUERY_MAX * scale / (float)append_spread_width(head_dim);
 }
 
+/* Capped scores are powers of two as they are. */
 static void bytes_start(const isa_attention *a, attention_scratch *s) {
+    const float cap = a->op->softcap;
+    const float scale = cap > 0 ? a->op->scale / cap : a->op->scale * BYTES_LOG2_E;
+    s->bytes.cap = cap * BYTES_LOG2_E;
     for (int32_t i = 0; i < a->queries; i++) {
-        bytes_split_query(s, i, a->op->q + attention_at(a, i), a->op->scale,
-                          a->op->kv->shape.head_dim);
+        bytes_split_query(s, i, a->op->q + attention_at(a, i), scale, a->op->kv->shape.head_dim);
+        if (cap > 0) {
+            s->bytes.cap_scale[i] = s->bytes.query_scale[i];
+            s->bytes.query_scale[i] = 1;
+        }
     }
 }
 
@@ -144,6 +151,7 @@ BODY_INLINE void bytes_block(attention_scratch *s, const attention_tile *tile, i
         }
     }
     for (int32_t i = 0; i < queries; i++) {
+        bytes_cap(s, first + i, s->bytes.score[i]);
         bytes_maximum(s, first + i,
                       bytes_top(s->bytes.score[i], s->start[first + i], s->valid[first + i]));
     }
@@ -259,6 +267,7 @@ static void sixteen_join(attention_scratch *s, const bytes_sixteen *q, const isa
             const v16 sum = bytes_join(v16i_load(dots), v16i_load(dots + low_apart));
             v16_store(score + 16 * j, v16_mul(sum, v16_load(s->bytes.key_scale + 16 * j)));
         }
+        bytes_cap(s, i, score);
         bytes_maximum(s, i, bytes_top(score, s->start[i], s->valid[i]));
         sixteen_share(tiles, values, i - q->first);
     }

@@ -23,8 +23,10 @@ VEC_INLINE v16i v16_round(v16 x) {
 
 /* exp(x) = 2^n exp(r), |r| <= ln 2 / 2, Taylor to r^7 (relative error below 1e-7). Arguments are
  * held within [-87, 88], where 2^n is a normal number. Ordinary tables and minimax fits would save
- * a step; what matters here is that every instruction set does these very operations. */
-VEC_INLINE v16 v16_exp(v16 x) {
+ * a step; what matters here is that every instruction set does these very operations.
+ *
+ * Returns (exp(r) - 1) / r, with r and 2^n. */
+VEC_INLINE v16 v16_exp_parts(v16 x, v16 *rest, v16 *power) {
     x = v16_max(v16_min(x, v16_set(88.0f)), v16_set(-87.0f));
     const v16 shifted = v16_fma(x, v16_set(1.44269504088896341f), v16_set(VEC_ROUND_MAGIC));
     const v16 n = v16_sub(shifted, v16_set(VEC_ROUND_MAGIC));
@@ -36,14 +38,36 @@ VEC_INLINE v16 v16_exp(v16 x) {
     p = v16_fma(p, r, v16_set(1.0f / 24.0f));
     p = v16_fma(p, r, v16_set(1.0f / 6.0f));
     p = v16_fma(p, r, v16_set(0.5f));
-    p = v16_fma(p, r, v16_set(1.0f));
-    p = v16_fma(p, r, v16_set(1.0f));
-    const v16i power = v16i_add(v16i_shift_exponent(v16_bits(shifted)), v16i_set(127 << 23));
-    return v16_mul(p, v16_from_bits(power));
+    *rest = r;
+    *power = v16_from_bits(v16i_add(v16i_shift_exponent(v16_bits(shifted)), v16i_set(127 << 23)));
+    return v16_fma(p, r, v16_set(1.0f));
+}
+
+VEC_INLINE v16 v16_exp(v16 x) {
+    v16 r, power;
+    const v16 p = v16_exp_parts(x, &r, &power);
+    return v16_mul(v16_fma(p, r, v16_set(1.0f)), power);
+}
+
+/* tanh(x) = m / (m + 2), m = exp(2 x) - 1, which keeps the digits of a small x where the
+ * exponential itself would lose them. */
+VEC_INLINE v16 v16_tanh(v16 x) {
+    v16 r, power;
+    const v16 p = v16_exp_parts(v16_add(x, x), &r, &power);
+    const v16 m = v16_fma(v16_mul(p, r), power, v16_sub(power, v16_set(1.0f)));
+    return v16_div(m, v16_add(m, v16_set(2.0f)));
 }
 
 VEC_INLINE v16 v16_silu_mul(v16 gate, v16 up) {
     const v16 e = v16_exp(v16_sub(v16_zero(), gate));
+    return v16_mul(v16_div(gate, v16_add(v16_set(1.0f), e)), up);
+}
+
+/* GELU with tanh: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016). With 2 u for the
+ * argument of tanh, (1 + tanh(u)) / 2 is 1 / (1 + exp(-2 u)); 2 sqrt(2 / pi) is in the factors. */
+VEC_INLINE v16 v16_gelu_mul(v16 gate, v16 up) {
+    const v16 factor = v16_fma(v16_mul(gate, gate), v16_set(-0.0713548163f), v16_set(-1.59576912f));
+    const v16 e = v16_exp(v16_mul(gate, factor));
     return v16_mul(v16_div(gate, v16_add(v16_set(1.0f), e)), up);
 }
 
@@ -69,18 +93,31 @@ static void rows_rmsnorm(const ops_rmsnorm *op, int32_t row_first, int32_t rows)
         const float inverse = rows_inverse_rms(x, width, op->epsilon);
         for (int32_t i = 0; i < width; i += 16) {
             const int32_t n = width - i;
-            const v16 y =
-                rows_norm(v16_load_some(x + i, n), inverse, v16_load_some(op->weight + i, n));
+            v16 y = rows_norm(v16_load_some(x + i, n), inverse, v16_load_some(op->weight + i, n));
+            if (op->accumulate) {
+                y = v16_add(v16_load_some(out + i, n), y);
+            }
             v16_store_some(out + i, y, n);
         }
     }
 }
 
-static void rows_silu_mul(const float *gate, const float *up, float *out, int64_t count) {
-    for (int64_t i = 0; i < count; i += 16) {
-        const int64_t n = count - i;
-        const v16 y = v16_silu_mul(v16_load_some(gate + i, n), v16_load_some(up + i, n));
-        v16_store_some(out + i, y, n);
+static void rows_silu_mul(const ops_silu_mul *op, int32_t row_first, int32_t rows) {
+    const int64_t end = (int64_t)(row_first + rows) * op->width;
+    for (int64_t i = (int64_t)row_first * op->width; i < end; i += 16) {
+        const int64_t n = end - i;
+        const v16 gate = v16_load_some(op->gate + i, n), up = v16_load_some(op->up + i, n);
+        v16_store_some(op->out + i, op->gelu ? v16_gelu_mul(gate, up) : v16_silu_mul(gate, up), n);
+    }
+}
+
+static void rows_softcap(const ops_softcap *op, int32_t row_first, int32_t rows) {
+    const int64_t end = (int64_t)(row_first + rows) * op->width;
+    const v16 cap = v16_set(op->cap);
+    for (int64_t i = (int64_t)row_first * op->width; i < end; i += 16) {
+        const int64_t n = end - i;
+        const v16 x = v16_div(v16_load_some(op->x + i, n), cap);
+        v16_store_some(op->x + i, v16_mul(v16_tanh(x), cap), n);
     }
 }
 
@@ -92,6 +129,8 @@ VEC_INLINE v16 rows_input(const ops_linear *op, int64_t at, int32_t i, int32_t n
             return rows_norm(x, inverse, v16_load_some(op->norm_weight + i, n));
         case OPS_INPUT_SILU_MUL:
             return v16_silu_mul(x, v16_load_some(op->x_up + at + i, n));
+        case OPS_INPUT_GELU_MUL:
+            return v16_gelu_mul(x, v16_load_some(op->x_up + at + i, n));
         case OPS_INPUT_PLAIN:
             break;
     }

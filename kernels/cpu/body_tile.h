@@ -25,7 +25,8 @@ typedef struct {
     int8_t query[ISA_QUERIES * SPLIT_COUNT * OPS_HEAD_DIM_MAX]; /* strides: a query, a half */
     /* -128 * sum of the query: meets keys around 128. Sixteen times the same: a row of a tile. */
     int32_t query_offset[SPLIT_COUNT][ISA_QUERIES][16];
-    float query_scale[ISA_QUERIES];                           /* makes scores powers of two */
+    float query_scale[ISA_QUERIES]; /* makes scores powers of two */
+    float cap_scale[ISA_QUERIES];   /* with a soft-cap: makes scores shares of it, to be capped */
     int8_t weight[ISA_QUERIES][SPLIT_COUNT][ISA_BYTES_TILE];  /* 0 .. 127 */
     float tile_maximum[ISA_QUERIES], tile_scale[ISA_QUERIES]; /* of the tile at work */
     float weight_scale[ISA_QUERIES];
@@ -37,6 +38,7 @@ typedef struct {
     int32_t score_dots[SPLIT_COUNT * BYTES_BLOCK * ISA_BYTES_TILE];
     int32_t value_dots[SPLIT_COUNT * BYTES_BLOCK * OPS_HEAD_DIM_MAX];
     uint8_t values[ISA_BYTES_TILE * OPS_HEAD_DIM_MAX]; /* the tile's, side by side */
+    float cap;                                         /* a soft-cap, as a power of two; 0: none */
 } attention_bytes;
 
 /* What only floats need. */

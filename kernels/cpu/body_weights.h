@@ -70,6 +70,15 @@ VEC_INLINE void bytes_maximum(attention_scratch *s, int32_t query, float top) {
     b->weight_scale[query] = value_top * (1.0f / BYTES_WEIGHT_MAX) * by;
 }
 
+/* With a soft-cap: a query's scores of a tile, capped. */
+VEC_INLINE void bytes_cap(attention_scratch *s, int32_t query, float *score) {
+    const attention_bytes *b = &s->bytes;
+    const v16 scale = v16_set(b->cap_scale[query]), cap = v16_set(b->cap);
+    for (int32_t t = 0; b->cap > 0 && t < s->valid[query]; t += 16) {
+        v16_store(score + t, v16_mul(v16_tanh(v16_mul(v16_load(score + t), scale)), cap));
+    }
+}
+
 /* The largest of a query's scores from `start` to `valid`. */
 VEC_INLINE float bytes_top(const float *score, int32_t start, int32_t valid) {
     const v16 least = v16_set(-INFINITY);

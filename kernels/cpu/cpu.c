@@ -127,6 +127,7 @@ static const backend_table CPU_TABLE = {
     .embed = cpuops_embed,
     .rmsnorm = cpuops_rmsnorm,
     .silu_mul = cpuops_silu_mul,
+    .softcap = cpuops_softcap,
     .gather = cpuops_gather,
     .linear = cpulinear_run,
     .rope_table = cpuops_rope_table,

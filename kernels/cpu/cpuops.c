@@ -29,6 +29,9 @@ static void embed_item(void *context, int32_t item, int32_t thread) {
     for (int32_t r = first; r < first + item_rows(item, op->rows); r++) {
         tile_unpack_row(w->format, w->order, w->tiles, inputs, op->tokens[r],
                         op->out + (int64_t)r * inputs);
+        for (int32_t k = 0; k < inputs && op->scale != 1.0f; k++) {
+            op->out[(int64_t)r * inputs + k] *= op->scale;
+        }
     }
 }
 
@@ -53,13 +56,23 @@ static void silu_mul_item(void *context, int32_t item, int32_t thread) {
     const row_job *j = context;
     const ops_silu_mul *op = j->op;
     (void)thread;
-    const int64_t at = (int64_t)item * CPU_ROW_ITEM * op->width;
-    j->c->kernels->silu_mul(op->gate + at, op->up + at, op->out + at,
-                            (int64_t)item_rows(item, op->rows) * op->width);
+    j->c->kernels->silu_mul(op, item * CPU_ROW_ITEM, item_rows(item, op->rows));
 }
 
 status cpuops_silu_mul(backend *b, const ops_silu_mul *op) {
     rows_run(cpu_of(b), silu_mul_item, op, op->rows);
+    return STATUS_OK;
+}
+
+static void softcap_item(void *context, int32_t item, int32_t thread) {
+    const row_job *j = context;
+    const ops_softcap *op = j->op;
+    (void)thread;
+    j->c->kernels->softcap(op, item * CPU_ROW_ITEM, item_rows(item, op->rows));
+}
+
+status cpuops_softcap(backend *b, const ops_softcap *op) {
+    rows_run(cpu_of(b), softcap_item, op, op->rows);
     return STATUS_OK;
 }
 

@@ -72,6 +72,7 @@ void cpuweights_close(cpu *c);
 status cpuops_embed(backend *b, const ops_embed *op);
 status cpuops_rmsnorm(backend *b, const ops_rmsnorm *op);
 status cpuops_silu_mul(backend *b, const ops_silu_mul *op);
+MUST_USE status cpuops_softcap(backend *b, const ops_softcap *op);
 status cpuops_gather(backend *b, const ops_gather *op);
 status cpuops_rope_table(backend *b, const ops_rope_table *op);
 status cpuops_rope_append(backend *b, const ops_rope_append *op);

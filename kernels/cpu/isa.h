@@ -140,7 +140,8 @@ typedef struct {
     void (*linear_int8)(const isa_linear *l, uint8_t *scratch);
     void (*linear_f32)(const isa_linear *l, uint8_t *scratch);
     void (*rmsnorm)(const ops_rmsnorm *op, int32_t row_first, int32_t rows);
-    void (*silu_mul)(const float *gate, const float *up, float *out, int64_t count);
+    void (*silu_mul)(const ops_silu_mul *op, int32_t row_first, int32_t rows);
+    void (*softcap)(const ops_softcap *op, int32_t row_first, int32_t rows);
     void (*rope_append)(const ops_rope_append *op, const ops_seq *seq, int32_t row_first,
                         int32_t rows);
     void (*attention)(const isa_attention *a, uint8_t *scratch);

@@ -73,6 +73,8 @@ status cudastate_send(cudastate *c, void *device, const void *host, uint64_t byt
 
 static void cuda_close(backend *b) {
     cudastate *c = (cudastate *)b;
+    (void)cudaSetDevice(c->device); /* whoever closes need not have worked with it */
+    cudagroup_close(c);             /* first: what waits for other ranks ends with it */
     if (c->stream != NULL) {
         (void)cudaStreamSynchronize(c->stream);
     }
@@ -99,7 +101,7 @@ static void cuda_close(backend *b) {
 
 static const char *cuda_fault(const backend *b) {
     const cudastate *c = (const cudastate *)b;
-    return c->failed == cudaSuccess ? "" : cudaGetErrorString(c->failed);
+    return c->failed == cudaSuccess ? cudagroup_fault(c) : cudaGetErrorString(c->failed);
 }
 
 static const backend_table cuda_table = {
@@ -126,6 +128,7 @@ static const backend_table cuda_table = {
     .embed = cudaops_embed,
     .rmsnorm = cudaops_rmsnorm,
     .silu_mul = cudaops_silu_mul,
+    .softcap = cudaops_softcap,
     .gather = cudaops_gather,
     .linear = cudaops_linear,
     .rope_table = cudaops_rope_table,
@@ -133,6 +136,10 @@ static const backend_table cuda_table = {
     .attention = cudaops_attention,
     .sample = cudasample_run,
     .sync = cudamemory_sync,
+    .group_make = cudagroup_make,
+    .group_join = cudagroup_join,
+    .group_leave = cudagroup_leave,
+    .all_reduce = cudagroup_all_reduce,
 };
 
 status cuda_probe(const backend_options *options, diag *d) {
@@ -155,6 +162,14 @@ static status cuda_begin(cudastate *c, int device) {
     return STATUS_OK;
 }
 
+/* Sums of two are the same in either order. Of more, NCCL's order depends on how many numbers there
+ * are, that is on the other rows. */
+void cudastate_name(cudastate *c, int32_t ranks) {
+    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
+                   c->plain ? "plain" : "tensor", c->capability,
+                   c->library == NULL && ranks <= 2 ? "exact" : "fast-2");
+}
+
 status cuda_open(const backend_options *options, backend **out, diag *d) {
     int capability = 0;
     *out = NULL;
@@ -172,6 +187,7 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
     c->base.table = &cuda_table;
     c->base.threads = 1;
     c->device = device;
+    c->capability = capability;
     c->deterministic = options->deterministic;
     c->memory_fraction =
         options->memory_fraction > 0 ? options->memory_fraction : BACKEND_MEMORY_FRACTION;
@@ -186,8 +202,7 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
         return status_fail(d, s, "CUDA device %d: %s", device, why);
     }
     cudalibrary_open(c);
-    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
-                   plain ? "plain" : "tensor", capability, c->library == NULL ? "exact" : "fast-2");
+    cudastate_name(c, 1);
     *out = &c->base;
     return STATUS_OK;
 }

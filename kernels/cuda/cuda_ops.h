@@ -94,6 +94,7 @@ typedef struct {
     const int32_t *tokens; /* device [rows] */
     float *out;            /* device [rows, table.inputs] */
     int32_t rows;
+    float scale; /* multiplies every element */
 } cuda_embed;
 
 /* A whole matrix as bf16, row by row. */
@@ -108,6 +109,7 @@ typedef struct {
     float *out;              /* device [rows, width]; x itself is fine */
     int32_t rows, width;
     float epsilon;
+    bool accumulate; /* out = out + that; then out is not x */
 } cuda_rmsnorm;
 
 typedef struct {

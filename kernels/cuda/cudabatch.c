@@ -102,10 +102,16 @@ static uint64_t merges_bytes(const cudaplan_counts *n) {
     return (uint64_t)n->merges * sizeof(cuda_attention_merge);
 }
 
-/* Items of work for the tensor-core kernel. `padded`: so many of them at least, with nothing to do
- * at their end; then items are of one kind. */
+/* What a plan takes of the buffer: the next one begins at a whole 16 bytes. */
+static uint64_t plan_bytes(const cudaplan_counts *n) {
+    return (items_bytes(n) + merges_bytes(n) + 15) / 16 * 16;
+}
+
+/* Items of work for the tensor-core kernel, to `*used` bytes into the buffer of them, which become
+ * more. `padded`: so many of them at least, with nothing to do at their end; then items are of one
+ * kind. Plans share the slots: a layer is done with them before the next begins. */
 static status plan_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
-                        const cudabatch_heads *h, const cudaplan_counts *padded,
+                        const cudabatch_heads *h, const cudaplan_counts *padded, uint64_t *used,
                         cuda_attention_work *out) {
     const uint64_t slot = slot_bytes(h->heads, h->head_dim);
     const cudaplan_shape shape = plan_shape(h);
@@ -122,9 +128,10 @@ static status plan_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
     (void)cudaplan_attention(&shape, seqs, seqs_count, (cuda_attention_item *)(void *)host,
                              (cuda_attention_merge *)(void *)(host + items));
     TRY(cudastate_reserve(c, &c->slots, (uint64_t)n.slots * slot));
-    TRY(cudastate_reserve(c, &c->work, items + merges));
-    TRY(cudastate_send(c, c->work.memory, host, items + merges));
-    const uint8_t *at = c->work.memory;
+    TRY(cudastate_reserve(c, &c->work, *used + items + merges));
+    uint8_t *at = (uint8_t *)c->work.memory + *used;
+    TRY(cudastate_send(c, at, host, items + merges));
+    *used += plan_bytes(&n);
     *out = (cuda_attention_work){.items = (const cuda_attention_item *)(const void *)at,
                                  .merges = (const cuda_attention_merge *)(const void *)(at + items),
                                  .slots = c->slots.memory,
@@ -148,50 +155,81 @@ static bool repeats(const cudastate *c, const ops_batch *op, cudaplan_counts *pa
     if (op->repeats == NULL || cudagraph_rows(&c->base, op->rows) != op->rows) {
         return false;
     }
-    const cudaplan_shape shape = plan_shape(&c->begun_heads);
-    const cudaplan_counts n = cudaplan_attention(&shape, op->seqs, op->seqs_count, NULL, NULL);
-    *padded = (cudaplan_counts){(int32_t)padded_to((uint64_t)n.wide, 8),
-                                (int32_t)padded_to((uint64_t)n.narrow, 8),
-                                (int32_t)padded_to((uint64_t)n.merges, 8), n.slots};
-    *key = (cudagraph_key){.owner = op->repeats,
-                           .kv = op->kv,
-                           .rows = op->rows,
-                           .wide = padded->wide,
-                           .narrow = padded->narrow,
-                           .merges = padded->merges};
+    *key = (cudagraph_key){
+        .owner = op->repeats, .kv = op->kv, .rows = op->rows, .plans = c->begun_plans};
+    uint64_t bytes = 0;
+    for (int32_t i = 0; i < c->begun_plans; i++) {
+        const cudaplan_shape shape = plan_shape(&c->begun_heads[i]);
+        const cudaplan_counts n = cudaplan_attention(&shape, op->seqs, op->seqs_count, NULL, NULL);
+        if (n.wide != 0 && n.narrow != 0) {
+            return false;
+        }
+        padded[i] = (cudaplan_counts){(int32_t)padded_to((uint64_t)n.wide, 8),
+                                      (int32_t)padded_to((uint64_t)n.narrow, 8),
+                                      (int32_t)padded_to((uint64_t)n.merges, 8), n.slots};
+        key->wide[i] = padded[i].wide;
+        key->narrow[i] = padded[i].narrow;
+        key->merges[i] = padded[i].merges;
+        bytes += plan_bytes(&padded[i]);
+    }
     key->table_words = padded_to(tables_words(op->seqs, op->seqs_count, op->rows, op->rows), 64);
-    return (n.wide == 0 || n.narrow == 0) &&
-           key->table_words * sizeof(int32_t) <= c->tables.bytes &&
-           items_bytes(padded) + merges_bytes(padded) <= c->work.bytes;
+    return key->table_words * sizeof(int32_t) <= c->tables.bytes && bytes <= c->work.bytes;
 }
 
-/* All that a forward pass sends: tables, the plan; tokens, positions and row numbers (twice); the
- * frequencies. */
+/* All that a forward pass sends: tables, plans; tokens and row numbers (twice); positions and
+ * frequencies, of two rotations at most; each in whole 16 bytes. */
 static uint64_t graph_bytes(const cudaplan_counts *padded, const cudagraph_key *key) {
-    return key->table_words * sizeof(int32_t) + items_bytes(padded) + merges_bytes(padded) +
-           4 * (uint64_t)key->rows * sizeof(int32_t) + OPS_HEAD_DIM_MAX / 2 * sizeof(double) +
-           8 * 16;
+    uint64_t bytes = key->table_words * sizeof(int32_t) +
+                     5 * (uint64_t)key->rows * sizeof(int32_t) +
+                     2 * (OPS_HEAD_DIM_MAX / 2 * sizeof(double)) + 16 * 16;
+    for (int32_t i = 0; i < key->plans; i++) {
+        bytes += plan_bytes(&padded[i]);
+    }
+    return bytes;
+}
+
+/* Room for all plans, before the first lies there: while nothing is sealed, buffers that grow move.
+ */
+static status plans_room(cudastate *c, const ops_batch *op) {
+    uint64_t bytes = 0, slots = 0;
+    for (int32_t i = 0; i < c->begun_plans; i++) {
+        const cudabatch_heads *h = &c->begun_heads[i];
+        const cudaplan_shape shape = plan_shape(h);
+        const cudaplan_counts n = cudaplan_attention(&shape, op->seqs, op->seqs_count, NULL, NULL);
+        bytes += plan_bytes(&n);
+        slots = larger(slots, (uint64_t)n.slots * slot_bytes(h->heads, h->head_dim));
+    }
+    TRY(cudastate_reserve(c, &c->work, bytes));
+    return cudastate_reserve(c, &c->slots, slots);
 }
 
 status cudabatch_begin(backend *b, const ops_batch *op) {
     cudastate *c = (cudastate *)b;
-    cudaplan_counts padded;
+    cudaplan_counts padded[OPS_WINDOWS_MAX];
     cudagraph_key key;
     c->begun.seqs = NULL;
-    c->begun_heads = (cudabatch_heads){.heads = op->heads,
-                                       .kv_heads = op->kv->shape.kv_heads,
-                                       .head_dim = op->kv->shape.head_dim,
-                                       .window = op->window};
+    c->begun_plans = op->windows_count;
+    for (int32_t i = 0; i < c->begun_plans; i++) {
+        c->begun_heads[i] = (cudabatch_heads){.heads = op->heads,
+                                              .kv_heads = op->kv->shape.kv_heads,
+                                              .head_dim = op->kv->shape.head_dim,
+                                              .window = op->windows[i]};
+    }
     TRY(cudastate_enter(c));
-    const bool graph = repeats(c, op, &padded, &key);
+    const bool graph = repeats(c, op, padded, &key);
     if (graph) {
-        TRY(cudagraph_begin(c, &key, graph_bytes(&padded, &key)));
+        TRY(cudagraph_begin(c, &key, graph_bytes(padded, &key)));
     }
     TRY(tables_send(c, op->seqs, op->seqs_count, op->rows, graph ? op->rows : op->seqs_count,
                     graph ? key.table_words : 0, &c->begun_tables));
-    if (!c->plain && op->seqs_count > 0) {
-        TRY(plan_send(c, op->seqs, op->seqs_count, &c->begun_heads, graph ? &padded : NULL,
-                      &c->begun_work));
+    const bool planned = !c->plain && op->seqs_count > 0;
+    uint64_t used = 0;
+    if (planned && !c->sealed && c->begun_plans > 1) {
+        TRY(plans_room(c, op));
+    }
+    for (int32_t i = 0; planned && i < c->begun_plans; i++) {
+        TRY(plan_send(c, op->seqs, op->seqs_count, &c->begun_heads[i], graph ? &padded[i] : NULL,
+                      &used, &c->begun_work[i]));
     }
     c->begun = *op;
     return STATUS_OK;
@@ -214,15 +252,17 @@ status cudabatch_tables(cudastate *c, const ops_seq *seqs, int32_t seqs_count, i
 
 status cudabatch_work(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
                       const cudabatch_heads *heads, cuda_attention_work *out) {
-    const cudabatch_heads *h = &c->begun_heads;
-    if (is_begun(c, seqs, seqs_count, rows) && h->heads == heads->heads &&
-        h->kv_heads == heads->kv_heads && h->head_dim == heads->head_dim &&
-        h->window == heads->window) {
-        *out = c->begun_work;
-        return STATUS_OK;
+    for (int32_t i = 0; is_begun(c, seqs, seqs_count, rows) && i < c->begun_plans; i++) {
+        const cudabatch_heads *h = &c->begun_heads[i];
+        if (h->heads == heads->heads && h->kv_heads == heads->kv_heads &&
+            h->head_dim == heads->head_dim && h->window == heads->window) {
+            *out = c->begun_work[i];
+            return STATUS_OK;
+        }
     }
-    c->begun.seqs = NULL;
-    return plan_send(c, seqs, seqs_count, heads, NULL, out);
+    uint64_t used = 0;
+    c->begun.seqs = NULL; /* its plans are overwritten */
+    return plan_send(c, seqs, seqs_count, heads, NULL, &used, out);
 }
 
 status cudabatch_reserve(backend *b, const ops_sizes *s) {
@@ -237,8 +277,10 @@ status cudabatch_reserve(backend *b, const ops_sizes *s) {
     const uint64_t splits = context / CUDA_SPLIT_TOKENS + 1;
     const uint64_t slots_max = SLOTS_BYTES_MAX / slot;
     const uint64_t slots = rows * splits < slots_max ? rows * splits : slots_max;
+    const uint64_t plans = s->windows > 1 ? (uint64_t)s->windows : 1;
     const uint64_t work =
-        2 * ((rows + slots) * sizeof(cuda_attention_item) + rows * sizeof(cuda_attention_merge));
+        plans * 2 *
+        ((rows + slots) * sizeof(cuda_attention_item) + rows * sizeof(cuda_attention_merge) + 16);
     TRY(cudastate_enter(c));
     cudagraph_drop(c);
     c->sealed = false;

@@ -37,7 +37,7 @@ struct cudagraph_set {
 
 int32_t cudagraph_rows(const backend *b, int32_t rows) {
     const cudastate *c = (const cudastate *)b;
-    if (c->graphs == NULL || !c->sealed || c->plain || rows > ROWS_MAX) {
+    if (c->graphs == NULL || c->group != NULL || !c->sealed || c->plain || rows > ROWS_MAX) {
         return 0;
     }
     int32_t padded = 1;
@@ -77,8 +77,13 @@ void cudagraph_close(cudastate *c) {
 }
 
 static bool key_equal(const cudagraph_key *a, const cudagraph_key *b) {
-    return a->owner == b->owner && a->kv == b->kv && a->rows == b->rows && a->wide == b->wide &&
-           a->narrow == b->narrow && a->merges == b->merges && a->table_words == b->table_words;
+    bool same = a->owner == b->owner && a->kv == b->kv && a->rows == b->rows &&
+                a->plans == b->plans && a->table_words == b->table_words;
+    for (int32_t i = 0; same && i < a->plans; i++) {
+        same = a->wide[i] == b->wide[i] && a->narrow[i] == b->narrow[i] &&
+               a->merges[i] == b->merges[i];
+    }
+    return same;
 }
 
 /* An unused place, if need be that of the graph which was not used for longest. */

@@ -22,20 +22,27 @@ status cudaops_embed(backend *b, const ops_embed *op) {
     cudastate *c = (cudastate *)b;
     const void *tokens;
     TRY(send_index(c, op->tokens, (uint64_t)op->rows * sizeof(int32_t), &tokens));
-    const cuda_embed k = {*matrix_of(op->table), tokens, op->out, op->rows};
+    const cuda_embed k = {*matrix_of(op->table), tokens, op->out, op->rows, op->scale};
     return LAUNCH(c, plain_embed(&k, c->stream));
 }
 
 status cudaops_rmsnorm(backend *b, const ops_rmsnorm *op) {
     cudastate *c = (cudastate *)b;
-    const cuda_rmsnorm k = {op->x, op->weight, op->out, op->rows, op->width, op->epsilon};
+    const cuda_rmsnorm k = {op->x,     op->weight,  op->out,       op->rows,
+                            op->width, op->epsilon, op->accumulate};
     return LAUNCH(c, plain_rmsnorm(&k, c->stream));
 }
 
 status cudaops_silu_mul(backend *b, const ops_silu_mul *op) {
     cudastate *c = (cudastate *)b;
-    const cuda_silu_mul k = {op->gate, op->up, op->out, (int64_t)op->rows * op->width, false};
+    const cuda_silu_mul k = {op->gate, op->up, op->out, (int64_t)op->rows * op->width, op->gelu};
     return LAUNCH(c, plain_silu_mul(&k, c->stream));
+}
+
+status cudaops_softcap(backend *b, const ops_softcap *op) {
+    cudastate *c = (cudastate *)b;
+    const cuda_softcap k = {op->x, (int64_t)op->rows * op->width, op->cap};
+    return LAUNCH(c, plain_softcap(&k, c->stream));
 }
 
 status cudaops_gather(backend *b, const ops_gather *op) {
@@ -56,11 +63,12 @@ static status linear_input(cudastate *c, const ops_linear *op, int32_t inputs, c
     TRY(cudastate_reserve(c, &c->input, floats * sizeof(float)));
     *x = c->input.memory;
     if (op->input == OPS_INPUT_RMSNORM) {
-        const cuda_rmsnorm k = {op->x,    op->norm_weight, c->input.memory,
-                                op->rows, inputs,          op->norm_epsilon};
+        const cuda_rmsnorm k = {
+            op->x, op->norm_weight, c->input.memory, op->rows, inputs, op->norm_epsilon, false};
         return LAUNCH(c, plain_rmsnorm(&k, c->stream));
     }
-    const cuda_silu_mul k = {op->x, op->x_up, c->input.memory, (int64_t)floats, false};
+    const cuda_silu_mul k = {op->x, op->x_up, c->input.memory, (int64_t)floats,
+                             op->input == OPS_INPUT_GELU_MUL};
     return LAUNCH(c, plain_silu_mul(&k, c->stream));
 }
 
@@ -79,7 +87,8 @@ static status linear_plain(cudastate *c, const ops_linear *op) {
 static status linear_rows(cudastate *c, const ops_linear *op, cuda_rows *r) {
     static const cuda_rows_input inputs[] = {[OPS_INPUT_PLAIN] = CUDA_ROWS_PLAIN,
                                              [OPS_INPUT_RMSNORM] = CUDA_ROWS_RMSNORM,
-                                             [OPS_INPUT_SILU_MUL] = CUDA_ROWS_SILU_MUL};
+                                             [OPS_INPUT_SILU_MUL] = CUDA_ROWS_SILU_MUL,
+                                             [OPS_INPUT_GELU_MUL] = CUDA_ROWS_GELU_MUL};
     const int32_t width = op->parts[0].weight->inputs;
     const int32_t stride = (width + CUDA_SPAN - 1) / CUDA_SPAN * CUDA_SPAN + 32;
     const uint64_t passes = ((uint64_t)op->rows + CUDA_ROWS_PASS - 1) / CUDA_ROWS_PASS;
@@ -189,6 +198,7 @@ status cudaops_attention(backend *b, const ops_attention *op) {
                         .rows = op->rows,
                         .heads = op->heads,
                         .scale = op->scale,
+                        .softcap = op->softcap,
                         .window = op->window};
     TRY(cudabatch_tables(c, op->seqs, op->seqs_count, op->rows, &k.batch));
     if (c->plain || op->seqs_count == 0 || !attention_tensor_can(&k, c->shared_max)) {

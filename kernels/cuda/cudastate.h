@@ -32,8 +32,9 @@ typedef struct {
 typedef struct {
     const void *owner; /* ops_batch.repeats */
     const backend_kv *kv;
-    int32_t rows, wide, narrow, merges; /* padded */
-    uint64_t table_words;               /* padded */
+    int32_t rows, plans;
+    int32_t wide[OPS_WINDOWS_MAX], narrow[OPS_WINDOWS_MAX], merges[OPS_WINDOWS_MAX]; /* padded */
+    uint64_t table_words;                                                            /* padded */
 } cudagraph_key;
 
 typedef enum {
@@ -54,6 +55,7 @@ enum { CUDASTATE_NOTES_MAX = 512 };
 typedef struct {
     backend base;
     int device;
+    int capability; /* 90 is 9.0 */
     int multiprocessors;
     int shared_max; /* bytes of shared memory a block may ask for */
     bool plain;     /* the plain kernels alone */
@@ -87,9 +89,13 @@ typedef struct {
     int32_t notes_count;
     ops_batch begun; /* the batch of the forward pass under way; seqs NULL: none */
     cuda_batch begun_tables;
-    cudabatch_heads begun_heads;
-    cuda_attention_work begun_work;
+    /* Its plans of attention, one a window. */
+    cudabatch_heads begun_heads[OPS_WINDOWS_MAX];
+    cuda_attention_work begun_work[OPS_WINDOWS_MAX];
+    int32_t begun_plans;
     struct cudastate_weight *weights; /* all that were loaded */
+    struct cudagroup *group;          /* NULL: alone */
+    _Atomic bool left;                /* its group has lost a rank, or it was told to leave */
     _Atomic cudaError_t failed;       /* the first error that is for good; nothing works after it */
 } cudastate;
 
@@ -99,6 +105,9 @@ typedef struct cudastate_weight {
     void *memory;
     struct cudastate_weight *next;
 } cudastate_weight;
+
+/* cuda.c: the class, once it is known who takes part. */
+void cudastate_name(cudastate *c, int32_t ranks);
 
 /* STATUS_OK, STATUS_NOMEM, or STATUS_DEVICE, which stays: a device that failed once is done. */
 MUST_USE status cudastate_check(cudastate *c, cudaError_t e);
@@ -174,10 +183,22 @@ MUST_USE status cudalibrary_reserve(cudastate *c, const ops_sizes *sizes);
 bool cudalibrary_can(const cudastate *c, const ops_linear *op, const ops_linear_part *p);
 MUST_USE status cudalibrary_product(cudastate *c, const cuda_rows *rows, const ops_linear_part *p);
 
+/* cudagroup.c: of backend_table; the wait for the stream when others may keep it from ending; what
+ * ended the group, or "". */
+MUST_USE status cudagroup_make(backend *b, backend_group_id *out, diag *d);
+MUST_USE status cudagroup_join(backend *b, const backend_group_id *id, int32_t rank, int32_t ranks,
+                               diag *d);
+void cudagroup_leave(backend *b);
+MUST_USE status cudagroup_all_reduce(backend *b, const ops_all_reduce *op);
+MUST_USE status cudagroup_wait(cudastate *c);
+const char *cudagroup_fault(const cudastate *c);
+void cudagroup_close(cudastate *c);
+
 /* cudaops.c: the operators of backend_table. */
 MUST_USE status cudaops_embed(backend *b, const ops_embed *op);
 MUST_USE status cudaops_rmsnorm(backend *b, const ops_rmsnorm *op);
 MUST_USE status cudaops_silu_mul(backend *b, const ops_silu_mul *op);
+MUST_USE status cudaops_softcap(backend *b, const ops_softcap *op);
 MUST_USE status cudaops_gather(backend *b, const ops_gather *op);
 MUST_USE status cudaops_linear(backend *b, const ops_linear *op);
 MUST_USE status cudaops_rope_table(backend *b, const ops_rope_table *op);

@@ -90,7 +90,7 @@ __global__ void embed_kernel(cuda_embed op) {
         const int32_t first = (int32_t)(i % fours) * 4;
         const four f = matrix_at(op.table, op.tokens[row], first);
         for (int32_t k = 0; k < 4 && first + k < width; k++) {
-            op.out[row * width + first + k] = f.w[k];
+            op.out[row * width + first + k] = f.w[k] * op.scale;
         }
     }
 }
@@ -124,7 +124,8 @@ __global__ void rmsnorm_kernel(cuda_rmsnorm op) {
     const float mean = ptx_warp_sum(squares) / (float)op.width;
     const float factor = 1.0f / sqrtf(mean + op.epsilon);
     for (int32_t i = lane; i < op.width; i += WARP) {
-        out[i] = x[i] * factor * op.weight[i];
+        const float y = x[i] * factor * op.weight[i];
+        out[i] = op.accumulate ? out[i] + y : y;
     }
 }
 

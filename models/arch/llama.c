@@ -78,7 +78,8 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
                        .kv_heads = s->kv_heads,
                        .head_dim = s->head_dim,
                        .logit_rows_max = logit_rows,
-                       .vocab = s->vocab};
+                       .vocab = s->vocab,
+                       .windows = 1};
     return backend_reserve(m->device, &sizes);
 }
 
@@ -179,8 +180,14 @@ static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, 
             m->positions[from->row_first + r] = from->position_first + r;
         }
     }
-    ops_batch batch = {m->seqs, b->seqs_count,      b->rows,        m->shape.heads,
-                       kv,      repeats ? m : NULL, m->shape.window};
+    ops_batch batch = {.seqs = m->seqs,
+                       .seqs_count = b->seqs_count,
+                       .rows = b->rows,
+                       .heads = m->shape.heads,
+                       .kv = kv,
+                       .repeats = repeats ? m : NULL,
+                       .windows = {m->shape.window},
+                       .windows_count = 1};
     TRY(backend_batch(m->device, &batch));
     ops_rope_table table = {.positions = m->positions,
                             .freq_factors = m->weights.freq_factors,
@@ -191,12 +198,12 @@ static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, 
                             .rows = b->rows,
                             .dim = m->shape.rope_dim};
     TRY(backend_rope_table(m->device, &table));
-    ops_embed embed = {m->weights.embedding, b->tokens, m->x, b->rows};
+    ops_embed embed = {m->weights.embedding, b->tokens, m->x, b->rows, 1};
     return backend_embed(m->device, &embed);
 }
 
 static status llama_norm_heads(llama *m, float *x, const float *weight, int32_t heads) {
-    ops_rmsnorm norm = {x, weight, x, heads, m->shape.head_dim, m->shape.epsilon};
+    ops_rmsnorm norm = {x, weight, x, heads, m->shape.head_dim, m->shape.epsilon, false};
     return backend_rmsnorm(m->device, &norm);
 }
 

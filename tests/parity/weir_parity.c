@@ -6,6 +6,7 @@
  * bound beside it is the case's own, and passing it is a failure (exit status 1). `same` says that
  * the bits equal those of the first backend of that numerics class. The references here are double
  * and textbook; the arithmetic itself is tested bit by bit in tests/unit/kernels. */
+#define _GNU_SOURCE
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,7 +49,7 @@ typedef struct {
 } bench;
 
 /* First instruction set's outputs, by case. */
-enum { CASES_MAX = 32, KEPT_FLOATS = 4096 };
+enum { CASES_MAX = 48, KEPT_FLOATS = 4096 };
 static float kept[CASES_MAX][KEPT_FLOATS];
 
 static uint64_t random_state = 7;
@@ -233,7 +234,7 @@ static void rows_cases(bench *t, int number) {
     float *da = device_take(t, a, count), *db = device_take(t, b, count);
     float *dout = device_take(t, NULL, count);
     double us, expected[INPUTS], sum = 0;
-    const ops_rmsnorm norm = {da, db, dout, rows, INPUTS, 1e-5f};
+    const ops_rmsnorm norm = {da, db, dout, rows, INPUTS, 1e-5f, false};
     TIMED(us, backend_rmsnorm(t->b, &norm));
     device_read(t, out, dout, count);
     for (int32_t i = 0; i < INPUTS; i++) {
@@ -243,21 +244,37 @@ static void rows_cases(bench *t, int number) {
         expected[i] = (double)a[i] / sqrt(sum / INPUTS + 1e-5) * (double)b[i];
     }
     report(t, number, "rmsnorm", rows, us, 4e-3 * count / us, out, expected, INPUTS, 1e-6);
-    const ops_silu_mul silu = {da, db, dout, rows, INPUTS};
+    const ops_silu_mul silu = {da, db, dout, rows, INPUTS, false};
     TIMED(us, backend_silu_mul(t->b, &silu));
     device_read(t, out, dout, count);
     for (int32_t i = 0; i < INPUTS; i++) {
         expected[i] = (double)a[i] / (1 + exp(-(double)a[i])) * (double)b[i];
     }
     report(t, number + 1, "silu_mul", rows, us, 4e-3 * count / us, out, expected, INPUTS, 1e-6);
+    const ops_silu_mul gelu = {da, db, dout, rows, INPUTS, true};
+    TIMED(us, backend_silu_mul(t->b, &gelu));
+    device_read(t, out, dout, count);
+    for (int32_t i = 0; i < INPUTS; i++) {
+        const double x = (double)a[i], inner = sqrt(2 / M_PI) * (x + 0.044715 * x * x * x);
+        expected[i] = 0.5 * x * (1 + tanh(inner)) * (double)b[i];
+    }
+    report(t, number + 2, "gelu_mul", rows, us, 4e-3 * count / us, out, expected, INPUTS, 1e-6);
+    const ops_softcap cap = {da, rows, INPUTS, 0.5f};
+    must(backend_softcap(t->b, &cap)); /* in place: the first is looked at, others are timed */
+    device_read(t, out, da, count);
+    TIMED(us, backend_softcap(t->b, &cap));
+    for (int32_t i = 0; i < INPUTS; i++) {
+        expected[i] = 0.5 * tanh((double)a[i] / 0.5);
+    }
+    report(t, number + 3, "softcap", rows, us, 2e-3 * count / us, out, expected, INPUTS, 1e-6);
     backend_free(t->b, da), backend_free(t->b, db), backend_free(t->b, dout);
     mem_free(a), mem_free(b), mem_free(out);
 }
 
 /* The last `rows` tokens of a context, keys and values given unrotated (dim of rotation 2, position
  * scale 0: angle 0). */
-static void attention_case(bench *t, int number, backend_kv_type type, double bound,
-                           int32_t window) {
+static void attention_case(bench *t, int number, backend_kv_type type, double bound, int32_t window,
+                           float softcap) {
     random_state = 300;
     const int32_t rows = t->set.rows, q_row = HEADS * HEAD_DIM, kv_row = KV_HEADS * HEAD_DIM;
     float *q = noise_take((int64_t)CONTEXT * q_row), *out = noise_take((int64_t)rows * q_row);
@@ -280,7 +297,8 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
     const ops_rope_table rope = {positions, NULL, table, 1, 0, 1, CONTEXT, 2};
     const ops_rope_append append = {dq, dk,      dv, table, kv, &all,
                                     1,  CONTEXT, 0,  HEADS, 2,  OPS_ROPE_NEOX};
-    const ops_attention attention = {dq, dout, kv, &last, 1, rows, 0, HEADS, 0.125f, window};
+    const ops_attention attention = {dq, dout,  kv,     &last,  1,      rows,
+                                     0,  HEADS, 0.125f, window, softcap};
     double us, expected[CHECKED_HEADS * HEAD_DIM], weight[CONTEXT];
     must(backend_rope_table(t->b, &rope));
     must(backend_rope_append(t->b, &append));
@@ -294,7 +312,8 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
             for (int32_t i = 0; i < HEAD_DIM; i++) {
                 weight[s] += (double)q[h * HEAD_DIM + i] * (double)k[s * kv_row + i];
             }
-            sum += weight[s] = exp(weight[s] * 0.125);
+            const double score = weight[s] * 0.125, cap = (double)softcap;
+            sum += weight[s] = exp(cap > 0 ? cap * tanh(score / cap) : score);
         }
         for (int32_t i = 0; i < HEAD_DIM; i++) {
             expected[h * HEAD_DIM + i] = 0;
@@ -305,8 +324,8 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
     }
     const double seen = window > 0 ? window : CONTEXT - rows / 2.0, visible = rows * seen;
     char name[40];
-    (void)snprintf(name, sizeof(name), "attention %d %s%s", CONTEXT, backend_kv_type_name(type),
-                   window > 0 ? " window" : "");
+    (void)snprintf(name, sizeof(name), "attention %d %s%s%s", CONTEXT, backend_kv_type_name(type),
+                   window > 0 ? " window" : "", softcap > 0 ? " cap" : "");
     report(t, number, name, rows, us, 4e-3 * visible * q_row / us, out, expected,
            CHECKED_HEADS * HEAD_DIM, bound_of(t, bound));
     backend_kv_close(t->b, kv);
@@ -334,12 +353,14 @@ static void all_cases(bench *t) {
     }
     linear_case(t, number++, BACKEND_Q4_1, BACKEND_ACTIVATIONS_F32);
     rows_cases(t, number);
-    attention_case(t, number + 2, BACKEND_KV_F16, 2e-3, 0);
-    attention_case(t, number + 3, BACKEND_KV_F32, 1e-5, 0);
-    attention_case(t, number + 4, BACKEND_KV_BF16, 1e-2, 0);
-    attention_case(t, number + 5, BACKEND_KV_INT8, 1e-2, 0);
-    attention_case(t, number + 6, BACKEND_KV_F16, 2e-3, 700);
-    number += 7;
+    attention_case(t, number + 4, BACKEND_KV_F16, 2e-3, 0, 0);
+    attention_case(t, number + 5, BACKEND_KV_F32, 1e-5, 0, 0);
+    attention_case(t, number + 6, BACKEND_KV_BF16, 1e-2, 0, 0);
+    attention_case(t, number + 7, BACKEND_KV_INT8, 1e-2, 0, 0);
+    attention_case(t, number + 8, BACKEND_KV_F16, 2e-3, 700, 0);
+    attention_case(t, number + 9, BACKEND_KV_F16, 2e-3, 700, 0.4f);
+    attention_case(t, number + 10, BACKEND_KV_INT8, 1e-2, 0, 0.4f);
+    number += 11;
     for (size_t k = 0; k < sizeof(types) / sizeof(types[0]) && t->b->bf16; k++) {
         linear_case(t, number++, types[k], BACKEND_ACTIVATIONS_BF16);
     }

@@ -49,7 +49,7 @@ TestSuite(backend, .init = setup, .fini = teardown);
 #define ACCEPTED(call, good) cr_expect_eq(call(device, &(good)), STATUS_OK, #call)
 
 Test(backend, embed_refuses_wrong_arguments) {
-    const ops_embed good = {weight, index_good, y, ROWS};
+    const ops_embed good = {weight, index_good, y, ROWS, 1};
     ops_embed op;
     ACCEPTED(backend_embed, good);
     REFUSED(backend_embed, op, good, table, NULL);
@@ -58,10 +58,12 @@ Test(backend, embed_refuses_wrong_arguments) {
     REFUSED(backend_embed, op, good, out, NULL);
     REFUSED(backend_embed, op, good, rows, -1);
     REFUSED(backend_embed, op, good, rows, OPS_ROWS_MAX + 1);
+    REFUSED(backend_embed, op, good, scale, 0);
+    REFUSED(backend_embed, op, good, scale, INFINITY);
 }
 
 Test(backend, rmsnorm_refuses_wrong_arguments) {
-    const ops_rmsnorm good = {x, z, y, ROWS, WIDTH, 1e-5f};
+    const ops_rmsnorm good = {x, z, y, ROWS, WIDTH, 1e-5f, false};
     ops_rmsnorm op;
     ACCEPTED(backend_rmsnorm, good);
     REFUSED(backend_rmsnorm, op, good, x, NULL);
@@ -73,10 +75,14 @@ Test(backend, rmsnorm_refuses_wrong_arguments) {
     REFUSED(backend_rmsnorm, op, good, width, 0);
     REFUSED(backend_rmsnorm, op, good, epsilon, -1);
     REFUSED(backend_rmsnorm, op, good, epsilon, NAN);
+    ops_rmsnorm adds = good;
+    adds.accumulate = true;
+    ACCEPTED(backend_rmsnorm, adds);
+    REFUSED(backend_rmsnorm, op, adds, out, x);
 }
 
 Test(backend, silu_mul_refuses_wrong_arguments) {
-    const ops_silu_mul good = {x, z, y, ROWS, WIDTH};
+    const ops_silu_mul good = {x, z, y, ROWS, WIDTH, false};
     ops_silu_mul op;
     ACCEPTED(backend_silu_mul, good);
     REFUSED(backend_silu_mul, op, good, gate, NULL);
@@ -85,6 +91,18 @@ Test(backend, silu_mul_refuses_wrong_arguments) {
     REFUSED(backend_silu_mul, op, good, out, x + WIDTH);
     REFUSED(backend_silu_mul, op, good, out, z + 1);
     REFUSED(backend_silu_mul, op, good, width, -5);
+}
+
+Test(backend, softcap_refuses_wrong_arguments) {
+    const ops_softcap good = {x, ROWS, WIDTH, 30};
+    ops_softcap op;
+    ACCEPTED(backend_softcap, good);
+    REFUSED(backend_softcap, op, good, x, NULL);
+    REFUSED(backend_softcap, op, good, rows, -1);
+    REFUSED(backend_softcap, op, good, width, 0);
+    REFUSED(backend_softcap, op, good, cap, 0);
+    REFUSED(backend_softcap, op, good, cap, NAN);
+    REFUSED(backend_softcap, op, good, cap, INFINITY);
 }
 
 Test(backend, gather_refuses_wrong_arguments) {
@@ -119,13 +137,17 @@ Test(backend, linear_refuses_wrong_arguments) {
     REFUSED(backend_linear, op, good, parts[0].out, NULL);
     REFUSED(backend_linear, op, good, parts[0].out, x);
     REFUSED(backend_linear, op, good, parts[1].out, y + 1);
-    REFUSED(backend_linear, op, good, input, (ops_input)3);
+    REFUSED(backend_linear, op, good, input, (ops_input)4);
     ops_linear fused = good;
     fused.input = OPS_INPUT_RMSNORM;
     ACCEPTED(backend_linear, fused);
     REFUSED(backend_linear, op, fused, norm_weight, NULL);
     REFUSED(backend_linear, op, fused, norm_epsilon, NAN);
     fused.input = OPS_INPUT_SILU_MUL;
+    ACCEPTED(backend_linear, fused);
+    REFUSED(backend_linear, op, fused, x_up, NULL);
+    REFUSED(backend_linear, op, fused, x_up, y);
+    fused.input = OPS_INPUT_GELU_MUL;
     ACCEPTED(backend_linear, fused);
     REFUSED(backend_linear, op, fused, x_up, NULL);
     REFUSED(backend_linear, op, fused, x_up, y);
@@ -185,7 +207,7 @@ Test(backend, rope_append_refuses_wrong_arguments) {
 
 Test(backend, attention_refuses_wrong_arguments) {
     const ops_seq seq = {0, ROWS, 14, pages_good, 2}, twice[2] = {seq, seq};
-    const ops_attention good = {x, y, pool, &seq, 1, ROWS, 0, HEADS, 0.25f, 0};
+    const ops_attention good = {x, y, pool, &seq, 1, ROWS, 0, HEADS, 0.25f, 0, 0};
     ops_attention op;
     ACCEPTED(backend_attention, good);
     REFUSED(backend_attention, op, good, q, NULL);
@@ -198,16 +220,18 @@ Test(backend, attention_refuses_wrong_arguments) {
     REFUSED(backend_attention, op, good, seqs_count, -1);
     REFUSED(backend_attention, op, good, seqs, seq_of(0, ROWS, 14, pages_bad, 2));
     REFUSED(backend_attention, op, good, window, -1);
+    REFUSED(backend_attention, op, good, softcap, -1);
+    REFUSED(backend_attention, op, good, softcap, NAN);
     ops_attention two = good;
     two.seqs_count = 2;
     REFUSED(backend_attention, op, two, seqs, twice);
 }
 
 Test(backend, no_rows_is_no_work) {
-    const ops_embed embed = {weight, NULL, NULL, 0};
-    const ops_rmsnorm rmsnorm = {NULL, NULL, NULL, 0, WIDTH, 0};
+    const ops_embed embed = {weight, NULL, NULL, 0, 1};
+    const ops_rmsnorm rmsnorm = {NULL, NULL, NULL, 0, WIDTH, 0, false};
     const ops_linear linear = {.parts = {{weight, NULL, NULL, false}}, .parts_count = 1};
-    const ops_attention attention = {NULL, NULL, pool, NULL, 0, 0, 0, HEADS, 1, 0};
+    const ops_attention attention = {NULL, NULL, pool, NULL, 0, 0, 0, HEADS, 1, 0, 0};
     ACCEPTED(backend_embed, embed);
     ACCEPTED(backend_rmsnorm, rmsnorm);
     ACCEPTED(backend_linear, linear);

@@ -10,6 +10,7 @@ enum {
 };
 
 static int32_t window; /* 0: none */
+static float softcap;  /* 0: none */
 
 /* Heads of a model, and the dtype of its cache. */
 typedef struct {
@@ -69,7 +70,7 @@ static void forward(backend *b, backend_kv *kv, const inputs *in, int32_t seqs,
     const ops_rope_append append = {q,    k,     v, table, kv,  list,
                                     seqs, total, 1, heads, dim, OPS_ROPE_NEOX};
     const ops_attention attention = {
-        q, y, kv, list, seqs, total, 1, heads, 1.0f / sqrtf((float)dim), window};
+        q, y, kv, list, seqs, total, 1, heads, 1.0f / sqrtf((float)dim), window, softcap};
     cr_assert_eq(backend_rope_table(b, &rope), STATUS_OK);
     cr_assert_eq(backend_rope_append(b, &append), STATUS_OK);
     cr_assert_eq(backend_attention(b, &attention), STATUS_OK);
@@ -133,6 +134,7 @@ static void naive(const inputs *in, const backend_kv *kv, const uint32_t *pages,
         for (int32_t i = 0; i < dim; i++) {
             weight[t] += q[i] * x[i] / sqrt(dim);
         }
+        weight[t] = softcap > 0 ? (double)softcap * tanh(weight[t] / (double)softcap) : weight[t];
         top = weight[t] > top ? weight[t] : top;
     }
     memset(out, 0, (size_t)dim * sizeof(double));
@@ -336,5 +338,28 @@ Test(attention, a_window_split_over_positions_changes_no_bit) {
             cputest_same_bits(out, outs[0], out_floats(&in), "threads");
         }
         cputest_end();
+    }
+}
+
+/* A cap that most scores feel, as Gemma 2 has it; with a window on every other case. */
+Test(attention, a_soft_cap_equals_textbook_attention_with_it) {
+    static const int32_t head_dims[] = {64, 80, 96, 128, 256};
+    for (int32_t i = 0; i < 5 * BACKEND_KV_TYPES; i++) {
+        const backend_kv_type type = (backend_kv_type)(i / 5);
+        const int32_t head_dim = head_dims[i % 5], tokens = head_dim == 64 ? 1100 : 200;
+        softcap = i % 2 == 0 ? 0.7f : 4;
+        window = i % 2 == 0 ? 0 : 70;
+        const inputs in = make_inputs(tokens, (shape){4, 2, head_dim, type});
+        check_naive(&in, 128, bound_of(type), 0);
+        cputest_end();
+    }
+}
+
+Test(attention, cuts_with_a_soft_cap_change_no_bit) {
+    static const int32_t chunks[] = {650, 100, 17, 5};
+    for (int32_t i = 0; i < BACKEND_KV_TYPES; i++) {
+        softcap = 1.5f;
+        window = i % 2 == 0 ? 0 : 100;
+        check_cuts(i % 2 == 0 ? 650 : 210, (shape){6, 2, 64, (backend_kv_type)i}, chunks, 4);
     }
 }

@@ -55,13 +55,19 @@ static float spec_weight(backend_type type, const uint8_t *row, int32_t k) {
     return q.scale[k % 32 / 16] * (float)(q.quant[k % 32] - zero) + q.minimum;
 }
 
-static float spec_output(backend_type type, const uint8_t *row, int32_t inputs, const float *x) {
+/* The weights of one output as the tile unit meets them. */
+static void spec_weights(backend_type type, const uint8_t *row, int32_t inputs, float *w) {
+    for (int32_t k = 0; k < inputs; k++) {
+        w[k] = spec_round_weight(type, spec_weight(type, row, k));
+    }
+}
+
+static float spec_output(const float *w, int32_t inputs, const float *x) {
     float acc = 0;
     for (int32_t g = 0; g < inputs; g += 32) {
         float part[2] = {0, 0};
         for (int32_t k = g; k < g + 32; k++) {
-            const float w = spec_round_weight(type, spec_weight(type, row, k));
-            part[k % 2] = spec_flush(fmaf(w, spec_round(x[k]), part[k % 2]));
+            part[k % 2] = spec_flush(fmaf(w[k], spec_round(x[k]), part[k % 2]));
         }
         acc = spec_flush(acc + spec_flush(part[0] + part[1]));
     }
@@ -77,13 +83,13 @@ static void run(backend *b, const backend_weight *w, const float *x, float *out,
 /* The expected products of every row with every output. */
 static float *spec_all(backend_type type, const uint8_t *data, int32_t outputs, int32_t inputs,
                        const float *x, int32_t rows) {
-    float *expected = cputest_zeros((int64_t)rows * outputs);
+    float *expected = cputest_zeros((int64_t)rows * outputs), w[INPUTS_MAX];
     const uint64_t row_bytes = backend_type_bytes(type, 1, inputs);
     cr_assert_leq(inputs, INPUTS_MAX);
-    for (int32_t r = 0; r < rows; r++) {
-        for (int32_t o = 0; o < outputs; o++) {
-            expected[r * outputs + o] =
-                spec_output(type, data + (uint64_t)o * row_bytes, inputs, x + r * inputs);
+    for (int32_t o = 0; o < outputs; o++) {
+        spec_weights(type, data + (uint64_t)o * row_bytes, inputs, w);
+        for (int32_t r = 0; r < rows; r++) {
+            expected[r * outputs + o] = spec_output(w, inputs, x + r * inputs);
         }
     }
     return expected;
@@ -194,7 +200,7 @@ Test(pairs, packed_weights_give_back_what_the_file_says) {
             cputest_load(b, type, data, outputs, inputs, BACKEND_ACTIVATIONS_BF16);
         for (int32_t o = 0; o < outputs; o++) {
             float got[256];
-            const ops_embed op = {w, &o, got, 1};
+            const ops_embed op = {w, &o, got, 1, 1};
             cr_assert_eq(backend_embed(b, &op), STATUS_OK);
             for (int32_t k = 0; k < inputs; k++) {
                 const float expected =

@@ -1,4 +1,5 @@
 /* rows_test.c -- row operators against double, and against each other's instruction sets. */
+#define _GNU_SOURCE
 #include "tests/unit/kernels/cpu/cputest.h"
 
 TestSuite(rows, .fini = cputest_end);
@@ -16,7 +17,7 @@ Test(rows, rmsnorm_equals_double_and_every_isa_agrees) {
                 continue;
             }
             float *out = cputest_zeros(ROWS * width);
-            const ops_rmsnorm op = {x, weight, out, ROWS, width, 1e-5f};
+            const ops_rmsnorm op = {x, weight, out, ROWS, width, 1e-5f, false};
             cr_assert_eq(backend_rmsnorm(b, &op), STATUS_OK);
             first = first == NULL ? out : first;
             cputest_same_bits(out, first, ROWS * width, b->isa);
@@ -36,7 +37,12 @@ Test(rows, rmsnorm_equals_double_and_every_isa_agrees) {
     }
 }
 
-Test(rows, silu_mul_equals_double_and_every_isa_agrees) {
+static double gated(double gate, bool gelu) {
+    return gelu ? 0.5 * gate * (1 + tanh(sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate)))
+                : gate / (1 + exp(-gate));
+}
+
+static void check_gate(bool gelu) {
     for (int w = 0; w < WIDTHS_COUNT; w++) {
         const int32_t width = WIDTHS[w], count = ROWS * width;
         float *gate = cputest_floats(count), *up = cputest_floats(count), *first = NULL;
@@ -51,18 +57,96 @@ Test(rows, silu_mul_equals_double_and_every_isa_agrees) {
                 continue;
             }
             float *out = cputest_zeros(count);
-            const ops_silu_mul op = {gate, up, out, ROWS, width};
+            const ops_silu_mul op = {gate, up, out, ROWS, width, gelu};
             cr_assert_eq(backend_silu_mul(b, &op), STATUS_OK);
             first = first == NULL ? out : first;
             cputest_same_bits(out, first, count, b->isa);
             backend_close(b);
         }
         for (int32_t i = 0; i < count; i++) {
-            const double y = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
-            cr_assert_lt(fabs(y - (double)first[i]), 1e-6 * fabs(y) + 1e-30, "%g: %g, not %g",
+            /* GELU's argument of exp grows with the gate's cube, and so does its rounding. */
+            const double y = gated((double)gate[i], gelu) * (double)up[i];
+            const double bound = gelu ? 2e-7 * fabs((double)up[i]) : 1e-30;
+            cr_assert_lt(fabs(y - (double)first[i]), 1e-6 * fabs(y) + bound, "%g: %g, not %g",
                          (double)gate[i], (double)first[i], y);
         }
     }
+}
+
+Test(rows, silu_mul_equals_double_and_every_isa_agrees) {
+    check_gate(false);
+}
+
+Test(rows, gelu_mul_equals_double_and_every_isa_agrees) {
+    check_gate(true);
+}
+
+/* From far below the cap, where hardly anything changes, to far above. */
+Test(rows, softcap_equals_double_and_every_isa_agrees) {
+    for (int w = 0; w < WIDTHS_COUNT; w++) {
+        const int32_t width = WIDTHS[w], count = ROWS * width;
+        float *x = cputest_floats(count), *first = NULL;
+        for (int32_t i = 0; i < count; i++) {
+            x[i] *= powf(10, (float)(i % 9 - 5)) * 2;
+        }
+        x[count - 1] = -1e30f;
+        for (int i = 0; i < CPUTEST_ISAS_COUNT; i++) {
+            backend *b = cputest_open(CPUTEST_ISAS[i], 2);
+            if (b == NULL) {
+                continue;
+            }
+            float *out = cputest_zeros(count);
+            memcpy(out, x, (size_t)count * sizeof(float));
+            const ops_softcap op = {out, ROWS, width, 30};
+            cr_assert_eq(backend_softcap(b, &op), STATUS_OK);
+            first = first == NULL ? out : first;
+            cputest_same_bits(out, first, count, b->isa);
+            backend_close(b);
+        }
+        for (int32_t i = 0; i < count; i++) {
+            const double y = 30 * tanh((double)x[i] / 30);
+            cr_assert_lt(fabs(y - (double)first[i]), 5e-7 * fabs(y) + 1e-30, "%g: %g, not %g",
+                         (double)x[i], (double)first[i], y);
+        }
+    }
+}
+
+/* A row's bits do not depend on how many rows there are, or who does them. */
+Test(rows, each_row_is_the_same_alone) {
+    enum { WIDTH = 91, MANY = 512 };
+    float *gate = cputest_floats(MANY * WIDTH), *up = cputest_floats(MANY * WIDTH);
+    float *all = cputest_zeros(MANY * WIDTH), *one = cputest_zeros(WIDTH);
+    backend *b = cputest_open("auto", 3), *single = cputest_open("auto", 1);
+    const ops_silu_mul gelu = {gate, up, all, MANY, WIDTH, true};
+    const ops_softcap cap = {all, MANY, WIDTH, 0.5f};
+    cr_assert_eq(backend_silu_mul(b, &gelu), STATUS_OK);
+    cr_assert_eq(backend_softcap(b, &cap), STATUS_OK);
+    for (int32_t r = 0; r < MANY; r += 37) {
+        const ops_silu_mul gelu_one = {gate + r * WIDTH, up + r * WIDTH, one, 1, WIDTH, true};
+        const ops_softcap cap_one = {one, 1, WIDTH, 0.5f};
+        cr_assert_eq(backend_silu_mul(single, &gelu_one), STATUS_OK);
+        cr_assert_eq(backend_softcap(single, &cap_one), STATUS_OK);
+        cputest_same_bits(one, all + r * WIDTH, WIDTH, "row");
+    }
+    backend_close(single);
+    backend_close(b);
+}
+
+Test(rows, a_norm_adds_to_what_is_there) {
+    enum { WIDTH = 90 };
+    backend *b = cputest_open("auto", 2);
+    float *x = cputest_floats(ROWS * WIDTH), *weight = cputest_floats(WIDTH);
+    float *norm = cputest_zeros(ROWS * WIDTH), *sum = cputest_floats(ROWS * WIDTH);
+    float *before = cputest_zeros(ROWS * WIDTH);
+    memcpy(before, sum, ROWS * WIDTH * sizeof(float));
+    const ops_rmsnorm alone = {x, weight, norm, ROWS, WIDTH, 1e-5f, false};
+    const ops_rmsnorm adds = {x, weight, sum, ROWS, WIDTH, 1e-5f, true};
+    cr_assert_eq(backend_rmsnorm(b, &alone), STATUS_OK);
+    cr_assert_eq(backend_rmsnorm(b, &adds), STATUS_OK);
+    for (int32_t i = 0; i < ROWS * WIDTH; i++) {
+        cr_assert_eq(sum[i], before[i] + norm[i]);
+    }
+    backend_close(b);
 }
 
 Test(rows, in_place_is_the_same) {
@@ -70,11 +154,13 @@ Test(rows, in_place_is_the_same) {
     backend *b = cputest_open("auto", 2);
     float *x = cputest_floats(ROWS * WIDTH), *up = cputest_floats(ROWS * WIDTH);
     float *weight = cputest_floats(WIDTH), *out = cputest_zeros(ROWS * WIDTH);
-    const ops_silu_mul apart = {x, up, out, ROWS, WIDTH}, over = {x, up, up, ROWS, WIDTH};
+    const ops_silu_mul apart = {x, up, out, ROWS, WIDTH, false};
+    const ops_silu_mul over = {x, up, up, ROWS, WIDTH, false};
     cr_assert_eq(backend_silu_mul(b, &apart), STATUS_OK);
     cr_assert_eq(backend_silu_mul(b, &over), STATUS_OK);
     cputest_same_bits(up, out, ROWS * WIDTH, "silu");
-    const ops_rmsnorm far = {x, weight, out, ROWS, WIDTH, 0}, near = {x, weight, x, ROWS, WIDTH, 0};
+    const ops_rmsnorm far = {x, weight, out, ROWS, WIDTH, 0, false};
+    const ops_rmsnorm near = {x, weight, x, ROWS, WIDTH, 0, false};
     cr_assert_eq(backend_rmsnorm(b, &far), STATUS_OK);
     cr_assert_eq(backend_rmsnorm(b, &near), STATUS_OK);
     cputest_same_bits(x, out, ROWS * WIDTH, "rmsnorm");

@@ -25,7 +25,7 @@ Test(tile, every_format_means_what_the_gguf_package_says) {
         const backend_weight *w =
             cputest_load(b, type, data, rows, inputs, BACKEND_ACTIVATIONS_INT8);
         const int32_t tokens[] = {0, 1};
-        const ops_embed op = {w, tokens, got, rows};
+        const ops_embed op = {w, tokens, got, rows, 1};
         cr_assert_eq(backend_embed(b, &op), STATUS_OK);
         for (int32_t i = 0; i < rows * inputs; i++) {
             cr_assert(got[i] == expected[i], "%s element %d: %.9g, not %.9g",
@@ -48,7 +48,7 @@ Test(tile, plain_formats_keep_every_bit) {
             cputest_load(b, type, data, outputs, inputs, BACKEND_ACTIVATIONS_F32);
         for (int32_t o = 0; o < outputs; o++) {
             float got[19];
-            const ops_embed op = {w, &o, got, 1};
+            const ops_embed op = {w, &o, got, 1, 1};
             cr_assert_eq(backend_embed(b, &op), STATUS_OK);
             for (int32_t k = 0; k < inputs; k++) {
                 const int32_t at = o * inputs + k;
