@@ -19,6 +19,10 @@ check_language(CXX)
 find_path(WEIR_CUBLASLT_INCLUDE cublasLt.h PATHS $ENV{CUDA_HOME}/include /usr/local/cuda/include
   ${cuda_packaged})
 
+# So is NCCL, for several devices that share a model.
+find_path(WEIR_NCCL_INCLUDE nccl.h PATHS $ENV{CUDA_HOME}/include /usr/local/cuda/include
+  ${cuda_packaged})
+
 # weir_cuda_module(NAME): the host side, which both modules share.
 function(weir_cuda_module name)
   add_library(${name} MODULE ${cuda_host})
@@ -28,6 +32,10 @@ function(weir_cuda_module name)
   if(WEIR_CUBLASLT_INCLUDE)
     target_include_directories(${name} SYSTEM PRIVATE ${WEIR_CUBLASLT_INCLUDE})
     target_compile_definitions(${name} PRIVATE WEIR_HAVE_CUBLASLT)
+  endif()
+  if(WEIR_NCCL_INCLUDE)
+    target_include_directories(${name} SYSTEM PRIVATE ${WEIR_NCCL_INCLUDE})
+    target_compile_definitions(${name} PRIVATE WEIR_HAVE_NCCL)
   endif()
   set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 endfunction()

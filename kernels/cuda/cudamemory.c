@@ -11,7 +11,8 @@
 
 status cudamemory_sync(backend *b) {
     cudastate *c = (cudastate *)b;
-    TRY(cudastate_check(c, cudaStreamSynchronize(c->stream)));
+    TRY(c->group != NULL ? cudagroup_wait(c)
+                         : cudastate_check(c, cudaStreamSynchronize(c->stream)));
     c->stage_used = 0;
     c->notes_count = 0;
     cudasample_deliver(c);
@@ -51,6 +52,7 @@ status cudamemory_alloc(backend *b, uint64_t bytes, void **out) {
 
 void cudamemory_free(backend *b, void *device) {
     cudastate *c = (cudastate *)b;
+    (void)cudaSetDevice(c->device);
     const cudaError_t e = cudaFree(device);
     if (e != cudaSuccess && c->failed == cudaSuccess) {
         c->failed = e;
@@ -66,6 +68,7 @@ status cudamemory_download(backend *b, void *host, const void *device, uint64_t 
     cudastate *c = (cudastate *)b;
     const uint8_t *from = device;
     uint8_t *to = host;
+    TRY(cudastate_enter(c));
     while (bytes > 0) { /* the pinned buffer is free after each wait */
         const uint64_t part = bytes < CUDASTATE_STAGE_BYTES ? bytes : CUDASTATE_STAGE_BYTES;
         TRY(cudamemory_sync(b));
@@ -82,7 +85,7 @@ status cudamemory_download(backend *b, void *host, const void *device, uint64_t 
 
 void cudamemory_memory(const backend *b, uint64_t *free_bytes, uint64_t *total_bytes) {
     size_t unused = 0, total = 0;
-    (void)b;
+    (void)cudaSetDevice(((const cudastate *)b)->device);
     (void)cudaMemGetInfo(&unused, &total);
     *free_bytes = unused;
     *total_bytes = total;
@@ -91,6 +94,7 @@ void cudamemory_memory(const backend *b, uint64_t *free_bytes, uint64_t *total_b
 uint64_t cudamemory_room(const backend *b) {
     const cudastate *c = (const cudastate *)b;
     size_t unused = 0, total = 0;
+    (void)cudaSetDevice(c->device);
     (void)cudaMemGetInfo(&unused, &total);
     const uint64_t share = (uint64_t)((double)total * c->memory_fraction);
     return share > c->taken ? share - c->taken : 1;
