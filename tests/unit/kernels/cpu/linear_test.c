@@ -12,6 +12,8 @@ typedef struct {
 
 TestSuite(linear, .fini = cputest_end);
 
+enum { INPUTS_MAX = 2048 };
+
 static spec_group spec_quantise(const float *x) {
     spec_group g;
     float maximum = 0;
@@ -98,15 +100,15 @@ static void check_spec(backend_type type, backend_activations mode, int32_t outp
     const uint64_t row_bytes = backend_type_bytes(type, 1, inputs);
     const bool int8 = mode == BACKEND_ACTIVATIONS_INT8;
     memset(x + inputs, 0, 32 * sizeof(float)); /* a group of zeros has scale 0 */
-    float w[INPUTS_MAX];
+    float weights[INPUTS_MAX];
     cr_assert_leq(inputs, INPUTS_MAX);
     for (int32_t o = 0; o < outputs; o++) {
         const uint8_t *row = data + (uint64_t)o * row_bytes;
-        weights_of(type, row, inputs, w);
+        weights_of(type, row, inputs, weights);
         for (int32_t r = 0; r < rows_max; r++) {
             const float *in = x + r * inputs;
             expected[r * outputs + o] =
-                int8 ? spec_int8(type, row, inputs, in) : spec_f32(w, inputs, in);
+                int8 ? spec_int8(type, row, inputs, in) : spec_f32(weights, inputs, in);
         }
     }
     for (int i = 0; i < CPUTEST_ISAS_COUNT; i++) {
