@@ -27,8 +27,10 @@ static record_options core_record_options(const core_options *o) {
     uint32_t lives = seqs + (uint32_t)o->queue_max + 1;
     CHECK(lives > seqs);
     return (record_options){
-        .count_max = 2 * lives + 2 * seqs + 2, /* both roles, those gone in a step, a rebind */
-        .spares_max = 3 * seqs,                /* decoding, gone in a step, taken in between */
+        /* both roles, those gone in a step, a rebind */
+        .count_max = 2 * lives + 2 * seqs * core_lanes(o) + 2,
+        /* decoding, gone in a step, taken in between */
+        .spares_max = (2 + core_lanes(o)) * seqs,
         .context_tokens = o->context_tokens,
         .lives_max = {lives, lives},
     };
@@ -231,16 +233,17 @@ void core_register(core *c, record *r, int32_t choice, int32_t tokens) {
 
 void core_drop_pages(core *c, record *r) {
     CHECK(!r->in_step || r->state != RECORD_GONE);
+    bool touched = r->in_step && !PLANTED(STEP_PAGES_FREED);
     for (int32_t i = r->params.choices; i-- > 0;) {
         record_seq *s = &r->seqs[i];
         /* The last page first: of a chain, the cache then forgets the end before the beginning. */
         for (uint32_t k = s->pages_count; k-- > 0;) {
-            if (r->in_step) {
+            if (touched) {
                 blocks_pin(c->blocks, s->pages[k]); /* until the step ends */
             }
             blocks_drop(c->blocks, s->pages[k]);
         }
-        if (!r->in_step) {
+        if (!touched) {
             s->pages_count = 0;
         }
     }
@@ -517,7 +520,7 @@ static int64_t core_min_us(int64_t a, int64_t b) {
 void core_tick(core *c, int64_t now_us) {
     core_begin(c, now_us);
     const core_options *o = &c->options;
-    if (!PLANTED(REAPER_NEEDS_WORK) || c->step.in_flight) {
+    if (!PLANTED(REAPER_NEEDS_WORK) || core_stepping(c)) {
         prefill_tick(c);
         decode_tick(c);
     }
@@ -590,19 +593,21 @@ bool core_idle(const core *c) {
     blocks_counts n = blocks_count(c->blocks);
     CHECK_LE(n.owned + n.quarantined, n.total);
     return c->records.lives[RECORD_PREFILL] + c->records.lives[RECORD_DECODE] == 0 &&
-           n.owned + n.quarantined == 0 && !c->step.in_flight;
+           n.owned + n.quarantined == 0 && !core_stepping(c);
 }
 
 /* ---- steps and actions ---------------------------------------------------------------------- */
 
-bool core_plan(core *c, int64_t now_us, core_batch *out) {
+bool core_plan(core *c, core_lane lane, int64_t now_us, core_batch *out) {
     core_begin(c, now_us);
-    CHECK(!c->step.in_flight);
-    bool work = sched_plan(c);
+    CHECK_LT((uint32_t)lane, core_lanes(&c->options));
+    core_step *s = &c->steps[lane];
+    CHECK(!s->in_flight);
+    bool work = sched_plan(c, lane);
     if (work) {
-        c->step.in_flight = true;
-        c->step.started_us = now_us;
-        *out = c->step.batch;
+        s->in_flight = true;
+        s->started_us = now_us;
+        *out = s->batch;
     }
     core_settle(c);
     return work;
@@ -610,19 +615,22 @@ bool core_plan(core *c, int64_t now_us, core_batch *out) {
 
 void core_progress(core *c, int32_t layers_done, int64_t now_us) {
     core_begin(c, now_us);
-    CHECK(c->step.in_flight);
+    core_step *s = &c->steps[CORE_LANE_PROMPTS];
+    CHECK(s->in_flight);
     CHECK_LE(layers_done, (int32_t)c->options.layers);
-    if (layers_done > c->step.layers_done) {
-        c->step.layers_done = layers_done;
+    if (layers_done > s->layers_done) {
+        s->layers_done = layers_done;
         c->pump = true;
     }
     core_settle(c);
 }
 
-void core_commit(core *c, const request_token *results, int32_t results_count, int64_t now_us) {
+void core_commit(core *c, core_lane lane, const request_token *results, int32_t results_count,
+                 int64_t now_us) {
     core_begin(c, now_us);
-    CHECK(c->step.in_flight);
-    sched_commit(c, results, results_count);
+    CHECK_LT((uint32_t)lane, core_lanes(&c->options));
+    CHECK(c->steps[lane].in_flight);
+    sched_commit(c, lane, results, results_count);
     core_settle(c);
 }
 

@@ -5,10 +5,10 @@
  *            carries out what comes back (messages and transfers as actions, steps as batches).
  *            engine/core/README.md has the state x message table that this implements.
  * Ownership  All memory is the arena's; nothing is allocated after core_create. What an action
- *            points to lives until the next core call; what a batch points to, until core_commit.
- * Threads    One owner thread makes every call. Between core_plan and core_commit another thread
- *            may read the batch and what it points to, while the owner goes on calling the rest.
- * Limits     The core_options. Peers are slots numbered by the shell, below peers_max.
+ *            points to lives until the next core call; what a batch points to, until its
+ * core_commit. Threads    One owner thread makes every call. Between core_plan and core_commit
+ * another thread may read the batch and what it points to, while the owner goes on calling the
+ * rest. Limits     The core_options. Peers are slots numbered by the shell, below peers_max.
  * Contract   After every call that can produce actions (all but the getters), the owner calls
  *            core_next until it returns false before it makes another call. That bounds the queue.
  * Pages      A page is never handed out again while a transfer or the step in flight may touch it;
@@ -48,6 +48,8 @@ typedef struct {
                                    * channel is torn down */
     int64_t heartbeat_us;         /* 1 s: how often this worker says it is alive */
     int64_t silence_us;           /* 3 s: a worker link this quiet is torn down */
+    bool multiplex;               /* two lanes (below): a step of prompts and one of decode rows can
+                                   * be in flight at once */
     uint64_t hash_key[2];         /* secret of the prefix cache */
     const waste *waste;           /* the owner's, told in heartbeats; NULL: none */
 } core_options;
@@ -106,7 +108,7 @@ uint32_t core_roles(const core *c);
 /* As core_options.group_layers, from now on; at most the model's layers count. */
 void core_set_group_layers(core *c, uint32_t layers);
 
-/* No requests, no step, no transfer that touches a page. */
+/* No requests, no step of any lane, no transfer that touches a page. */
 bool core_idle(const core *c);
 
 /* ---- steps ---------------------------------------------------------------------------------- */
@@ -159,15 +161,22 @@ typedef struct {
     int32_t copies_count;
 } core_batch;
 
-/* Chooses the next step. False: nothing to run now. No step may be in flight. */
-bool core_plan(core *c, int64_t now_us, core_batch *out);
+/* A lane has at most one step in flight. Without core_options.multiplex there is the first alone,
+ * and its steps mix; with it prompts are the first lane's and rows of what decodes the second's. No
+ * sequence is in both: it goes over when the step of its last prompt row is committed, and stays in
+ * the pages it has. Both may read pages of one prefix; only one writes a page. */
+typedef enum { CORE_LANE_PROMPTS, CORE_LANE_DECODE, CORE_LANES } core_lane;
 
-/* The step in flight has the KV of layers [0, layers_done) of all its rows in the pool. */
+/* Chooses the lane's next step. False: nothing to run now. It has none in flight. */
+bool core_plan(core *c, core_lane lane, int64_t now_us, core_batch *out);
+
+/* The first lane's step has the KV of layers [0, layers_done) of all its rows in the pool. */
 void core_progress(core *c, int32_t layers_done, int64_t now_us);
 
-/* The step in flight is done; results: [wants_count], one a want, as sampler_pick and
+/* The lane's step is done; results: [wants_count], one a want, as sampler_pick and
  * sampler_prompt_logprob fill them. A full context is noticed here. */
-void core_commit(core *c, const request_token *results, int32_t results_count, int64_t now_us);
+void core_commit(core *c, core_lane lane, const request_token *results, int32_t results_count,
+                 int64_t now_us);
 
 /* ---- actions -------------------------------------------------------------------------------- */
 

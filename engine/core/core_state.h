@@ -17,7 +17,7 @@
 #include "engine/core/record.h"
 #include "engine/core/tokenlog.h"
 
-/* A sequence in the step in flight. */
+/* A sequence in a step in flight. */
 typedef struct {
     record *record; /* stays in its place until the step ends, even if the request leaves */
     int32_t choice;
@@ -51,12 +51,14 @@ struct core {
     tokenlog log;
     marks tombstones[RECORD_ROLES];
     marks parked; /* grants that came before their SUBMIT */
-    core_step step;
+    core_step steps[CORE_LANES];
     core_stats stats;
     stepmodel model;
     message unsent; /* where messages to links that are down are written */
     bool draining;
     uint32_t accepts;  /* roles of new requests */
+    bool growth_waits; /* a decode row waits for pages that a step in flight will free: nobody else
+                        * takes any before it */
     bool drained;      /* core_next has returned false since the last event */
     bool pump;         /* announcements or replays may be waiting to go out */
     int64_t now_us;    /* of the event being handled */
@@ -65,6 +67,18 @@ struct core {
     uint32_t *holders; /* [pages] scratch of core_validate */
     uint32_t *touched; /* [pages] scratch of core_validate */
 };
+
+static inline uint32_t core_lanes(const core_options *o) {
+    return o->multiplex ? CORE_LANES : 1;
+}
+
+static inline bool core_stepping(const core *c) {
+    bool any = false;
+    for (uint32_t i = 0; i < CORE_LANES; i++) {
+        any = any || c->steps[i].in_flight;
+    }
+    return any;
+}
 
 /* A message to a link, zeroed but for the type, request and attempt, to be filled in. Goes nowhere
  * when the link is down. */

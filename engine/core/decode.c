@@ -212,7 +212,7 @@ static bool decode_grant(core *c, record *r) {
 }
 
 void decode_admit(core *c) {
-    for (record *r = c->records.first[RECORD_DECODE]; r; r = r->next) {
+    for (record *r = c->records.first[RECORD_DECODE]; r && !c->growth_waits; r = r->next) {
         CHECK(r->state != RECORD_GONE);
         if (r->state == RECORD_QUEUED && !decode_grant(c, r)) {
             return; /* nobody overtakes: the oldest would starve */

@@ -375,6 +375,9 @@ bool prefill_start(core *c, record *r) {
     record_seq *s = &r->seqs[0];
     CHECK_EQ(s->pages_count, 0);
     CHECK_EQ(r->computed, 0);
+    if (c->growth_waits) {
+        return false;
+    }
     uint32_t needed = record_pages_of(r->tokens_count);
     uint32_t found = 0;
     if (!r->params.prompt_logprobs) {

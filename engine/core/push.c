@@ -95,7 +95,7 @@ static bool push_open_range(const core *c, record *r) {
     CHECK(most > 0);
     r->range_whole = done > r->page_next;
     if (!r->range_whole) {
-        if (!r->in_step || c->step.layers_done == 0) {
+        if (!r->in_step || c->steps[CORE_LANE_PROMPTS].layers_done == 0) {
             return false;
         }
         until = push_pages_done(r, r->computed + r->step_rows);
@@ -117,7 +117,9 @@ static bool push_next_group(const core *c, record *r, push_group *g) {
         return false;
     }
     bool done = push_pages_done(r, r->computed) >= r->page_next + r->range_pages;
-    uint32_t final = done ? o->layers : r->in_step ? (uint32_t)c->step.layers_done : 0;
+    uint32_t final = done         ? o->layers
+                     : r->in_step ? (uint32_t)c->steps[CORE_LANE_PROMPTS].layers_done
+                                  : 0;
     if (final <= r->layer_next) {
         return false;
     }

@@ -23,13 +23,14 @@ static int32_t sched_wants_max(const core_options *o) {
 uint64_t sched_bytes(const core_options *o) {
     CHECK(o->step_tokens_max > 0 && o->logit_rows_max > 0);
     uint64_t item = sizeof(core_seq) + sizeof(core_item) + sizeof(core_copy);
-    return (uint64_t)o->step_tokens_max * sizeof(int32_t) + (uint64_t)sched_items_max(o) * item +
-           (uint64_t)o->logit_rows_max * sizeof(int32_t) +
-           (uint64_t)sched_wants_max(o) * (sizeof(core_want) + sizeof(int32_t)) + 1024;
+    uint64_t step = (uint64_t)o->step_tokens_max * sizeof(int32_t) +
+                    (uint64_t)sched_items_max(o) * item +
+                    (uint64_t)o->logit_rows_max * sizeof(int32_t) +
+                    (uint64_t)sched_wants_max(o) * (sizeof(core_want) + sizeof(int32_t)) + 1024;
+    return core_lanes(o) * step;
 }
 
-status sched_open(core *c, arena *a) {
-    core_step *s = &c->step;
+static status sched_open_step(const core *c, core_step *s, arena *a) {
     CHECK(!s->in_flight);
     s->items_max = sched_items_max(&c->options);
     s->wants_max = sched_wants_max(&c->options);
@@ -45,19 +46,50 @@ status sched_open(core *c, arena *a) {
     return all ? STATUS_OK : STATUS_NOMEM;
 }
 
+status sched_open(core *c, arena *a) {
+    for (uint32_t i = 0; i < core_lanes(&c->options); i++) {
+        TRY(sched_open_step(c, &c->steps[i], a));
+    }
+    return STATUS_OK;
+}
+
 /* ---- putting a batch together --------------------------------------------------------------- */
 
 static bool sched_decodes(const record *r) {
     return r->state == RECORD_DECODING && r->computed == r->tokens_count;
 }
 
+typedef enum {
+    SCHED_ROOM,
+    SCHED_LATER, /* pages come when the other lane's step ends */
+    SCHED_LEFT   /* the request itself had to leave */
+} sched_room;
+
+/* Whether a step in flight holds pages of requests that have left: they are free when it ends. */
+static bool sched_pages_come(const core *c) {
+    for (uint32_t lane = 0; lane < core_lanes(&c->options); lane++) {
+        const core_step *s = &c->steps[lane];
+        for (int32_t i = 0; s->in_flight && i < s->batch.seqs_count; i++) {
+            const record *r = s->items[i].record;
+            if (r->state == RECORD_GONE && r->seqs[s->items[i].choice].pages_count > 0) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* Room for one page more. Ungranted prefills lose theirs first, then the youngest that decodes goes
- * back to the gateway; false when that was `r` itself. */
-static bool sched_make_room(core *c, record *r) {
+ * back to the gateway. If that one's prompt is being computed right now, its pages come when that
+ * step ends, and nobody else is sent away meanwhile. */
+static sched_room sched_make_room(core *c, const record *r) {
     CHECK(sched_decodes(r));
     while (blocks_free_count(c->blocks) == 0) {
         if (prefill_evict(c, NULL)) {
             continue;
+        }
+        if (sched_pages_come(c)) {
+            return SCHED_LATER;
         }
         record *victim = c->records.last[RECORD_DECODE];
         while (victim->state != RECORD_DECODING) {
@@ -67,37 +99,54 @@ static bool sched_make_room(core *c, record *r) {
         CHECK(victim->order >= r->order);
         decode_preempt(c, victim, MESSAGE_REASON_PAGES);
         if (victim == r) {
+            return SCHED_LEFT;
+        }
+    }
+    return SCHED_ROOM;
+}
+
+/* Pages that a choice needs for the row to compute and for the token that it will bring. */
+static uint32_t sched_pages_needed(const core *c, const record *r, const record_seq *s) {
+    int64_t kv_max = record_kv_tokens_max(r->prompt_count, r->tokens_count, r->params.max_tokens,
+                                          c->options.context_tokens);
+    int64_t kv = (int64_t)record_seq_tokens(r, s) + 1;
+    uint32_t pages = record_pages_of(kv < kv_max ? kv : kv_max);
+    CHECK_LE(pages, c->records.seq_pages_max);
+    return pages;
+}
+
+static sched_room sched_grow(core *c, record *r) {
+    for (int32_t i = 0; i < r->params.choices; i++) {
+        record_seq *s = &r->seqs[i];
+        if (s->end != REQUEST_RUNNING) {
+            continue;
+        }
+        uint32_t pages = sched_pages_needed(c, r, s);
+        while (s->pages_count < pages) {
+            sched_room room = sched_make_room(c, r);
+            if (room != SCHED_ROOM) {
+                return room;
+            }
+            CHECK(prefix_take(c->prefix, 1, &s->pages[s->pages_count]));
+            s->pages_count++;
+        }
+    }
+    return SCHED_ROOM;
+}
+
+static bool sched_has_room(const core *c, const record *r) {
+    CHECK(sched_decodes(r));
+    for (int32_t i = 0; i < r->params.choices; i++) {
+        const record_seq *s = &r->seqs[i];
+        if (s->end == REQUEST_RUNNING && s->pages_count < sched_pages_needed(c, r, s)) {
             return false;
         }
     }
     return true;
 }
 
-/* Pages for the row to compute and for the token that it will bring. */
-static bool sched_grow(core *c, record *r) {
-    int64_t kv_max = record_kv_tokens_max(r->prompt_count, r->tokens_count, r->params.max_tokens,
-                                          c->options.context_tokens);
-    for (int32_t i = 0; i < r->params.choices; i++) {
-        record_seq *s = &r->seqs[i];
-        if (s->end != REQUEST_RUNNING) {
-            continue;
-        }
-        int64_t kv = (int64_t)record_seq_tokens(r, s) + 1;
-        uint32_t pages = record_pages_of(kv < kv_max ? kv : kv_max);
-        CHECK_LE(pages, c->records.seq_pages_max);
-        while (s->pages_count < pages) {
-            if (!sched_make_room(c, r)) {
-                return false;
-            }
-            CHECK(prefix_take(c->prefix, 1, &s->pages[s->pages_count]));
-            s->pages_count++;
-        }
-    }
-    return true;
-}
-
-static int32_t sched_add_seq(core *c, record *r, int32_t choice, int32_t rows, bool prompt) {
-    core_step *s = &c->step;
+static int32_t sched_add_seq(core *c, core_step *s, record *r, int32_t choice, int32_t rows,
+                             bool prompt) {
     core_batch *b = &s->batch;
     record_seq *q = &r->seqs[choice];
     CHECK_LT(b->seqs_count, s->items_max);
@@ -125,16 +174,15 @@ static int32_t sched_add_seq(core *c, record *r, int32_t choice, int32_t rows, b
     return item;
 }
 
-static int32_t sched_add_logit_row(core *c, int32_t row) {
-    core_batch *b = &c->step.batch;
+static int32_t sched_add_logit_row(const core *c, core_step *s, int32_t row) {
+    core_batch *b = &s->batch;
     CHECK_LT(b->logit_rows_count, c->options.logit_rows_max);
-    CHECK(b->logit_rows_count == 0 || c->step.logit_rows[b->logit_rows_count - 1] < row);
-    c->step.logit_rows[b->logit_rows_count] = row;
+    CHECK(b->logit_rows_count == 0 || s->logit_rows[b->logit_rows_count - 1] < row);
+    s->logit_rows[b->logit_rows_count] = row;
     return b->logit_rows_count++;
 }
 
-static core_want *sched_add_want(core *c, int32_t item, int32_t logit_row) {
-    core_step *s = &c->step;
+static core_want *sched_add_want(core_step *s, int32_t item, int32_t logit_row) {
     CHECK_LT(s->batch.wants_count, s->wants_max);
     CHECK_LT(item, s->batch.seqs_count);
     const record *r = s->items[item].record;
@@ -148,10 +196,10 @@ static core_want *sched_add_want(core *c, int32_t item, int32_t logit_row) {
     return w;
 }
 
-static void sched_want_sample(core *c, int32_t item, int32_t choice, int32_t logit_row) {
-    const record *r = c->step.items[item].record;
+static void sched_want_sample(core_step *s, int32_t item, int32_t choice, int32_t logit_row) {
+    const record *r = s->items[item].record;
     const record_seq *q = &r->seqs[choice];
-    core_want *w = sched_add_want(c, item, logit_row);
+    core_want *w = sched_add_want(s, item, logit_row);
     w->kind = CORE_WANT_SAMPLE;
     w->choice = r->params.choice_first + choice;
     CHECK(q->generated_count == 0 || q->generated);
@@ -162,22 +210,21 @@ static void sched_want_sample(core *c, int32_t item, int32_t choice, int32_t log
     }
 }
 
-static void sched_add_decode(core *c, record *r) {
+static void sched_add_decode(core *c, core_step *s, record *r) {
     CHECK(sched_decodes(r));
     for (int32_t i = 0; i < r->params.choices; i++) {
         record_seq *q = &r->seqs[i];
         if (q->end == REQUEST_RUNNING) {
             CHECK(q->generated_count > 0);
-            int32_t item = sched_add_seq(c, r, i, 1, false);
-            int32_t row = c->step.seqs[item].row_first;
-            sched_want_sample(c, item, i, sched_add_logit_row(c, row));
+            int32_t item = sched_add_seq(c, s, r, i, 1, false);
+            int32_t row = s->seqs[item].row_first;
+            sched_want_sample(s, item, i, sched_add_logit_row(c, s, row));
         }
     }
 }
 
 /* The choices part: each takes its own copy of the prompt's last, partial page. */
-static void sched_add_copies(core *c, record *r) {
-    core_step *s = &c->step;
+static void sched_add_copies(core_step *s, record *r) {
     CHECK(r->fork_pending);
     uint32_t last = (uint32_t)(r->tokens_count / LIMIT_PAGE_TOKENS);
     for (int32_t i = 1; i < r->params.choices && !PLANTED(FORK_SHARES_LAST_PAGE); i++) {
@@ -199,8 +246,8 @@ static bool sched_wants_first(const record *r) {
 }
 
 /* Rows of the prompt that this step can take: 0, none. */
-static int32_t sched_chunk(const core *c, const record *r, int32_t budget) {
-    const core_batch *b = &c->step.batch;
+static int32_t sched_chunk(const core *c, const core_step *s, const record *r, int32_t budget) {
+    const core_batch *b = &s->batch;
     int32_t left = r->tokens_count - r->computed;
     int32_t logits = c->options.logit_rows_max - b->logit_rows_count;
     int32_t rows = sched_min(sched_min(left, budget), c->options.prefill_chunk_tokens);
@@ -220,9 +267,9 @@ static int32_t sched_chunk(const core *c, const record *r, int32_t budget) {
 }
 
 /* Scores of the tokens that the chunk's rows predict, and the first tokens after the last row. */
-static void sched_want_prompt(core *c, record *r, int32_t item) {
+static void sched_want_prompt(const core *c, core_step *s, record *r, int32_t item) {
     int32_t first = r->computed;
-    int32_t rows = c->step.items[item].rows;
+    int32_t rows = s->items[item].rows;
     bool last = first + rows == r->tokens_count;
     for (int32_t i = 0; i < rows; i++) {
         bool score = r->params.prompt_logprobs && first + i + 1 < r->prompt_count;
@@ -230,67 +277,87 @@ static void sched_want_prompt(core *c, record *r, int32_t item) {
         if (!score && !sample) {
             continue;
         }
-        int32_t logit_row = sched_add_logit_row(c, c->step.seqs[item].row_first + i);
+        int32_t logit_row = sched_add_logit_row(c, s, s->seqs[item].row_first + i);
         if (score) {
-            core_want *w = sched_add_want(c, item, logit_row);
+            core_want *w = sched_add_want(s, item, logit_row);
             w->kind = CORE_WANT_SCORE;
             w->position = first + i + 1;
             w->token = r->tokens[w->position];
         }
         for (int32_t k = 0; sample && k < r->params.choices; k++) {
-            sched_want_sample(c, item, k, logit_row);
+            sched_want_sample(s, item, k, logit_row);
         }
     }
 }
 
-static int32_t sched_budget(const core *c, bool decodes) {
-    int32_t budget = c->options.step_tokens_max - c->step.batch.rows;
+static int32_t sched_budget(const core *c, const core_step *s, bool decodes) {
+    int32_t budget = c->options.step_tokens_max - s->batch.rows;
     CHECK(budget >= 0);
     /* Decode rows wait for the whole step, so prompts beside them are kept short. */
-    return decodes ? sched_min(budget, c->options.prefill_chunk_tokens - c->step.prompt_rows)
-                   : budget;
+    return decodes ? sched_min(budget, c->options.prefill_chunk_tokens - s->prompt_rows) : budget;
 }
 
 /* False: the step is full. When one finds no pages (`*starved`), nobody younger may start before it
  * or it would starve; but those that have their pages go on, because it may be them it waits for.
  */
-static bool sched_add_prompt(core *c, record *r, bool decodes, bool *starved) {
-    int32_t budget = sched_budget(c, decodes);
-    if (budget <= 0 || c->step.batch.seqs_count == c->step.items_max) {
+static bool sched_add_prompt(core *c, core_step *s, record *r, bool decodes, bool *starved) {
+    int32_t budget = sched_budget(c, s, decodes);
+    if (budget <= 0 || s->batch.seqs_count == s->items_max) {
         return false;
     }
     if (r->seqs[0].pages_count == 0 && (*starved || !prefill_start(c, r))) {
         *starved = true;
         return true;
     }
-    int32_t rows = sched_chunk(c, r, budget);
+    int32_t rows = sched_chunk(c, s, r, budget);
     CHECK(rows >= 0);
     if (rows == 0) {
         return false;
     }
-    int32_t item = sched_add_seq(c, r, 0, rows, true);
-    sched_want_prompt(c, r, item);
+    int32_t item = sched_add_seq(c, s, r, 0, rows, true);
+    sched_want_prompt(c, s, r, item);
     return true;
 }
 
 /* One pass over the prompts of a role: those that hold, or are promised, what they need, or the
  * others. */
-static bool sched_add_prompts(core *c, record_role role, bool promised, bool decodes,
+static bool sched_add_prompts(core *c, core_step *s, record_role role, bool promised, bool decodes,
                               bool *starved) {
     for (record *r = c->records.first[role]; r; r = r->next) {
         bool open = r->computed < r->tokens_count &&
                     (role == RECORD_PREFILL || (r->local && r->state == RECORD_DECODING));
         bool mine = role == RECORD_DECODE || r->granted == promised;
         CHECK(!open || !mine || !r->in_step);
-        if (open && mine && !sched_add_prompt(c, r, decodes, starved)) {
+        if (open && mine && !sched_add_prompt(c, s, r, decodes, starved)) {
             return false;
         }
     }
     return true;
 }
 
-bool sched_plan(core *c) {
-    core_step *s = &c->step;
+/* One row for every sequence that decodes and has, or gets, room for it. */
+static void sched_add_decodes(core *c, core_step *s) {
+    c->growth_waits = false;
+    for (record *r = c->records.first[RECORD_DECODE]; r; r = r->next) {
+        sched_room room = sched_decodes(r) ? sched_grow(c, r) : SCHED_ROOM;
+        c->growth_waits = room == SCHED_LATER;
+        if (room != SCHED_ROOM) {
+            break; /* r has left, and with it everything younger that decodes; or waits */
+        }
+    }
+    for (record *r = c->records.first[RECORD_DECODE]; r; r = r->next) {
+        if (!sched_decodes(r) || !sched_has_room(c, r)) {
+            continue;
+        }
+        if (r->fork_pending) {
+            sched_add_copies(s, r);
+        }
+        sched_add_decode(c, s, r);
+    }
+}
+
+bool sched_plan(core *c, uint32_t lane) {
+    core_step *s = &c->steps[lane];
     CHECK(!s->in_flight);
     s->batch = (core_batch){.tokens = s->tokens,
                             .seqs = s->seqs,
@@ -299,32 +366,23 @@ bool sched_plan(core *c) {
                             .copies = s->copies};
     s->prompt_rows = 0;
     s->layers_done = 0;
-    for (record *r = c->records.first[RECORD_DECODE]; r; r = r->next) {
-        if (sched_decodes(r) && !sched_grow(c, r)) {
-            break; /* r has left, and with it everything younger that decodes */
-        }
+    if (lane == CORE_LANE_DECODE || !c->options.multiplex) {
+        sched_add_decodes(c, s);
     }
-    for (record *r = c->records.first[RECORD_DECODE]; r; r = r->next) {
-        if (sched_decodes(r)) {
-            if (r->fork_pending) {
-                sched_add_copies(c, r);
-            }
-            sched_add_decode(c, r);
-        }
+    if (lane == CORE_LANE_PROMPTS) {
+        bool decodes = s->batch.rows > 0;
+        bool starved = false;
+        (void)(sched_add_prompts(c, s, RECORD_PREFILL, true, decodes, &starved) &&
+               sched_add_prompts(c, s, RECORD_DECODE, true, decodes, &starved) &&
+               sched_add_prompts(c, s, RECORD_PREFILL, false, decodes, &starved));
     }
-    bool decodes = s->batch.rows > 0;
-    bool starved = false;
-    (void)(sched_add_prompts(c, RECORD_PREFILL, true, decodes, &starved) &&
-           sched_add_prompts(c, RECORD_DECODE, true, decodes, &starved) &&
-           sched_add_prompts(c, RECORD_PREFILL, false, decodes, &starved));
     return s->batch.rows > 0;
 }
 
 /* ---- results -------------------------------------------------------------------------------- */
 
 /* Records that left while the step ran are let go: nothing touches their pages any more. */
-static void sched_release_gone(core *c) {
-    core_step *s = &c->step;
+static void sched_release_gone(core *c, core_step *s) {
     CHECK(s->in_flight);
     for (int32_t i = 0; i < s->batch.seqs_count; i++) {
         record *r = s->items[i].record;
@@ -375,14 +433,14 @@ static void sched_send_scores(core *c, const record *r, int32_t position,
 }
 
 /* The results of a chunk: wants[first, last). */
-static void sched_apply_prompt(core *c, const core_item *item, const request_token *results,
-                               int32_t first, int32_t last) {
+static void sched_apply_prompt(core *c, const core_step *s, const core_item *item,
+                               const request_token *results, int32_t first, int32_t last) {
     record *r = item->record;
     request_token samples[LIMIT_CHOICES];
     int32_t scores = 0;
     int32_t count = 0;
     for (int32_t i = first; i < last; i++) {
-        if (c->step.wants[i].kind == CORE_WANT_SCORE) {
+        if (s->wants[i].kind == CORE_WANT_SCORE) {
             CHECK_EQ(count, 0);
             scores++;
         } else {
@@ -393,7 +451,7 @@ static void sched_apply_prompt(core *c, const core_item *item, const request_tok
     }
     CHECK(count == 0 || count == r->params.choices);
     if (scores > 0) {
-        sched_send_scores(c, r, c->step.wants[first].position, results + first, scores);
+        sched_send_scores(c, r, s->wants[first].position, results + first, scores);
     }
     r->step_rows = 0;
     c->stats.prompt_tokens_computed += (uint64_t)item->rows;
@@ -408,9 +466,8 @@ static void sched_apply_prompt(core *c, const core_item *item, const request_tok
 }
 
 /* The results of all decode rows of one record: items from `item` on. Returns how many. */
-static int32_t sched_apply_decode(core *c, int32_t item, const request_token *results,
-                                  int32_t first) {
-    const core_step *s = &c->step;
+static int32_t sched_apply_decode(core *c, const core_step *s, int32_t item,
+                                  const request_token *results, int32_t first) {
     record *r = s->items[item].record;
     int32_t choices[LIMIT_CHOICES];
     request_token tokens[LIMIT_CHOICES];
@@ -441,8 +498,7 @@ static stepmodel_work sched_work(const core_step *s) {
     return w;
 }
 
-static void sched_measure(core *c) {
-    const core_step *s = &c->step;
+static void sched_measure(core *c, const core_step *s) {
     int64_t took = c->now_us - s->started_us;
     took = took < 1 ? 1 : took > INT32_MAX ? INT32_MAX : took;
     uint32_t us = (uint32_t)took;
@@ -458,13 +514,13 @@ static void sched_measure(core *c) {
     }
 }
 
-void sched_commit(core *c, const request_token *results, int32_t results_count) {
-    core_step *s = &c->step;
+void sched_commit(core *c, uint32_t lane, const request_token *results, int32_t results_count) {
+    core_step *s = &c->steps[lane];
     CHECK(s->in_flight);
     CHECK_EQ(results_count, s->batch.wants_count);
-    sched_release_gone(c);
+    sched_release_gone(c, s);
     s->in_flight = false;
-    sched_measure(c);
+    sched_measure(c, s);
     int32_t want = 0;
     for (int32_t i = 0; i < s->batch.seqs_count;) {
         CHECK(want == s->batch.wants_count || s->want_items[want] >= i);
@@ -477,11 +533,11 @@ void sched_commit(core *c, const request_token *results, int32_t results_count) 
             i++;
             want = last;
         } else if (item->prompt) {
-            sched_apply_prompt(c, item, results, want, last);
+            sched_apply_prompt(c, s, item, results, want, last);
             i++;
             want = last;
         } else {
-            int32_t count = sched_apply_decode(c, i, results, want);
+            int32_t count = sched_apply_decode(c, s, i, results, want);
             i += count;
             want += count;
         }

@@ -18,10 +18,10 @@
 uint64_t sched_bytes(const core_options *o);
 MUST_USE status sched_open(core *c, arena *a);
 
-/* Puts the next step together; false when there is nothing to compute. */
-bool sched_plan(core *c);
+/* Puts the lane's next step together; false when there is nothing to compute. */
+bool sched_plan(core *c, uint32_t lane);
 
-/* Applies the results of the step in flight. */
-void sched_commit(core *c, const request_token *results, int32_t results_count);
+/* Applies the results of the lane's step in flight. */
+void sched_commit(core *c, uint32_t lane, const request_token *results, int32_t results_count);
 
 #endif

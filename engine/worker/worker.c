@@ -57,7 +57,7 @@ static void step_events(worker_state *w) {
         }
         waste_stepped(&w->waste, result.computed_us, now);
         trace_span(w->trace.trace, 0, "step", now - result.busy_us, now, 0);
-        core_commit(w->core, result.results, result.count, clock_now_us());
+        core_commit(w->core, CORE_LANE_PROMPTS, result.results, result.count, clock_now_us());
         workio_act(w);
     } else if (stepper_running(w->stepper) && layers_done > 0) {
         core_progress(w->core, layers_done, clock_now_us());
@@ -75,7 +75,7 @@ static void start_step(worker_state *w) {
         w->metrics_due_us = 0; /* that nothing is held any more is worth saying at once */
     }
     w->was_idle = idle;
-    bool any = core_plan(w->core, clock_now_us(), &batch);
+    bool any = core_plan(w->core, CORE_LANE_PROMPTS, clock_now_us(), &batch);
     if (any) {
         if (FAILPOINT("worker.before_step")) {
             w->failed = status_fail(w->d, STATUS_DEVICE, "failpoint worker.before_step");

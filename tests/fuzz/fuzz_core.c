@@ -235,14 +235,14 @@ static void commit(rig *r) {
             r->results[i].end = REQUEST_LENGTH;
         }
     }
-    core_commit(r->core, r->results, r->batch.wants_count, r->now_us);
+    core_commit(r->core, CORE_LANE_PROMPTS, r->results, r->batch.wants_count, r->now_us);
     r->in_step = false;
     drain(r);
 }
 
 static void step(rig *r, fuzz_input *in) {
     if (!r->in_step) {
-        r->in_step = core_plan(r->core, r->now_us, &r->batch);
+        r->in_step = core_plan(r->core, CORE_LANE_PROMPTS, r->now_us, &r->batch);
         r->layers_done = 0;
         drain(r);
         if (r->in_step) {

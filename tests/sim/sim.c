@@ -124,6 +124,14 @@ static uint32_t pool_pages(sim *s, bool prefill) {
                              : least * (3 + (uint32_t)sim_below(s, 8));
 }
 
+/* A third of the workers has two lanes; more of those that do both phases. Not drawn in turn,
+ * so that seeds before there were lanes mean what they meant. */
+static void make_lanes(sim *s, uint32_t w) {
+    core_options *o = &s->workers[w].options;
+    const uint32_t both = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    o->multiplex = rng_at(s->options.seed, 0x6c616e6573, w) % 6 < (o->roles == both ? 4 : 2);
+}
+
 static void make_workers(sim *s) {
     const uint32_t pages[2] = {pool_pages(s, true), pool_pages(s, false)};
     uint32_t pools[2] = {1 + (uint32_t)sim_below(s, 3), 1 + (uint32_t)sim_below(s, 3)};
@@ -146,6 +154,7 @@ static void make_workers(sim *s) {
         }
         s->workers[w].roles = roles;
         s->workers[w].options = worker_options(s, roles, most);
+        make_lanes(s, w);
         simnet_at(s, (int64_t)sim_below(s, late ? 4000000 : 100000), SIM_START, w);
     }
 }

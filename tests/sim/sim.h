@@ -70,7 +70,7 @@ typedef struct {
     uint32_t node, life; /* whose event; of another life: dropped */
     uint32_t link, end;
     uint64_t number; /* of its direction of the link */
-    uint32_t index;  /* of the request; kind of the fault; gateway */
+    uint32_t index;  /* of the request; kind of the fault; gateway; lane */
     char *bytes;     /* MESSAGE: NULL is the link's end */
     size_t bytes_count;
     uint32_t carried; /* MESSAGE: PEER carries the end of another link; UINT32_MAX: none */
@@ -137,9 +137,9 @@ typedef struct {
     hashmodel model;
     message_scratch *scratch;
     sim_slot slots[SIM_SLOTS];
-    core_batch batch;
-    bool stepping;
-    uint32_t layers_done;
+    core_batch batches[CORE_LANES];
+    bool stepping[CORE_LANES];
+    uint32_t layers_done[CORE_LANES];
     int64_t layer_us;
     uint64_t ticks;
 } sim_worker;
@@ -318,6 +318,8 @@ void simgate_drain(sim *s, uint32_t w);
 
 void simcheck_worker(sim *s, uint32_t w);
 /* The core must have promised that nobody else gets these pages [I4]. */
+/* A step in flight touches only pages that somebody holds, or that wait for its end. */
+void simcheck_stepping(sim *s, uint32_t w, const core_batch *b);
 void simcheck_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count, const char *what);
 /* A second after the death of that life of a gateway. */
 void simcheck_gone(sim *s, uint32_t g, uint32_t life, int64_t died_us);

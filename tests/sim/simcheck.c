@@ -65,6 +65,18 @@ void simcheck_worker(sim *s, uint32_t w) {
     check_deadlines(s, w);
 }
 
+void simcheck_stepping(sim *s, uint32_t w, const core_batch *b) {
+    const core *c = s->workers[w].core;
+    for (int32_t i = 0; i < b->seqs_count; i++) {
+        for (int32_t k = 0; k < b->seqs[i].pages_count; k++) {
+            uint32_t page = b->seqs[i].pages[k];
+            if (blocks_references(c->blocks, page) + blocks_pins(c->blocks, page) == 0) {
+                sim_fail(s, "worker %u: a step touches page %u, which is free [I4]", w, page);
+            }
+        }
+    }
+}
+
 void simcheck_pinned(sim *s, uint32_t w, const uint32_t *pages, uint32_t count, const char *what) {
     for (uint32_t i = 0; i < count; i++) {
         if (blocks_pins(s->workers[w].core->blocks, pages[i]) == 0) {

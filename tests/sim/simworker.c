@@ -81,7 +81,8 @@ static void start(sim *s, uint32_t w) {
     sim_worker *k = &s->workers[w];
     CHECK(!k->process.running);
     k->process = (sim_process){.running = true, .life = k->process.life + 1};
-    k->draining = k->handed_back = k->ended = k->stepping = false;
+    k->draining = k->handed_back = k->ended = false;
+    memset(k->stepping, 0, sizeof k->stepping);
     k->layer_us = s->layer_us;
     CHECK_EQ(arena_open(&k->memory, core_bytes(&k->options) + (1 << 20)), STATUS_OK);
     diag d = {0};
@@ -120,7 +121,8 @@ static void end_life(sim *s, uint32_t w, bool lossy) {
         }
         k->slots[i] = (sim_slot){0};
     }
-    k->process.running = k->process.frozen = k->stepping = false;
+    k->process.running = k->process.frozen = false;
+    memset(k->stepping, 0, sizeof k->stepping);
     k->process.life++; /* nothing of this life is heard of again */
     hashmodel_close(&k->model);
     message_scratch_close(k->scratch);
@@ -362,17 +364,17 @@ static void drop_slot(sim *s, uint32_t w, uint32_t slot) {
     drain_actions(s, w);
 }
 
-static void start_step(sim *s, uint32_t w) {
+static void start_step(sim *s, uint32_t w, core_lane lane) {
     sim_worker *k = &s->workers[w];
-    if (k->stepping) {
+    if (k->stepping[lane]) {
         return;
     }
-    k->stepping = core_plan(k->core, sim_clock(s, w), &k->batch);
+    k->stepping[lane] = core_plan(k->core, lane, sim_clock(s, w), &k->batches[lane]);
     drain_actions(s, w);
-    if (k->stepping) {
-        k->layers_done = 0;
-        hashmodel_copy_pages(&k->model, &k->batch);
-        simnet_at(s, s->now_us + sim_delay(s, k->layer_us), SIM_LAYER, w);
+    if (k->stepping[lane]) {
+        k->layers_done[lane] = 0;
+        hashmodel_copy_pages(&k->model, &k->batches[lane]);
+        simnet_at(s, s->now_us + sim_delay(s, k->layer_us), SIM_LAYER, w)->index = lane;
     }
 }
 
@@ -390,7 +392,9 @@ static void after(sim *s, uint32_t w) {
         simworker_kill(s, w, false, 20000 + (int64_t)sim_below(s, 1000000));
         return;
     }
-    start_step(s, w);
+    for (uint32_t lane = k->options.multiplex ? CORE_LANES : 1; lane-- > 0;) {
+        start_step(s, w, lane); /* who decodes first */
+    }
     for (uint32_t i = 0; i < SIM_SLOTS; i++) {
         if (k->slots[i].used && k->slots[i].doomed) {
             after(s, w);
@@ -401,21 +405,25 @@ static void after(sim *s, uint32_t w) {
 
 /* ---- events --------------------------------------------------------------------------------- */
 
-static void on_layer(sim *s, uint32_t w) {
+static void on_layer(sim *s, uint32_t w, core_lane lane) {
     sim_worker *k = &s->workers[w];
-    CHECK(k->stepping);
-    hashmodel_layer(&k->model, &k->batch, k->layers_done);
-    k->layers_done++;
-    if (k->layers_done < s->layers) {
-        core_progress(k->core, (int32_t)k->layers_done, sim_clock(s, w));
-        simnet_at(s, s->now_us + sim_delay(s, k->layer_us), SIM_LAYER, w);
+    const core_batch *b = &k->batches[lane];
+    CHECK(k->stepping[lane]);
+    simcheck_stepping(s, w, b);
+    hashmodel_layer(&k->model, b, k->layers_done[lane]);
+    k->layers_done[lane]++;
+    if (k->layers_done[lane] < s->layers) {
+        if (lane == CORE_LANE_PROMPTS) {
+            core_progress(k->core, (int32_t)k->layers_done[lane], sim_clock(s, w));
+        }
+        simnet_at(s, s->now_us + sim_delay(s, k->layer_us), SIM_LAYER, w)->index = lane;
         return;
     }
     static request_token results[4096];
-    CHECK_LE(k->batch.wants_count, 4096);
-    hashmodel_results(&k->model, &k->batch, results);
-    k->stepping = false;
-    core_commit(k->core, results, k->batch.wants_count, sim_clock(s, w));
+    CHECK_LE(b->wants_count, 4096);
+    hashmodel_results(&k->model, b, results);
+    k->stepping[lane] = false;
+    core_commit(k->core, lane, results, b->wants_count, sim_clock(s, w));
 }
 
 /* Whether a worker that has a link to that life of the peer keeps it: another gateway introduced
@@ -544,7 +552,7 @@ void simworker_event(sim *s, uint32_t w, sim_event *e) {
             flip(s, w);
             break;
         case SIM_LAYER:
-            on_layer(s, w);
+            on_layer(s, w, (core_lane)e->index);
             break;
         case SIM_TICK:
             on_tick(s, w);

@@ -35,9 +35,9 @@ typedef struct {
     arena memory;
     core *core;
     hashmodel model;
-    core_batch batch;
-    bool in_step;
-    uint32_t layers_done;
+    core_batch batches[CORE_LANES];
+    bool in_step[CORE_LANES];
+    uint32_t layers_done[CORE_LANES];
     bool asked_close[CORENET_PEERS];
     bool joined[CORENET_PEERS];
 } worker;
@@ -405,8 +405,7 @@ static void check_written(const core *c, uint32_t page) {
 }
 
 /* What must hold of every batch, whatever it computes. */
-static void check_batch(const worker *k, const core_options *o) {
-    const core_batch *b = &k->batch;
+static void check_batch(const worker *k, const core_batch *b, const core_options *o) {
     int32_t rows = 0;
     CHECK(b->rows > 0 && b->rows <= o->step_tokens_max);
     CHECK(b->seqs_count > 0 && b->seqs_count <= 2 * o->seqs_max);
@@ -433,40 +432,63 @@ static void check_batch(const worker *k, const core_options *o) {
     }
 }
 
-bool corenet_begin(corenet *n, uint32_t w) {
+static uint32_t lanes_of(const corenet *n) {
+    return n->options.core.multiplex ? CORE_LANES : 1;
+}
+
+bool corenet_begin_lane(corenet *n, uint32_t w, core_lane lane) {
     worker *k = &n->workers[w];
-    CHECK(!k->in_step);
-    k->in_step = core_plan(k->core, tick_time(n), &k->batch);
-    k->layers_done = 0;
+    CHECK(!k->in_step[lane]);
+    k->in_step[lane] = core_plan(k->core, lane, tick_time(n), &k->batches[lane]);
+    k->layers_done[lane] = 0;
     drain(n, w);
-    if (k->in_step) {
-        check_batch(k, &n->options.core);
-        hashmodel_copy_pages(&k->model, &k->batch);
+    if (k->in_step[lane]) {
+        check_batch(k, &k->batches[lane], &n->options.core);
+        hashmodel_copy_pages(&k->model, &k->batches[lane]);
     }
-    return k->in_step;
+    return k->in_step[lane];
+}
+
+const core_batch *corenet_batch_lane(const corenet *n, uint32_t w, core_lane lane) {
+    return n->workers[w].in_step[lane] ? &n->workers[w].batches[lane] : NULL;
+}
+
+void corenet_layers_lane(corenet *n, uint32_t w, core_lane lane, uint32_t layers_done) {
+    worker *k = &n->workers[w];
+    CHECK(k->in_step[lane]);
+    while (k->layers_done[lane] < layers_done) {
+        hashmodel_layer(&k->model, &k->batches[lane], k->layers_done[lane]++);
+        if (lane == CORE_LANE_PROMPTS) {
+            core_progress(k->core, (int32_t)k->layers_done[lane], tick_time(n));
+            drain(n, w);
+        }
+    }
+}
+
+void corenet_finish_lane(corenet *n, uint32_t w, core_lane lane) {
+    worker *k = &n->workers[w];
+    const core_batch *b = &k->batches[lane];
+    corenet_layers_lane(n, w, lane, k->model.options.layers);
+    hashmodel_results(&k->model, b, n->results);
+    k->in_step[lane] = false;
+    core_commit(k->core, lane, n->results, b->wants_count, tick_time(n));
+    drain(n, w);
+}
+
+bool corenet_begin(corenet *n, uint32_t w) {
+    return corenet_begin_lane(n, w, CORE_LANE_PROMPTS);
 }
 
 const core_batch *corenet_batch(const corenet *n, uint32_t w) {
-    return n->workers[w].in_step ? &n->workers[w].batch : NULL;
+    return corenet_batch_lane(n, w, CORE_LANE_PROMPTS);
 }
 
 void corenet_layers(corenet *n, uint32_t w, uint32_t layers_done) {
-    worker *k = &n->workers[w];
-    CHECK(k->in_step);
-    while (k->layers_done < layers_done) {
-        hashmodel_layer(&k->model, &k->batch, k->layers_done++);
-        core_progress(k->core, (int32_t)k->layers_done, tick_time(n));
-        drain(n, w);
-    }
+    corenet_layers_lane(n, w, CORE_LANE_PROMPTS, layers_done);
 }
 
 void corenet_finish(corenet *n, uint32_t w) {
-    worker *k = &n->workers[w];
-    corenet_layers(n, w, k->model.options.layers);
-    hashmodel_results(&k->model, &k->batch, n->results);
-    k->in_step = false;
-    core_commit(k->core, n->results, k->batch.wants_count, tick_time(n));
-    drain(n, w);
+    corenet_finish_lane(n, w, CORE_LANE_PROMPTS);
 }
 
 bool corenet_step(corenet *n, uint32_t w) {
@@ -486,24 +508,37 @@ void corenet_run(corenet *n) {
                     moved = true;
                 }
             }
-            if (n->workers[w].in_step) {
-                corenet_finish(n, w);
-                moved = true;
+            for (uint32_t lane = lanes_of(n); lane-- > 0;) {
+                if (n->workers[w].in_step[lane]) {
+                    corenet_finish_lane(n, w, lane);
+                    moved = true;
+                }
+                if (corenet_begin_lane(n, w, lane)) {
+                    corenet_finish_lane(n, w, lane);
+                    moved = true;
+                }
             }
-            moved = corenet_step(n, w) || moved;
         }
     }
 }
 
 static bool step_part(corenet *n, uint32_t w, uint64_t *random) {
     worker *k = &n->workers[w];
-    if (!k->in_step) {
-        return corenet_begin(n, w);
+    uint32_t lanes = lanes_of(n);
+    core_lane lane = lanes > 1 ? (core_lane)rng_below(random, lanes) : CORE_LANE_PROMPTS;
+    if (!k->in_step[lane]) {
+        if (corenet_begin_lane(n, w, lane) || lanes == 1) {
+            return k->in_step[lane];
+        }
+        lane = lane == CORE_LANE_DECODE ? CORE_LANE_PROMPTS : CORE_LANE_DECODE;
+        if (!k->in_step[lane]) {
+            return corenet_begin_lane(n, w, lane);
+        }
     }
-    if (k->layers_done < k->model.options.layers && rng_below(random, 4) != 0) {
-        corenet_layers(n, w, k->layers_done + 1);
+    if (k->layers_done[lane] < k->model.options.layers && rng_below(random, 4) != 0) {
+        corenet_layers_lane(n, w, lane, k->layers_done[lane] + 1);
     } else {
-        corenet_finish(n, w);
+        corenet_finish_lane(n, w, lane);
     }
     return true;
 }

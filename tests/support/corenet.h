@@ -89,6 +89,12 @@ const core_batch *corenet_batch(const corenet *n, uint32_t worker); /* of the st
 void corenet_layers(corenet *n, uint32_t worker, uint32_t layers_done);
 void corenet_finish(corenet *n, uint32_t worker);
 
+/* The same of a lane of workers whose core has two (core_options.multiplex). */
+bool corenet_begin_lane(corenet *n, uint32_t worker, core_lane lane);
+const core_batch *corenet_batch_lane(const corenet *n, uint32_t worker, core_lane lane);
+void corenet_layers_lane(corenet *n, uint32_t worker, core_lane lane, uint32_t layers_done);
+void corenet_finish_lane(corenet *n, uint32_t worker, core_lane lane);
+
 /* Everything moves, in turns, until nothing does. */
 void corenet_run(corenet *n);
 

@@ -184,3 +184,106 @@ Test(sched, measures_steps_and_prefill_speed) {
     cr_assert_eq(s.queued_tokens, 200 - 32);
     corenet_close(n);
 }
+
+/* ---- two lanes ------------------------------------------------------------------------------ */
+
+static corenet *open_lanes(uint32_t pages) {
+    corenet_options o = corenet_defaults();
+    o.core.multiplex = true;
+    o.core.pages = pages;
+    o.core.headroom_tokens = 0;
+    return open_net(&o);
+}
+
+/* Its prompt is computed, so that it decodes. */
+static void local_begun(corenet *n, request_id id, int32_t from, int32_t count) {
+    local(n, id, from, count);
+    while (corenet_begin(n, D)) {
+        corenet_finish(n, D);
+    }
+}
+
+Test(sched, with_two_lanes_a_prompt_and_decode_rows_are_computed_at_once) {
+    corenet *n = open_lanes(64);
+    local_begun(n, 1, 0, 20);
+    local(n, 2, 100, 64);
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_DECODE));
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_PROMPTS));
+    const core_batch *decodes = corenet_batch_lane(n, D, CORE_LANE_DECODE);
+    const core_batch *prompts = corenet_batch_lane(n, D, CORE_LANE_PROMPTS);
+    cr_assert_eq(decodes->rows, 1);
+    cr_assert_eq(decodes->seqs[0].position_first, 20);
+    cr_assert_eq(prompts->rows, 32);
+    cr_assert_eq(prompts->seqs[0].position_first, 0);
+    for (int i = 0; i < 3; i++) { /* decoding goes on beside one long step of prompts */
+        corenet_finish_lane(n, D, CORE_LANE_DECODE);
+        cr_assert(corenet_begin_lane(n, D, CORE_LANE_DECODE));
+        cr_assert_eq(corenet_batch_lane(n, D, CORE_LANE_DECODE)->rows, 1);
+    }
+    corenet_finish_lane(n, D, CORE_LANE_DECODE);
+    corenet_finish_lane(n, D, CORE_LANE_PROMPTS);
+    corenet_close(n);
+}
+
+Test(sched, a_finished_prompt_is_decoded_from_the_pages_it_lies_in) {
+    corenet *n = open_lanes(64);
+    local(n, 1, 0, 20);
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_PROMPTS));
+    const core_seq *s = &corenet_batch_lane(n, D, CORE_LANE_PROMPTS)->seqs[0];
+    uint32_t pages[2] = {s->pages[0], s->pages[1]};
+    cr_assert_not(corenet_begin_lane(n, D, CORE_LANE_DECODE), "it is in one lane at a time");
+    corenet_finish_lane(n, D, CORE_LANE_PROMPTS);
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_DECODE));
+    const core_batch *b = corenet_batch_lane(n, D, CORE_LANE_DECODE);
+    cr_assert_eq(b->copies_count, 0);
+    cr_assert_eq(b->seqs[0].pages_count, 2);
+    cr_assert_eq(memcmp(b->seqs[0].pages, pages, sizeof pages), 0);
+    cr_assert_not(corenet_begin_lane(n, D, CORE_LANE_PROMPTS));
+    corenet_finish_lane(n, D, CORE_LANE_DECODE);
+    corenet_close(n);
+}
+
+Test(sched, pages_of_a_request_that_leaves_are_not_used_before_its_own_lane_ends) {
+    corenet *n = open_lanes(8);
+    local_begun(n, 1, 0, 16);
+    local(n, 2, 100, 64);
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_PROMPTS));
+    corenet_cancel(n, D, 2, 1);
+    cr_assert_geq(corenet_stats(n, D).pages_quarantined, 4);
+    local(n, 3, 200, 64);
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_DECODE));
+    corenet_finish_lane(n, D, CORE_LANE_DECODE); /* another lane's end changes nothing */
+    cr_assert_geq(corenet_stats(n, D).pages_quarantined, 4);
+    cr_assert_eq(corenet_stats(n, D).waiting, 1);
+    corenet_finish_lane(n, D, CORE_LANE_PROMPTS);
+    cr_assert_eq(corenet_stats(n, D).pages_quarantined, 0);
+    cr_assert_eq(corenet_stats(n, D).waiting, 0);
+    corenet_close(n);
+}
+
+/* The older sequence needs a page, and the younger's prompt is being computed. */
+Test(sched, a_row_waits_for_the_pages_of_a_prompt_sent_away_in_flight) {
+    corenet *n = open_lanes(6);
+    local_begun(n, 1, 0, 15);
+    local(n, 2, 100, 31);
+    local(n, 3, 200, 31);
+    local(n, 4, 300, 16); /* no room: it is queued */
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_PROMPTS));
+    uint32_t preempted = 0;
+    for (int i = 0; corenet_begin_lane(n, D, CORE_LANE_DECODE); i++) {
+        cr_assert_lt(i, 40, "it runs out of pages");
+        corenet_finish_lane(n, D, CORE_LANE_DECODE);
+    }
+    preempted = (uint32_t)corenet_stats(n, D).preemptions;
+    cr_assert_eq(preempted, 1, "one is enough: %u", preempted);
+    cr_assert_not(corenet_begin_lane(n, D, CORE_LANE_DECODE));
+    cr_assert_eq(corenet_stats(n, D).preemptions, 1, "nobody else is sent away meanwhile");
+    corenet_finish_lane(n, D, CORE_LANE_PROMPTS);
+    cr_assert_eq(corenet_stats(n, D).waiting, 1, "the room is the older one's first");
+    cr_assert(corenet_begin_lane(n, D, CORE_LANE_DECODE));
+    cr_assert_eq(corenet_stats(n, D).preemptions, 1);
+    corenet_finish_lane(n, D, CORE_LANE_DECODE);
+    corenet_run(n);
+    core_validate(corenet_core(n, D));
+    corenet_close(n);
+}
