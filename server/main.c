@@ -25,7 +25,7 @@
 typedef struct {
     const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
-        context, seqs, chunk, kv_pairs;
+        context, seqs, chunk, kv_pairs, pace_ms;
     int32_t role, kv_dtype, activations, weights, kv_transport, log_level;
     bool log_json, deterministic;
     int64_t device;
@@ -79,6 +79,7 @@ static const config_option worker_flags[] = {
      "threads it keeps while the other workers of this machine are busy"},
     {"cores-fd", CONFIG_INT, FIELD(cores_fd), -1, 1 << 20, "-1", NULL, NULL,
      "descriptor of the board on which local workers lend each other cores"},
+    {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "25", NULL, NULL, WORKERFLAGS_PACE},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
      "KV cache; 0: on a GPU what --memory-fraction leaves, else 1g"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "auto", workerflags_kv_dtypes, NULL,
@@ -172,6 +173,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .threads = (int32_t)o->threads,
                         .threads_own = (int32_t)o->threads_own,
                         .cores_fd = (int)o->cores_fd,
+                        .pace_us = o->pace_ms * 1000,
                         .kv_type = (backend_kv_type)o->kv_dtype,
                         .weights = (model_weights)o->weights,
                         .activations = (backend_activations)o->activations,

@@ -15,6 +15,11 @@ extern const char *const workerflags_activations[];
 
 extern const char *const workerflags_weights[]; /* of model_weights (models/arch/model.h) */
 
+#define WORKERFLAGS_PACE                                                                          \
+    "on cores shared with prefill workers: while those compute prompts, steps of decoding begin " \
+    "at "                                                                                         \
+    "least so far apart and lend their cores in between; 0: never"
+
 /* "auto", then the transports in the order of hello_transport (engine/core/hello.h). */
 extern const char *const workerflags_kv_transports[];
 enum {

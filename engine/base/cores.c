@@ -1,4 +1,5 @@
-/* cores.c -- one word a worker in a shared page: how many threads it is busy with. */
+/* cores.c -- two words a worker in a shared page: how many threads it is busy with, and with what.
+ */
 #define _GNU_SOURCE
 #include "engine/base/cores.h"
 
@@ -12,6 +13,7 @@
 struct cores_board {
     struct {
         _Alignas(64) _Atomic int32_t busy;
+        _Atomic bool prompts;
     } workers[LIMIT_WORKERS];
 };
 
@@ -53,11 +55,23 @@ void cores_close(cores *c) {
     *c = (cores){0};
 }
 
-void cores_work(cores *c, bool busy) {
+void cores_work(cores *c, cores_load load) {
     if (c->board) {
-        atomic_store_explicit(&c->board->workers[c->worker].busy, busy ? c->own : 0,
+        atomic_store_explicit(&c->board->workers[c->worker].busy, load == CORES_IDLE ? 0 : c->own,
+                              memory_order_relaxed);
+        atomic_store_explicit(&c->board->workers[c->worker].prompts, load == CORES_PROMPTS,
                               memory_order_relaxed);
     }
+}
+
+bool cores_wanted(const cores *c) {
+    for (uint32_t i = 0; c->board && i < LIMIT_WORKERS; i++) {
+        if (i != c->worker &&
+            atomic_load_explicit(&c->board->workers[i].prompts, memory_order_relaxed)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int32_t cores_threads(const cores *c) {
@@ -76,5 +90,6 @@ int32_t cores_threads(const cores *c) {
 void cores_clear(cores *c, uint32_t worker) {
     if (c && c->board) {
         atomic_store_explicit(&c->board->workers[worker].busy, 0, memory_order_relaxed);
+        atomic_store_explicit(&c->board->workers[worker].prompts, false, memory_order_relaxed);
     }
 }

@@ -103,7 +103,7 @@ static void run(stepper *s) {
     const core_batch *b = &s->batch;
     int64_t started = clock_now_us();
     if (s->options.cores) {
-        cores_work(s->options.cores, true);
+        cores_work(s->options.cores, b->rows > b->seqs_count ? CORES_PROMPTS : CORES_DECODES);
     }
     share_cores(s);
     for (int32_t i = 0; i < b->copies_count; i++) {
@@ -135,7 +135,7 @@ static void run(stepper *s) {
         sample(s, &b->wants[i], &s->results[i]);
     }
     if (s->options.cores) {
-        cores_work(s->options.cores, false);
+        cores_work(s->options.cores, CORES_IDLE);
     }
     s->busy_us = clock_now_us() - started;
 }

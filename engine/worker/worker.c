@@ -65,9 +65,22 @@ static void step_events(worker_state *w) {
     }
 }
 
+/* Cores are worth more to prompts than to decoding, whose tokens are read one after another: while
+ * another worker computes prompts, this one's steps begin the pace apart and the cores are lent in
+ * between. Lent time counts as busy, for the borrower counts only cores of its own. */
+static bool lends(const worker_state *w, int64_t now_us) {
+    return w->was_busy && !(core_roles(w->core) & MESSAGE_ROLE_PREFILL) &&
+           now_us < w->step_began_us + w->options->pace_us && cores_wanted(&w->cores);
+}
+
 static void start_step(worker_state *w) {
     core_batch batch;
     if (stepper_running(w->stepper)) {
+        return;
+    }
+    w->lending = lends(w, clock_now_us());
+    if (w->lending) {
+        waste_enter(&w->waste, waste_pool_of(core_roles(w->core)), WASTE_BUSY, clock_now_us());
         return;
     }
     bool idle = core_idle(w->core);
@@ -81,6 +94,7 @@ static void start_step(worker_state *w) {
             w->failed = status_fail(w->d, STATUS_DEVICE, "failpoint worker.before_step");
             w->ended = true;
         }
+        w->step_began_us = clock_now_us();
         w->step_rows = batch.rows;
         w->step_prompts = batch.rows > batch.seqs_count;
         workstats_cost(w->stats, &batch);
@@ -143,6 +157,9 @@ static int wait_ms(const worker_state *w, int64_t now_us) {
         due = end < due ? end : due;
     }
     int64_t us = due - now_us;
+    if (w->lending && us > 1000) {
+        return 1; /* nobody says when the other's step ends */
+    }
     if (us <= 0) {
         return 0;
     }

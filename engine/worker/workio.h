@@ -64,6 +64,8 @@ typedef struct {
     int signal_fd;
     int32_t step_rows;
     bool step_prompts; /* it has chunks of prompts */
+    bool lending;      /* the next step waits, for the cores compute another worker's prompts */
+    int64_t step_began_us;
     int64_t metrics_due_us;
     bool was_busy, was_idle;
     bool draining;

@@ -87,6 +87,13 @@ def disaggregated_32_at_a_time():
 
 
 @case
+def decoding_that_lends_its_cores():
+    """However long it may be held back for the sake of prompts, it goes on when there are none."""
+    compare("--local-prefill-max", "0", "--threads", "2", "--decode-pace-ms", "10000", workers=8,
+            moved=True)
+
+
+@case
 def default_local_prefill():
     compare("--threads", "1", workers=8)
 

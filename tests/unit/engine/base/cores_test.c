@@ -39,7 +39,7 @@ Test(cores, idle_workers_lend_and_busy_ones_keep_their_own) {
     static const int32_t own[3] = {2, 1, 1};
     for (int busy = 0; busy < 8; busy++) {
         for (int w = 0; w < 3; w++) {
-            cores_work(&m.workers[w], (busy >> w & 1) != 0);
+            cores_work(&m.workers[w], busy >> w & 1 ? CORES_DECODES : CORES_IDLE);
         }
         for (int w = 0; w < 3; w++) {
             int32_t expected = TOTAL;
@@ -59,26 +59,40 @@ Test(cores, more_workers_than_cores_still_have_one_each) {
     cr_assert_eq(cores_create(&parent, &d), STATUS_OK);
     cr_assert_eq(cores_open(&a, dup(parent.fd), 0, 1, 1, &d), STATUS_OK);
     cr_assert_eq(cores_open(&b, dup(parent.fd), 1, 1, 1, &d), STATUS_OK);
-    cores_work(&a, true);
+    cores_work(&a, CORES_PROMPTS);
     cr_expect_eq(cores_threads(&b), 1);
     cores_close(&a);
     cores_close(&b);
     cores_close(&parent);
 }
 
+Test(cores, prompts_of_others_want_cores_and_their_decoding_does_not) {
+    machine m = make_machine();
+    static const cores_load loads[] = {CORES_IDLE, CORES_DECODES, CORES_PROMPTS, CORES_DECODES};
+    for (size_t i = 0; i < sizeof loads / sizeof loads[0]; i++) {
+        cores_work(&m.workers[1], loads[i]);
+        cr_expect_eq(cores_wanted(&m.workers[0]), loads[i] == CORES_PROMPTS, "load %zu", i);
+        cr_expect_not(cores_wanted(&m.workers[1]), "its own prompts");
+    }
+    close_machine(&m);
+}
+
 Test(cores, the_dead_lend_again) {
     machine m = make_machine();
-    cores_work(&m.workers[0], true);
+    cores_work(&m.workers[0], CORES_PROMPTS);
     cr_expect_eq(cores_threads(&m.workers[1]), 2);
+    cr_expect(cores_wanted(&m.workers[1]));
     cores_clear(&m.parent, 0);
     cr_expect_eq(cores_threads(&m.workers[1]), TOTAL);
+    cr_expect_not(cores_wanted(&m.workers[1]));
     close_machine(&m);
 }
 
 Test(cores, without_a_board_nothing_is_lent_or_kept) {
     cores alone = {.total = 3, .own = 1};
-    cores_work(&alone, true);
+    cores_work(&alone, CORES_PROMPTS);
     cr_expect_eq(cores_threads(&alone), 3);
+    cr_expect_not(cores_wanted(&alone));
     cores_close(&alone);
 }
 
