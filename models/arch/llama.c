@@ -11,10 +11,12 @@
 
 #include "engine/base/mem.h"
 #include "models/arch/llama_load.h"
+#include "models/arch/llama_slice.h"
 
 typedef struct {
     backend *device;
-    llama_shape shape;
+    llama_shape shape; /* this rank's */
+    int32_t rank, ranks;
     llama_load_weights weights;
     int32_t rows_max, logit_rows_max;
     int32_t *positions; /* host [rows_max] */
@@ -26,9 +28,11 @@ typedef struct {
     float *k, *v;       /* device [rows_max, kv_heads * head_dim] */
     float *mixed;       /* device [rows_max, heads * head_dim] attention's result */
     float *gate, *up;   /* device [rows_max, ffn] */
+    float *added;       /* device [rows_max, width] before its norm, in families with norms_after */
     float *rope;        /* device [rows_max, rope_dim] */
+    float *rope_window; /* the same for layers with a window, where they turn otherwise */
     float *last;        /* device [logit_rows_max, width] the wanted rows of x */
-    float *logits;      /* device [logit_rows_max, vocab] */
+    float *logits;      /* device [logit_rows_max, vocab]; NULL on the other ranks */
 } llama;
 
 static status llama_floats(backend *device, int32_t rows, int32_t width, float **out) {
@@ -41,8 +45,25 @@ static status llama_floats(backend *device, int32_t rows, int32_t width, float *
 /* Of the floats below: what a user is told when they do not fit. */
 static double llama_workspace_bytes(const llama_shape *s, const model_options *o) {
     const double row = (double)s->width + 2.0 * s->heads * s->head_dim +
-                       2.0 * s->kv_heads * s->head_dim + 2.0 * s->ffn + s->rope_dim;
+                       2.0 * s->kv_heads * s->head_dim + 2.0 * s->ffn +
+                       (s->window_base > 0 ? 2.0 : 1.0) * s->rope_dim +
+                       (s->traits->norms_after ? s->width : 0);
     return 4 * (o->rows_max * row + o->logit_rows_max * ((double)s->width + s->vocab));
+}
+
+static int32_t llama_window(const llama *m, int32_t layer) {
+    return m->shape.windowed[layer] ? m->shape.window : 0;
+}
+
+/* The different windows of its layers; how many. */
+static int32_t llama_windows(const llama *m, int32_t windows[OPS_WINDOWS_MAX]) {
+    int32_t count = 1;
+    windows[0] = llama_window(m, 0);
+    for (int32_t i = 1; i < m->shape.layers && count == 1; i++) {
+        windows[count] = llama_window(m, i);
+        count += windows[count] != windows[0];
+    }
+    return count;
 }
 
 static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
@@ -67,9 +88,17 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
     TRY(llama_floats(m->device, rows, s->ffn, &m->gate));
     TRY(llama_floats(m->device, rows, s->ffn, &m->up));
     TRY(llama_floats(m->device, rows, s->rope_dim, &m->rope));
+    if (s->window_base > 0) {
+        TRY(llama_floats(m->device, rows, s->rope_dim, &m->rope_window));
+    }
+    if (s->traits->norms_after) {
+        TRY(llama_floats(m->device, rows, s->width, &m->added));
+    }
     TRY(llama_floats(m->device, logit_rows, s->width, &m->last));
-    TRY(llama_floats(m->device, logit_rows, s->vocab, &m->logits));
-    int32_t query = s->heads * s->head_dim;
+    if (m->rank == 0) {
+        TRY(llama_floats(m->device, logit_rows, s->vocab, &m->logits));
+    }
+    int32_t windows[OPS_WINDOWS_MAX], query = s->heads * s->head_dim;
     int32_t widest = s->ffn > s->width ? s->ffn : s->width;
     ops_sizes sizes = {.rows_max = rows,
                        .context_tokens = s->context_tokens,
@@ -77,16 +106,16 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
                        .heads = s->heads,
                        .kv_heads = s->kv_heads,
                        .head_dim = s->head_dim,
-                       .logit_rows_max = logit_rows,
+                       .logit_rows_max = m->rank == 0 ? logit_rows : 0,
                        .vocab = s->vocab,
-                       .windows = 1};
+                       .windows = llama_windows(m, windows)};
     return backend_reserve(m->device, &sizes);
 }
 
 void llama_close(void *self) {
     llama *m = self;
-    float *const device[] = {m->x,    m->q,  m->k,    m->v,    m->mixed,
-                             m->gate, m->up, m->rope, m->last, m->logits};
+    float *const device[] = {m->x,  m->q,    m->k,    m->v,      m->mixed, m->gate,
+                             m->up, m->rope, m->last, m->logits, m->added, m->rope_window};
     for (size_t i = 0; i < sizeof(device) / sizeof(device[0]); i++) {
         if (device[i]) {
             backend_free(m->device, device[i]);
@@ -120,8 +149,10 @@ static status llama_stretch(llama *m, diag *d) {
 
 status llama_open_as(const llama_traits *traits, const gguf *file, const model_options *options,
                      model_info *info, void **out, diag *d) {
-    llama_shape shape;
-    TRY(llama_keys_read(file, traits, &shape, d));
+    llama_shape whole, shape;
+    int32_t ranks = options->ranks > 1 ? options->ranks : 1;
+    TRY(llama_keys_read(file, traits, &whole, d));
+    TRY(llama_slice_shape(&whole, ranks, &shape, d));
     /* A norm of heads has that many rows. */
     if (traits->head_norms && options->rows_max > OPS_ROWS_MAX / shape.heads) {
         return status_fail(d, STATUS_LIMIT, "batches of %d rows: at most %d with %d heads",
@@ -133,7 +164,9 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     }
     m->device = options->device;
     m->shape = shape;
-    status s = llama_load_tensors(file, &shape, m->device, options, &m->weights, d);
+    m->rank = options->rank;
+    m->ranks = ranks;
+    status s = llama_load_tensors(file, &whole, m->device, options, &m->weights, d);
     if (s == STATUS_OK) {
         s = llama_stretch(m, d);
     }
@@ -157,8 +190,8 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     }
     info->layers = shape.layers;
     info->width = shape.width;
-    info->heads = shape.heads;
-    info->kv_heads = shape.kv_heads;
+    info->heads = whole.heads;
+    info->kv_heads = whole.kv_heads;
     info->head_dim = shape.head_dim;
     info->vocab = shape.vocab;
     info->context_tokens = shape.context_tokens;
@@ -169,7 +202,7 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     return STATUS_OK;
 }
 
-/* The batch in the kernels' terms, and the table of its positions' rotations. */
+/* The batch in the kernels' terms, and the tables of its positions' rotations. */
 static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, bool repeats) {
     memset(m->positions, 0, (size_t)b->rows * sizeof(m->positions[0]));
     for (int32_t i = 0; i < b->seqs_count; i++) {
@@ -185,9 +218,8 @@ static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, 
                        .rows = b->rows,
                        .heads = m->shape.heads,
                        .kv = kv,
-                       .repeats = repeats ? m : NULL,
-                       .windows = {m->shape.window},
-                       .windows_count = 1};
+                       .repeats = repeats ? m : NULL};
+    batch.windows_count = llama_windows(m, batch.windows);
     TRY(backend_batch(m->device, &batch));
     ops_rope_table table = {.positions = m->positions,
                             .freq_factors = m->weights.freq_factors,
@@ -198,7 +230,18 @@ static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, 
                             .rows = b->rows,
                             .dim = m->shape.rope_dim};
     TRY(backend_rope_table(m->device, &table));
-    ops_embed embed = {m->weights.embedding, b->tokens, m->x, b->rows, 1};
+    if (m->rope_window) {
+        ops_rope_table near = {.positions = m->positions,
+                               .table = m->rope_window,
+                               .base = m->shape.window_base,
+                               .position_scale = 1,
+                               .magnitude = 1,
+                               .rows = b->rows,
+                               .dim = m->shape.rope_dim};
+        TRY(backend_rope_table(m->device, &near));
+    }
+    float scale = m->shape.traits->scales_embedding ? sqrtf((float)m->shape.width) : 1;
+    ops_embed embed = {m->weights.embedding, b->tokens, m->x, b->rows, scale};
     return backend_embed(m->device, &embed);
 }
 
@@ -223,10 +266,11 @@ static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32
         TRY(llama_norm_heads(m, m->q, w->vector[LLAMA_Q_NORM], b->rows * m->shape.heads));
         TRY(llama_norm_heads(m, m->k, w->vector[LLAMA_K_NORM], b->rows * m->shape.kv_heads));
     }
+    bool near = m->rope_window && m->shape.windowed[layer];
     ops_rope_append append = {.q = m->q,
                               .k = m->k,
                               .v = m->v,
-                              .table = m->rope,
+                              .table = near ? m->rope_window : m->rope,
                               .kv = kv,
                               .seqs = m->seqs,
                               .seqs_count = b->seqs_count,
@@ -248,21 +292,47 @@ static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b,
                                .rows = b->rows,
                                .layer = layer,
                                .heads = m->shape.heads,
-                               .scale = 1.0f / sqrtf((float)m->shape.head_dim),
-                               .window = m->shape.window};
+                               .scale = m->shape.attention_scale,
+                               .window = llama_window(m, layer),
+                               .softcap = m->shape.softcap};
     return backend_attention(m->device, &attention);
+}
+
+/* x[rows, width] takes the product of one of the layer's matrices; or its norm, where families have
+ * one there. Each rank has some of the matrix's inputs, and the sum over all of them is the
+ * product: so what was in x and the bias are the first rank's to add. */
+static status llama_add(llama *m, const llama_load_layer *w, ops_linear *op, int matrix, int norm,
+                        float *x) {
+    bool after = m->shape.traits->norms_after;
+    bool first = m->rank == 0;
+    float *out = after ? m->added : x;
+    op->parts[0] = (ops_linear_part){w->matrix[matrix], first ? w->vector[matrix] : NULL, out,
+                                     first && !after};
+    op->parts_count = 1;
+    TRY(backend_linear(m->device, op));
+    if (m->ranks > 1) {
+        ops_all_reduce sum = {out, op->rows, m->shape.width};
+        TRY(backend_all_reduce(m->device, &sum));
+    }
+    if (!after) {
+        return STATUS_OK;
+    }
+    ops_rmsnorm add = {.x = m->added,
+                       .weight = w->vector[norm],
+                       .out = x,
+                       .rows = op->rows,
+                       .width = m->shape.width,
+                       .epsilon = m->shape.epsilon,
+                       .accumulate = true};
+    return backend_rmsnorm(m->device, &add);
 }
 
 /* The rest of a layer, in place on x[rows, width]; `mixed` is attention's result for the same
  * rows. */
 static status llama_finish(llama *m, const llama_load_layer *w, float *x, const float *mixed,
                            int32_t rows) {
-    ops_linear out = {.x = mixed,
-                      .input = OPS_INPUT_PLAIN,
-                      .rows = rows,
-                      .parts = {{w->matrix[LLAMA_OUT], w->vector[LLAMA_OUT], x, true}},
-                      .parts_count = 1};
-    TRY(backend_linear(m->device, &out));
+    ops_linear out = {.x = mixed, .input = OPS_INPUT_PLAIN, .rows = rows};
+    TRY(llama_add(m, w, &out, LLAMA_OUT, LLAMA_ATTN_NORM_AFTER, x));
     ops_linear spread = {.x = x,
                          .norm_weight = w->vector[LLAMA_FFN_NORM],
                          .norm_epsilon = m->shape.epsilon,
@@ -274,14 +344,13 @@ static status llama_finish(llama *m, const llama_load_layer *w, float *x, const 
     TRY(backend_linear(m->device, &spread));
     ops_linear down = {.x = m->gate,
                        .x_up = m->up,
-                       .input = OPS_INPUT_SILU_MUL,
-                       .rows = rows,
-                       .parts = {{w->matrix[LLAMA_DOWN], w->vector[LLAMA_DOWN], x, true}},
-                       .parts_count = 1};
-    return backend_linear(m->device, &down);
+                       .input = m->shape.traits->gelu ? OPS_INPUT_GELU_MUL : OPS_INPUT_SILU_MUL,
+                       .rows = rows};
+    return llama_add(m, w, &down, LLAMA_DOWN, LLAMA_FFN_NORM_AFTER, x);
 }
 
-/* From attention's result of the last layer to logits, for the wanted rows only. */
+/* From attention's result of the last layer to logits, for the wanted rows only, on the first rank.
+ */
 static status llama_end(llama *m, const model_batch *b) {
     int32_t rows = b->logit_rows_count;
     int32_t query = m->shape.heads * m->shape.head_dim;
@@ -290,6 +359,9 @@ static status llama_end(llama *m, const model_batch *b) {
     TRY(backend_gather(m->device, &x));
     TRY(backend_gather(m->device, &mixed));
     TRY(llama_finish(m, &m->weights.layers[m->shape.layers - 1], m->last, m->q, rows));
+    if (m->rank != 0) {
+        return STATUS_OK;
+    }
     ops_linear head = {.x = m->last,
                        .norm_weight = m->weights.output_norm,
                        .norm_epsilon = m->shape.epsilon,
@@ -297,7 +369,12 @@ static status llama_end(llama *m, const model_batch *b) {
                        .rows = rows,
                        .parts = {{m->weights.output, NULL, m->logits, false}},
                        .parts_count = 1};
-    return backend_linear(m->device, &head);
+    TRY(backend_linear(m->device, &head));
+    if (m->shape.logits_softcap == 0) {
+        return STATUS_OK;
+    }
+    ops_softcap cap = {m->logits, rows, m->shape.vocab, m->shape.logits_softcap};
+    return backend_softcap(m->device, &cap);
 }
 
 /* What the caller wants of the logits. */
@@ -372,7 +449,7 @@ status llama_forward(void *self, backend_kv *kv, const model_batch *b) {
 
 static status llama_open(const gguf *file, const model_options *options, model_info *info,
                          void **out, diag *d) {
-    static const llama_traits traits = {"llama", OPS_ROPE_INTERLEAVED, false, false};
+    static const llama_traits traits = {.arch = "llama", .pairs = OPS_ROPE_INTERLEAVED};
     return llama_open_as(&traits, file, options, info, out, d);
 }
 

@@ -1,6 +1,7 @@
 /* llama_keys.c -- a llama model's shape, from the keys of its file. */
 #include "models/arch/llama_keys.h"
 
+#include <math.h>
 #include <stdio.h>
 
 #include "engine/base/limits.h"
@@ -56,6 +57,15 @@ static status take_real(const reader *r, const char *name, double min, double ma
     return STATUS_OK;
 }
 
+/* As take_real, where 0 is a fallback like any other. */
+static status take_optional(const reader *r, const char *name, double min, double max,
+                            double fallback, double *out) {
+    char key[KEY_BYTES];
+    *out = fallback;
+    return gguf_has(r->file, key_of(r, name, key)) ? take_real(r, name, min, max, 0, out)
+                                                   : STATUS_OK;
+}
+
 /* Converters to GGUF reorder llama's heads to turn neighbours; who takes them as they were trained
  * says so. */
 static status read_pairs(const reader *r, llama_shape *m) {
@@ -85,6 +95,7 @@ static status read_rope(const reader *r, llama_shape *m) {
                            m->rope_dim);
     }
     TRY(take_real(r, "rope.freq_base", 1, 1e12, 10000, &m->rope_base));
+    TRY(take_optional(r, "rope.freq_base_swa", 1, 1e12, m->traits->window_base, &m->window_base));
     TRY(read_pairs(r, m));
     TRY(ropescale_read(r->file, r->arch, &m->scaling, r->d));
     if (m->scaling.kind == ROPESCALE_YARN && m->rope_base < 1.001) {
@@ -153,10 +164,53 @@ static status read_vocab(const reader *r, llama_shape *m) {
     return STATUS_OK;
 }
 
+/* Which layers have the window: a number n, of n layers all but the last; or a list. */
+static status read_pattern(const reader *r, llama_shape *m) {
+    char key[KEY_BYTES];
+    gguf_array list;
+    (void)key_of(r, "attention.sliding_window_pattern", key);
+    if (gguf_has(r->file, key) && gguf_get_array(r->file, key, &list, NULL) == STATUS_OK) {
+        bool numbers = list.kind == GGUF_KIND_BOOL || list.kind == GGUF_KIND_I32;
+        if (!numbers || list.count != (uint64_t)m->layers) {
+            return status_fail(r->d, STATUS_CORRUPT, "%s must hold a flag for each of %d layers",
+                               key, m->layers);
+        }
+        for (int32_t i = 0; i < m->layers; i++) {
+            m->windowed[i] = gguf_array_i64(&list, (uint64_t)i) != 0;
+        }
+        return STATUS_OK;
+    }
+    uint64_t every = (uint64_t)m->traits->full_every;
+    status s = gguf_get_u64(r->file, key, &every, r->d);
+    if (s != STATUS_NOTFOUND) {
+        TRY(s);
+    }
+    for (int32_t i = 0; i < m->layers; i++) {
+        m->windowed[i] = every == 0 || (uint64_t)i % every + 1 < every;
+    }
+    return STATUS_OK;
+}
+
+/* What scores are multiplied with, and the caps. Gemma's files do not say that their largest models
+ * divide by another number than the others: it is known by the layers. */
+static status read_scores(const reader *r, llama_shape *m) {
+    const llama_traits *t = m->traits;
+    const bool by_width = t->by_width_layers > 0 && m->layers == t->by_width_layers;
+    double scale = 1.0 / sqrt(by_width ? (double)m->width / m->heads : (double)m->head_dim);
+    double cap = 0, logits_cap = 0;
+    TRY(take_optional(r, "attention.scale", 1e-6, 1e6, scale, &scale));
+    TRY(take_optional(r, "attn_logit_softcapping", 0, 1e6, t->softcap, &cap));
+    TRY(take_optional(r, "final_logit_softcapping", 0, 1e6, t->logits_softcap, &logits_cap));
+    m->attention_scale = (float)scale;
+    m->softcap = cap > 1e-3 ? (float)cap : 0;
+    m->logits_softcap = logits_cap > 1e-3 ? (float)logits_cap : 0;
+    return STATUS_OK;
+}
+
 /* The window; and what the forward pass does not do must not be in the file. */
 static status read_extras(const reader *r, llama_shape *m) {
     static const char *const names[] = {"expert_count", "attention.sliding_window"};
-    uint64_t values[2] = {0, 0};
+    uint64_t values[2] = {0, (uint64_t)m->traits->window};
     char key[KEY_BYTES];
     for (int i = 0; i < 2; i++) {
         status s = gguf_get_u64(r->file, key_of(r, names[i], key), &values[i], r->d);
@@ -170,7 +224,7 @@ static status read_extras(const reader *r, llama_shape *m) {
                            r->arch, (unsigned long long)values[0]);
     }
     m->window = values[1] < (uint64_t)m->context_tokens ? (int32_t)values[1] : 0;
-    return STATUS_OK;
+    return read_pattern(r, m);
 }
 
 status llama_keys_read(const gguf *file, const llama_traits *traits, llama_shape *out, diag *d) {
@@ -185,6 +239,7 @@ status llama_keys_read(const gguf *file, const llama_traits *traits, llama_shape
     TRY(take_real(&r, "attention.layer_norm_rms_epsilon", 0, 0.1, 0, &epsilon));
     m.epsilon = (float)epsilon;
     TRY(read_attention(&r, &m));
+    TRY(read_scores(&r, &m));
     TRY(read_rope(&r, &m));
     TRY(read_vocab(&r, &m));
     *out = m;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/base/mem.h"
+#include "models/arch/llama_slice.h"
 #include "models/arch/requant.h"
 
 enum { NAME_BYTES = 96 };
@@ -34,10 +35,10 @@ static const struct {
 static const struct {
     const char *name;
     llama_span elements;
-} llama_norms[LLAMA_VECTORS - LLAMA_MATRICES] = {{"attn_norm", SPAN_WIDTH},
-                                                 {"ffn_norm", SPAN_WIDTH},
-                                                 {"attn_q_norm", SPAN_HEAD},
-                                                 {"attn_k_norm", SPAN_HEAD}};
+} llama_norms[LLAMA_VECTORS - LLAMA_MATRICES] = {
+    {"attn_norm", SPAN_WIDTH},           {"ffn_norm", SPAN_WIDTH},
+    {"attn_q_norm", SPAN_HEAD},          {"attn_k_norm", SPAN_HEAD},
+    {"post_attention_norm", SPAN_WIDTH}, {"post_ffw_norm", SPAN_WIDTH}};
 
 typedef struct {
     const gguf *file;
@@ -61,6 +62,14 @@ static int32_t llama_span_elements(const llama_shape *m, llama_span span) {
         default:
             return m->width;
     }
+}
+
+/* What this rank keeps of it: heads and the inner width are shared out. */
+static llama_slice llama_span_slice(const llama_loader *l, llama_span span) {
+    bool split = span == SPAN_QUERY || span == SPAN_KV || span == SPAN_FFN;
+    const model_options *o = l->options;
+    return llama_slice_of(llama_span_elements(l->shape, span), split && o->ranks > 1, o->rank,
+                          o->ranks);
 }
 
 static status llama_shape_fits(const llama_loader *l, const gguf_tensor *t, int32_t inputs,
@@ -87,29 +96,33 @@ static void llama_let_go(const gguf_tensor *t) {
     }
 }
 
-static status llama_take_matrix(const llama_loader *l, const gguf_tensor *t, int32_t inputs,
-                                int32_t outputs, const backend_weight **out) {
-    TRY(llama_shape_fits(l, t, inputs, outputs));
+static status llama_take_matrix(const llama_loader *l, const gguf_tensor *t, llama_slice inputs,
+                                llama_slice outputs, const backend_weight **out) {
+    TRY(llama_shape_fits(l, t, inputs.whole, outputs.whole));
     diag why = {0};
-    const void *data = t->data;
+    const uint8_t *data;
+    uint64_t bytes;
     backend_type type = (backend_type)t->type;
-    uint8_t *blocks = NULL;
-    status s = STATUS_OK;
-    if (l->options->weights == MODEL_WEIGHTS_Q8_0 && requant_fits(t->type, t->dims[0])) {
-        s = requant_q8_0(t->type, t->data, t->dims[1], t->dims[0], &blocks, &why);
+    uint8_t *copy = NULL, *blocks = NULL;
+    status s = llama_slice_matrix(t, &inputs, &outputs, &data, &bytes, &copy, &why);
+    if (s == STATUS_OK && l->options->weights == MODEL_WEIGHTS_Q8_0 &&
+        requant_fits(t->type, (uint64_t)inputs.count)) {
+        s = requant_q8_0(t->type, data, (uint64_t)outputs.count, (uint64_t)inputs.count, &blocks,
+                         &why);
         data = blocks;
         type = BACKEND_Q8_0;
+        bytes = backend_type_bytes(type, outputs.count, inputs.count);
     }
     if (s == STATUS_OK) {
-        uint64_t bytes = blocks ? backend_type_bytes(type, outputs, inputs) : t->bytes;
-        s = backend_weight_load(l->device, type, data, bytes, outputs, inputs,
+        s = backend_weight_load(l->device, type, data, bytes, outputs.count, inputs.count,
                                 l->options->activations, out, &why);
     }
     mem_free(blocks);
+    mem_free(copy);
     if (s != STATUS_OK) {
         return status_fail(l->d, s, "tensor %.*s: %s", (int)t->name.bytes, t->name.data, why.text);
     }
-    l->out->parameters += (uint64_t)inputs * (uint64_t)outputs;
+    l->out->parameters += (uint64_t)inputs.whole * (uint64_t)outputs.whole;
     l->out->bytes += (*out)->bytes;
     llama_let_go(t);
     return STATUS_OK;
@@ -124,19 +137,21 @@ static status llama_is_f32(const llama_loader *l, const gguf_tensor *t, int32_t 
     return STATUS_OK;
 }
 
-static status llama_take_vector(const llama_loader *l, const gguf_tensor *t, int32_t elements,
+static status llama_take_vector(const llama_loader *l, const gguf_tensor *t, llama_slice part,
                                 float **out) {
-    TRY(llama_is_f32(l, t, elements));
+    TRY(llama_is_f32(l, t, part.whole));
     void *memory = NULL;
-    status s = backend_alloc(l->device, t->bytes, &memory);
+    uint64_t bytes = (uint64_t)part.count * sizeof(float);
+    status s = backend_alloc(l->device, bytes, &memory);
     if (s != STATUS_OK) {
         return status_fail(l->d, s, "tensor %.*s: no device memory for %llu bytes",
-                           (int)t->name.bytes, t->name.data, (unsigned long long)t->bytes);
+                           (int)t->name.bytes, t->name.data, (unsigned long long)bytes);
     }
     *out = memory;
-    l->out->parameters += (uint64_t)elements;
-    l->out->bytes += t->bytes;
-    return backend_upload(l->device, memory, t->data, t->bytes);
+    l->out->parameters += (uint64_t)part.whole;
+    l->out->bytes += bytes;
+    const uint8_t *data = t->data;
+    return backend_upload(l->device, memory, data + (uint64_t)part.first * sizeof(float), bytes);
 }
 
 /* Rotary factors stay on the host; a zero would divide by zero. */
@@ -158,7 +173,16 @@ static status llama_take_factors(const llama_loader *l, const gguf_tensor *t) {
 }
 
 static bool llama_has_norm(const llama_shape *m, int i) {
-    return (i != LLAMA_Q_NORM && i != LLAMA_K_NORM) || m->traits->head_norms;
+    switch (i) {
+        case LLAMA_Q_NORM:
+        case LLAMA_K_NORM:
+            return m->traits->head_norms;
+        case LLAMA_ATTN_NORM_AFTER:
+        case LLAMA_FFN_NORM_AFTER:
+            return m->traits->norms_after;
+        default:
+            return true;
+    }
 }
 
 static status llama_unknown(const llama_loader *l, const gguf_tensor *t) {
@@ -172,8 +196,8 @@ static status llama_take_layer(const llama_loader *l, const gguf_tensor *t, int6
     llama_load_layer *to = &l->out->layers[layer];
     char name[NAME_BYTES];
     for (int i = 0; i < LLAMA_MATRICES; i++) {
-        int32_t inputs = llama_span_elements(l->shape, llama_matrices[i].inputs);
-        int32_t outputs = llama_span_elements(l->shape, llama_matrices[i].outputs);
+        llama_slice inputs = llama_span_slice(l, llama_matrices[i].inputs);
+        llama_slice outputs = llama_span_slice(l, llama_matrices[i].outputs);
         snprintf(name, sizeof(name), "%s.weight", llama_matrices[i].name);
         if (str_equal_z(rest, name)) {
             return llama_take_matrix(l, t, inputs, outputs, &to->matrix[i]);
@@ -184,7 +208,7 @@ static status llama_take_layer(const llama_loader *l, const gguf_tensor *t, int6
         }
     }
     for (int i = LLAMA_MATRICES; i < LLAMA_VECTORS; i++) {
-        int32_t elements = llama_span_elements(l->shape, llama_norms[i - LLAMA_MATRICES].elements);
+        llama_slice elements = llama_span_slice(l, llama_norms[i - LLAMA_MATRICES].elements);
         snprintf(name, sizeof(name), "%s.weight", llama_norms[i - LLAMA_MATRICES].name);
         if (str_equal_z(rest, name) && llama_has_norm(l->shape, i)) {
             return llama_take_vector(l, t, elements, &to->vector[i]);
@@ -195,14 +219,18 @@ static status llama_take_layer(const llama_loader *l, const gguf_tensor *t, int6
 
 static status llama_take(const llama_loader *l, const gguf_tensor *t) {
     const llama_shape *m = l->shape;
+    llama_slice width = {m->width, 0, m->width}, vocab = {m->vocab, 0, m->vocab};
     if (str_equal_z(t->name, "token_embd.weight")) {
-        return llama_take_matrix(l, t, m->width, m->vocab, &l->out->embedding);
+        return llama_take_matrix(l, t, width, vocab, &l->out->embedding);
     }
     if (str_equal_z(t->name, "output.weight")) {
-        return llama_take_matrix(l, t, m->width, m->vocab, &l->out->output);
+        if (l->options->rank > 0) { /* the first rank has the logits */
+            return llama_shape_fits(l, t, m->width, m->vocab);
+        }
+        return llama_take_matrix(l, t, width, vocab, &l->out->output);
     }
     if (str_equal_z(t->name, "output_norm.weight")) {
-        return llama_take_vector(l, t, m->width, &l->out->output_norm);
+        return llama_take_vector(l, t, width, &l->out->output_norm);
     }
     if (str_equal_z(t->name, "rope_freqs.weight")) {
         return llama_take_factors(l, t);

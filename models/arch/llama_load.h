@@ -19,23 +19,27 @@ enum {
     LLAMA_FFN_NORM,
     LLAMA_Q_NORM,
     LLAMA_K_NORM,
+    LLAMA_ATTN_NORM_AFTER,
+    LLAMA_FFN_NORM_AFTER,
     LLAMA_VECTORS
 };
 
 typedef struct {
     const backend_weight *matrix[LLAMA_MATRICES];
     /* Device floats: the bias of each matrix or NULL, then the norms: [width] twice,
-     * then [head_dim] of queries and of keys in families that have them. */
+     * then [head_dim] of queries and of keys, and [width] twice, in families that have them. */
     float *vector[LLAMA_VECTORS];
 } llama_load_layer;
 
+/* With several ranks: this one's slices, as llama_slice.h has them. */
 typedef struct {
     llama_load_layer *layers;        /* [layers] */
     const backend_weight *embedding; /* [vocab, width] */
     const backend_weight *output;    /* [vocab, width]; the embedding when the file has none */
     float *output_norm;              /* device [width] */
     float *freq_factors;             /* host [rope_dim / 2], or NULL */
-    uint64_t parameters, bytes;
+    uint64_t parameters;             /* of the whole model */
+    uint64_t bytes;                  /* here */
 } llama_load_weights;
 
 MUST_USE status llama_load_tensors(const gguf *file, const llama_shape *shape, backend *device,

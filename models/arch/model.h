@@ -31,6 +31,9 @@ typedef enum { MODEL_WEIGHTS_FILE = 0, MODEL_WEIGHTS_Q8_0 = 1 } model_weights;
 typedef struct {
     const char *path;                /* a GGUF file */
     backend *device;                 /* not owned; must outlive the model */
+    backend *const *others;          /* [ranks - 1] likewise: more devices that share the model */
+    int32_t ranks;                   /* 0, 1: one device; up to BACKEND_RANKS_MAX */
+    int32_t rank;                    /* a family's: which of them `device` is; else 0 */
     uint32_t kv_pages;               /* pages of the KV pool; 0: as kv_bytes says */
     uint64_t kv_bytes;               /* of the pool when kv_pages is 0, but at least one whole
                                       * context; both 0: no pool */
@@ -94,6 +97,10 @@ const model_info *model_get_info(const model *m);
  * the batch is not one or the model has no pool; else fails only on a device error. */
 MUST_USE status model_forward(model *m, const model_batch *batch);
 
+/* What ended the device, in its own words, once model_forward has returned STATUS_DEVICE; with
+ * several devices which of them it was. Borrowed until the next call. */
+const char *model_fault(model *m);
+
 /* Whether batches may have samples. */
 bool model_samples(const model *m);
 
@@ -107,7 +114,8 @@ bool model_kv_on_host(const model *m);
 MUST_USE status model_kv_read(model *m, const backend_kv_run *run, uint8_t *out);
 MUST_USE status model_kv_write(model *m, const backend_kv_run *run, const uint8_t *in);
 
-/* Between pages and packed device memory, on a stream of the device: backend_kv_gather and
+/* With several devices these two are not there: UNSUPPORTED.
+ * Between pages and packed device memory, on a stream of the device: backend_kv_gather and
  * backend_kv_scatter. */
 MUST_USE status model_kv_gather(model *m, const backend_kv_run *run, void *staging, uint32_t *list,
                                 void *stream);

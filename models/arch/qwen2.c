@@ -5,7 +5,7 @@
 
 static status open_qwen2(const gguf *file, const model_options *options, model_info *info,
                          void **out, diag *d) {
-    static const llama_traits traits = {"qwen2", OPS_ROPE_NEOX, true, false};
+    static const llama_traits traits = {.arch = "qwen2", .pairs = OPS_ROPE_NEOX, .biases = true};
     return llama_open_as(&traits, file, options, info, out, d);
 }
 

@@ -5,7 +5,8 @@
 
 static status open_qwen3(const gguf *file, const model_options *options, model_info *info,
                          void **out, diag *d) {
-    static const llama_traits traits = {"qwen3", OPS_ROPE_NEOX, false, true};
+    static const llama_traits traits = {
+        .arch = "qwen3", .pairs = OPS_ROPE_NEOX, .head_norms = true};
     return llama_open_as(&traits, file, options, info, out, d);
 }
 
