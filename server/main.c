@@ -28,7 +28,7 @@ typedef struct {
         context, seqs, chunk, kv_pairs, pace_ms;
     int32_t role, kv_dtype, activations, weights, kv_transport, log_level;
     bool log_json, deterministic;
-    int64_t device;
+    int64_t device, ranks;
     double memory_fraction, device_share;
     const char *price_table;
     bool flips;
@@ -61,6 +61,8 @@ static const config_option worker_flags[] = {
      "where the model runs: cpu, cuda, or timed, which sleeps instead; auto: cuda where there is a "
      "GPU, else cpu"},
     {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU"},
+    {"tensor-parallel-size", CONFIG_INT, FIELD(ranks), 1, WORKERFLAGS_RANKS_MAX, "1", NULL, NULL,
+     WORKERFLAGS_RANKS},
     {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
      "of the GPU's memory, what this worker takes in all: weights, workspaces, KV cache"},
     {"device-share", CONFIG_DOUBLE, FIELD(device_share), 0, 1024, "0", NULL, NULL,
@@ -161,6 +163,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
     worker_options w = {.model_path = o->model,
                         .backend = o->backend,
                         .device = (int32_t)o->device,
+                        .ranks = (int32_t)o->ranks,
                         .memory_fraction = o->memory_fraction,
                         .deterministic = o->deterministic,
                         .device_share = o->device_share,

@@ -192,6 +192,7 @@ static int64_t children_count(const server *s) {
 static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
     char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16],
         queue[16], drain[16], device[16], fraction[16], pace[16];
+    char ranks[16];
     const serveflags *o = &s->set;
     uint32_t child = 0;
     static uint32_t next;
@@ -200,6 +201,7 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(own_text, sizeof own_text, "%d", (int)own);
     (void)snprintf(kv, sizeof kv, "%lld", (long long)o->kv_bytes);
     (void)snprintf(device, sizeof device, "%d", (int)o->device);
+    (void)snprintf(ranks, sizeof ranks, "%d", (int)o->ranks);
     (void)snprintf(fraction, sizeof fraction, "%.6f",
                    o->memory_fraction / (double)children_count(s));
     (void)snprintf(context, sizeof context, "%d", (int)s->limits.context_tokens);
@@ -211,7 +213,8 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     const char *args[] = {
         "worker", s->set.autoscale ? "--flips" : "--no-flips", "--role", role, "--worker", number,
         "--epoch", "{epoch}", "--link-fd", "3", "--model", o->model, "--backend",
-        serveflags_backends[o->backend], "--device", device, "--memory-fraction", fraction,
+        serveflags_backends[o->backend], "--device", device, "--tensor-parallel-size", ranks,
+        "--memory-fraction", fraction,
         o->deterministic ? "--deterministic" : "--no-deterministic", "--threads", thread_text,
         "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-dtype",
         workerflags_kv_dtypes[o->kv_dtype], "--activations",

@@ -246,6 +246,8 @@ static const config_option options[] = {
      "between "
      "GPUs, else tcp. A pair for which the one named cannot be is refused"},
     {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU the workers use"},
+    {"tensor-parallel-size", CONFIG_INT, FIELD(ranks), 1, WORKERFLAGS_RANKS_MAX, "1", NULL, NULL,
+     WORKERFLAGS_RANKS},
     {"memory-fraction", CONFIG_DOUBLE, FIELD(memory_fraction), 0.001, 1, "0.9", NULL, NULL,
      "of the GPU's memory, what all workers together take: weights, workspaces, KV cache"},
     {"price-table", CONFIG_STRING, FIELD(price_table), 0, 4095, NULL, NULL, "FILE",

@@ -20,7 +20,7 @@ typedef struct {
         silence_ms, pending_ms;
     int32_t backend, kv_dtype, activations, weights, kv_transport, route, log_level;
     bool aggregated, metrics_open, log_json, deterministic, reuse_port;
-    int64_t device;
+    int64_t device, ranks;
     double memory_fraction;
     bool autoscale, dry_run;
     int64_t prefill_min, prefill_max, decode_min, decode_max, slo_ttft_ms, slo_tpot_ms, hold_s,

@@ -13,6 +13,10 @@
 extern const char *const workerflags_kv_dtypes[];
 extern const char *const workerflags_activations[];
 
+/* BACKEND_RANKS_MAX, likewise. */
+enum { WORKERFLAGS_RANKS_MAX = 16 };
+#define WORKERFLAGS_RANKS "GPUs that share the model in a worker, from --device on, over NCCL"
+
 extern const char *const workerflags_weights[]; /* of model_weights (models/arch/model.h) */
 
 #define WORKERFLAGS_PACE                                                                          \

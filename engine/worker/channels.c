@@ -45,6 +45,11 @@ static status probe(worker_state *w, uint64_t *device, diag *d) {
     if (!w->model || model_kv_on_host(w->model)) {
         return status_fail(d, STATUS_INVALID, "the KV cache is in host memory");
     }
+    if (w->options->ranks > 1) {
+        return status_fail(d, STATUS_UNSUPPORTED,
+                           "the KV cache is on %d devices, whose pages go through host memory",
+                           w->options->ranks);
+    }
     return ncclprobe_device(w->options->device, device, d);
 }
 

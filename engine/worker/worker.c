@@ -39,7 +39,7 @@ static void step_events(worker_state *w) {
     status failed;
     if (stepper_finished(w->stepper, &result, &failed)) {
         if (failed != STATUS_OK) {
-            const char *fault = w->backend ? backend_fault(w->backend) : "";
+            const char *fault = w->model ? model_fault(w->model) : "";
             w->failed = status_fail(w->d, failed, "the model's step failed: %s%s%s",
                                     status_text(failed), *fault ? ": " : "", fault);
             w->ended = true;
@@ -282,6 +282,7 @@ static status settle_accounts(worker_state *w, pricetable_entry *price) {
     if (share <= 0 && gpu) {
         double whole = BACKEND_MEMORY_FRACTION;
         share = o->memory_fraction < whole ? o->memory_fraction / whole : 1;
+        share *= o->ranks > 1 ? o->ranks : 1;
     } else if (share <= 0) {
         share = w->timed ? 1 : o->threads_own;
     }
@@ -386,9 +387,24 @@ static const char *backend_named(const worker_options *o, const backend_options 
     return name;
 }
 
+/* The devices after the first. */
+static status open_ranks(worker_state *w, const backend_options *first) {
+    for (int32_t i = 1; i < w->options->ranks; i++) {
+        backend_options bo = *first;
+        bo.device = first->device + i;
+        TRY(backend_open(w->backend->name, &bo, &w->others[i - 1], w->d));
+    }
+    return STATUS_OK;
+}
+
 static status open_model(worker_state *w, uint32_t *pages) {
     const worker_options *o = w->options;
     if (strcmp(o->backend, "timed") == 0) {
+        if (o->ranks > 1) {
+            return status_fail_param(w->d, STATUS_INVALID, "tensor-parallel-size",
+                                     "--tensor-parallel-size %d: the timed backend has no devices",
+                                     o->ranks);
+        }
         TRY(open_timed(w));
         *pages = w->info->kv_pages;
         return STATUS_OK;
@@ -398,6 +414,7 @@ static status open_model(worker_state *w, uint32_t *pages) {
                           .memory_fraction = o->memory_fraction,
                           .deterministic = o->deterministic};
     TRY(backend_open(backend_named(o, &bo), &bo, &w->backend, w->d));
+    TRY(open_ranks(w, &bo));
     w->cores = (cores){.total = w->backend->threads, .own = w->backend->threads};
     if (o->cores_fd >= 0) {
         TRY(cores_open(&w->cores, o->cores_fd, o->worker, o->threads_own, w->backend->threads,
@@ -405,6 +422,8 @@ static status open_model(worker_state *w, uint32_t *pages) {
     }
     model_options mo = {.path = o->model_path,
                         .device = w->backend,
+                        .others = w->others,
+                        .ranks = o->ranks,
                         .kv_bytes = o->kv_bytes ? o->kv_bytes : WORKER_KV_BYTES,
                         .kv_rest = o->kv_bytes == 0,
                         .kv_type = backend_kv_choose(w->backend, o->kv_type),
@@ -519,6 +538,9 @@ status worker_run(const worker_options *options, diag *d) {
     model_close(w.model);
     timed_close(w.timed);
     backend_close(w.backend);
+    for (int32_t i = 0; i < BACKEND_RANKS_MAX - 1; i++) {
+        backend_close(w.others[i]);
+    }
     cores_close(&w.cores);
     tracefile_close(&w.trace);
     return s;

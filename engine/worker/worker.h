@@ -22,6 +22,7 @@ typedef struct {
     const char *model_path;
     const char *backend;      /* "auto", "cpu", "cuda"; "timed": sleeps instead (timed.h) */
     int32_t device;           /* which GPU */
+    int32_t ranks;            /* GPUs, from that one on, that share the model; 0, 1: it alone */
     double memory_fraction;   /* of it, for this worker */
     bool deterministic;       /* as backend_options */
     const char *profile_path; /* of the timed backend; NULL or "": its default */

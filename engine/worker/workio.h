@@ -38,7 +38,8 @@ typedef struct {
 typedef struct {
     const worker_options *options;
     backend *backend;
-    model *model; /* or */
+    backend *others[BACKEND_RANKS_MAX - 1]; /* with several devices, the further ranks' */
+    model *model;                           /* or */
     timed *timed; /* one of the two is NULL */
     const model_info *info;
     arena arena;

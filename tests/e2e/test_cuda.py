@@ -215,6 +215,66 @@ def the_second_device():
         same(run(server, short(8)[:2]), want(8)[:2])
 
 
+def shared(**more):
+    """Two devices for one model: NCCL takes 64 MiB of each."""
+    return device(EMU_DEVICES=2, EMU_MEMORY_MB=192, **more)
+
+
+TWO = ("--tensor-parallel-size", "2")
+
+
+@case
+def two_devices_share_a_model():
+    reference = want(8)
+    with Server(*CUDA, *TWO, "--aggregated", env=shared()) as server:
+        # Sums of two halves: not bit for bit those of one device, but here they choose the same.
+        same(run(server, short(8), 4), reference)
+        assert " tp=2" in server.log() and "/exact" in server.log(), server.log()
+        server.check_pages_free()
+
+
+@case
+def two_workers_of_two_devices():
+    """Every rank's keys and values move, over shm and tcp."""
+    reference = want(8)
+    for flags in (APART, (*APART, "--kv-transport", "tcp")):
+        with Server(*CUDA, *TWO, *flags, env=shared(EMU_SEED=3)) as server:
+            same(run(server, short(8), 4), reference)
+            assert server.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0
+            server.check_pages_free()
+
+
+@case
+def a_device_of_two_breaks():
+    """The worker ends with one line that names the rank, and is started anew; no request notices."""
+    reference = want(8)
+    fault = "cudaLaunchKernel,error=700,after=150,device=1"
+    server = Server(*CUDA, *TWO, *APART, "--decode", "2", env=shared(EMU_CUDA_FAULT=fault))
+    same(run(server, short(8), 4), reference)
+    until(lambda: "the model's step failed: device runtime error: rank 1 of 2: " in server.log(),
+          "a worker says what happened")
+    server.kill()
+
+
+@case
+def what_a_user_of_several_devices_reads():
+    text = refused(device(), *TWO)
+    assert "device 1 was asked for: this machine has 1" in text, text
+    text = refused(device(EMU_DEVICES=4, EMU_MEMORY_MB=192), "--tensor-parallel-size", "4")
+    assert "--tensor-parallel-size 4: this model has " in text, text
+    text = refused(shared(WEIR_NCCL="/nowhere"), *TWO)
+    assert "several devices for one model need NCCL" in text and "/nowhere" in text, text
+    text = refused(shared(), *TWO, "--kv-transport", "nccl")
+    assert "the KV cache is on 2 devices" in text, text
+    text = refused(device(EMU_DEVICES=3, EMU_MEMORY_MB=192), "--tensor-parallel-size", "3",
+                   "--deterministic")
+    assert "--deterministic with 3 devices" in text, text
+    server = Server("--backend", "cpu", *TWO, wait=False)
+    until(lambda: " ends " in server.log(), "a worker says why it ends")
+    assert "the cpu backend does not share a model among devices" in server.log(), server.log()
+    server.kill()
+
+
 @case
 def the_pool_takes_what_is_left():
     """--memory-fraction is of the device, for all workers together."""
