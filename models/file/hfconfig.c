@@ -14,13 +14,15 @@ enum { KEY_BYTES = 96, SIZE_MAX_ANY = 1 << 30 };
 typedef struct {
     const char *name; /* in `architectures` */
     const char *arch;
-    bool biases, head_norms, windows;
+    bool biases, head_norms, windows, gemma;
 } architecture;
 
-static const architecture known[] = {{"LlamaForCausalLM", "llama", false, false, false},
-                                     {"MistralForCausalLM", "llama", false, false, true},
-                                     {"Qwen2ForCausalLM", "qwen2", true, false, false},
-                                     {"Qwen3ForCausalLM", "qwen3", false, true, false}};
+static const architecture known[] = {{"LlamaForCausalLM", "llama", false, false, false, false},
+                                     {"MistralForCausalLM", "llama", false, false, true, false},
+                                     {"Qwen2ForCausalLM", "qwen2", true, false, false, false},
+                                     {"Qwen3ForCausalLM", "qwen3", false, true, false, false},
+                                     {"Gemma2ForCausalLM", "gemma2", false, false, true, true},
+                                     {"Gemma3ForCausalLM", "gemma3", false, true, true, true}};
 
 typedef struct {
     const cJSON *json;
@@ -84,14 +86,15 @@ static status find_architecture(const cJSON *json, hfconfig *out, diag *d) {
             out->biases = known[i].biases;
             out->head_norms = known[i].head_norms;
             out->windows = known[i].windows;
+            out->gemma = known[i].gemma;
             return STATUS_OK;
         }
     }
     return status_fail_param(d, STATUS_UNSUPPORTED, "architectures",
                              FILE_NAME
                              ": \"architectures\" is \"%.80s\": LlamaForCausalLM, "
-                             "MistralForCausalLM, Qwen2ForCausalLM and Qwen3ForCausalLM "
-                             "are supported",
+                             "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, "
+                             "Gemma2ForCausalLM and Gemma3ForCausalLM are supported",
                              first->valuestring);
 }
 
@@ -190,12 +193,41 @@ static status put_scaling(const reader *r, const cJSON *rope, int64_t *context) 
     return llama3 ? put_llama3(r, rope) : STATUS_OK;
 }
 
+/* Gemma 3's layers with a window turn with a base of their own; newer files have an object for each
+ * kind of layer. *rope becomes that of the others. */
+static status put_near(const reader *r, const cJSON **rope) {
+    const cJSON *near = jsonfile_member(*rope, "sliding_attention");
+    const char *type = "default";
+    double base = 10000;
+    if (near == NULL) {
+        TRY(take_rope(r, r->json, "rope_local_base_freq", base, &base));
+    } else {
+        status s = jsonfile_text(near, FILE_NAME, "rope_type", &type, r->d);
+        if (s != STATUS_NOTFOUND) {
+            TRY(s);
+        }
+        if (!str_equal_z(str_from(type), "default")) {
+            return refuse(r, "rope_type",
+                          "of sliding_attention other than default is not supported");
+        }
+        TRY(take_rope(r, near, "rope_theta", base, &base));
+    }
+    const cJSON *far = jsonfile_member(*rope, "full_attention");
+    *rope = far != NULL || near != NULL ? far : *rope;
+    put_real(r, "rope.freq_base_swa", base);
+    return STATUS_OK;
+}
+
 static status put_positions(const reader *r, int64_t *context) {
     const cJSON *rope = rope_object(r->json);
     if (rope != NULL && !cJSON_IsObject(rope)) {
         return refuse(r, "rope_scaling", "is not an object");
     }
     double base = 10000, partial = 1;
+    if (str_equal_z(str_from(r->arch), "gemma3")) {
+        TRY(put_near(r, &rope));
+        base = 1e6;
+    }
     const bool inside = jsonfile_member(rope, "rope_theta") != NULL;
     TRY(take_rope(r, inside ? rope : r->json, "rope_theta", base, &base));
     TRY(take_rope(r, r->json, "partial_rotary_factor", 1, &partial));
@@ -229,6 +261,72 @@ static status put_window(const reader *r, const hfconfig *c, int64_t *context) {
     return STATUS_OK;
 }
 
+/* ---- what only Gemma has ----------------------------------------------------------------------
+ */
+
+/* A number; `fallback` when the field is absent, 0 when it is null. */
+static status take_cap(const reader *r, const char *field, double fallback, double *out) {
+    *out = 0;
+    if (cJSON_GetObjectItemCaseSensitive(r->json, field) == NULL) {
+        *out = fallback;
+        return STATUS_OK;
+    }
+    status s = jsonfile_real(r->json, FILE_NAME, field, 1e-2, 1e6, out, r->d);
+    return s == STATUS_NOTFOUND ? STATUS_OK : s;
+}
+
+static status put_scores(const reader *r, bool capped) {
+    double scalar = 256, cap, logits_cap;
+    status s = jsonfile_real(r->json, FILE_NAME, "query_pre_attn_scalar", 1e-3, 1e9, &scalar, r->d);
+    if (s != STATUS_NOTFOUND) {
+        TRY(s);
+    }
+    TRY(take_cap(r, "attn_logit_softcapping", capped ? 50 : 0, &cap));
+    TRY(take_cap(r, "final_logit_softcapping", capped ? 30 : 0, &logits_cap));
+    put_real(r, "attention.scale", 1 / sqrt(scalar));
+    put_real(r, "attn_logit_softcapping", cap);
+    put_real(r, "final_logit_softcapping", logits_cap);
+    return STATUS_OK;
+}
+
+/* Which layers have the window: a list of all, or all but the last of so many. */
+static status put_layer_types(const reader *r, int32_t layers, int64_t every) {
+    const cJSON *types = jsonfile_member(r->json, "layer_types");
+    char key[KEY_BYTES];
+    if (types == NULL) {
+        TRY(take_size(r, "sliding_window_pattern", every, &every));
+        put_integer(r, "attention.sliding_window_pattern", every);
+        return STATUS_OK;
+    }
+    if (!cJSON_IsArray(types) || cJSON_GetArraySize(types) != layers) {
+        return status_fail_param(
+            r->d, STATUS_CORRUPT, "layer_types",
+            FILE_NAME ": \"layer_types\" must name each of the %d layers' kind", layers);
+    }
+    ggufmake_array(r->keys, key_of(r, "attention.sliding_window_pattern", key), GGUF_KIND_I32,
+                   (uint64_t)layers);
+    for (const cJSON *t = types->child; t != NULL; t = t->next) {
+        const str kind = str_from(cJSON_IsString(t) ? t->valuestring : "");
+        const bool near = str_equal_z(kind, "sliding_attention");
+        if (!near && !str_equal_z(kind, "full_attention")) {
+            return refuse(r, "layer_types", "other than full and sliding attention");
+        }
+        ggufmake_element_i32(r->keys, near);
+    }
+    return STATUS_OK;
+}
+
+static status put_gemma(const reader *r, int32_t layers) {
+    const bool second = str_equal_z(str_from(r->arch), "gemma2");
+    bool both_ways;
+    TRY(take_flag(r, "use_bidirectional_attention", &both_ways));
+    if (both_ways) {
+        return refuse(r, "use_bidirectional_attention", "is not supported");
+    }
+    TRY(put_scores(r, second));
+    return put_layer_types(r, layers, second ? 2 : 6);
+}
+
 /* ---- sizes ---------------------------------------------------------------------------------- */
 
 static status put_sizes(const reader *r, hfconfig *out) {
@@ -239,10 +337,11 @@ static status put_sizes(const reader *r, hfconfig *out) {
     TRY(take_size(r, "intermediate_size", 0, &ffn));
     TRY(take_size(r, "num_attention_heads", 0, &heads));
     TRY(take_size(r, "num_key_value_heads", heads, &kv_heads));
-    if (jsonfile_member(r->json, "head_dim") == NULL && width % heads != 0) {
+    if (jsonfile_member(r->json, "head_dim") == NULL && !out->gemma && width % heads != 0) {
         return refuse(r, "head_dim", "is needed where hidden_size is no multiple of the heads");
     }
-    TRY(take_size(r, "head_dim", width / heads > 0 ? width / heads : 1, &head));
+    const int64_t implied = out->gemma ? 256 : width / heads > 0 ? width / heads : 1;
+    TRY(take_size(r, "head_dim", implied, &head));
     TRY(take_size(r, "vocab_size", 0, &vocab));
     TRY(take_size(r, "max_position_embeddings", 2048, &context));
     status s = jsonfile_real(r->json, FILE_NAME, "rms_norm_eps", 0, 0.1, &epsilon, r->d);
@@ -269,7 +368,7 @@ static status put_sizes(const reader *r, hfconfig *out) {
                                  ": \"num_hidden_layers\" is %lld, at most %d are allowed",
                                  (long long)layers, LIMIT_LAYERS);
     }
-    return STATUS_OK;
+    return out->gemma ? put_gemma(r, out->layers) : STATUS_OK;
 }
 
 /* ---- tokens --------------------------------------------------------------------------------- */
@@ -315,16 +414,20 @@ status hfconfig_read(const cJSON *config, const cJSON *generation, hfconfig *out
                       "is set: quantised folders are not supported (use the original weights or a "
                       "GGUF file)");
     }
-    const char *act = "silu";
-    status s = jsonfile_text(config, FILE_NAME, "hidden_act", &act, d);
+    const char *wanted = c.gemma ? "gelu_pytorch_tanh" : "silu", *act = wanted;
+    const char *field = c.gemma ? "hidden_activation" : "hidden_act";
+    status s = jsonfile_text(config, FILE_NAME, field, &act, d);
     if (s != STATUS_NOTFOUND) {
         TRY(s);
     }
-    if (!str_equal_z(str_from(act), "silu")) {
-        return refuse(&r, "hidden_act", "other than silu is not supported");
+    if (!str_equal_z(str_from(act), wanted)) {
+        return refuse(&r, field,
+                      c.gemma ? "other than gelu_pytorch_tanh is not supported"
+                              : "other than silu is not supported");
     }
     ggufmake_str(keys, "general.architecture", str_from(c.arch));
     TRY(take_flag(&r, "tie_word_embeddings", &c.tied));
+    c.tied = c.tied || (c.gemma && jsonfile_member(config, "tie_word_embeddings") == NULL);
     TRY(put_sizes(&r, &c));
     int64_t begin = -1;
     s = jsonfile_integer(config, FILE_NAME, "bos_token_id", 0, INT32_MAX, &begin, d);

@@ -16,10 +16,11 @@
 enum { HFCONFIG_ENDS_MAX = 16 };
 
 typedef struct {
-    const char *arch; /* "llama", "qwen2", "qwen3" */
+    const char *arch; /* "llama", "qwen2", "qwen3", "gemma2", "gemma3" */
     bool biases;      /* queries, keys and values have one */
     bool head_norms;  /* queries and keys are normalised by head */
     bool windows;     /* every layer sees the last sliding_window positions alone */
+    bool gemma;       /* norms after attention and FFN too, whose weights lack a one */
     bool tied;        /* the embedding is the output matrix too */
     int32_t layers;
     int32_t begin;                   /* bos_token_id, -1: none */

@@ -140,7 +140,14 @@ static const struct {
                {"model.norm.weight", "output_norm.weight"},
                {"lm_head.weight", "output.weight"}};
 
-typedef enum { NEEDED, NEEDED_BIAS, NEEDED_HEAD_NORM, OPTIONAL } need;
+typedef enum {
+    NEEDED,
+    NEEDED_BIAS,
+    NEEDED_HEAD_NORM,
+    NEEDED_PLAIN, /* of all but Gemma, */
+    NEEDED_GEMMA, /* which has another tensor of that name */
+    OPTIONAL
+} need;
 
 static const struct {
     const char *hf, *gguf;
@@ -150,7 +157,10 @@ static const struct {
               {"self_attn.k_proj.weight", "attn_k.weight", NEEDED},
               {"self_attn.v_proj.weight", "attn_v.weight", NEEDED},
               {"self_attn.o_proj.weight", "attn_output.weight", NEEDED},
-              {"post_attention_layernorm.weight", "ffn_norm.weight", NEEDED},
+              {"post_attention_layernorm.weight", "ffn_norm.weight", NEEDED_PLAIN},
+              {"post_attention_layernorm.weight", "post_attention_norm.weight", NEEDED_GEMMA},
+              {"pre_feedforward_layernorm.weight", "ffn_norm.weight", NEEDED_GEMMA},
+              {"post_feedforward_layernorm.weight", "post_ffw_norm.weight", NEEDED_GEMMA},
               {"mlp.gate_proj.weight", "ffn_gate.weight", NEEDED},
               {"mlp.up_proj.weight", "ffn_up.weight", NEEDED},
               {"mlp.down_proj.weight", "ffn_down.weight", NEEDED},
@@ -167,7 +177,7 @@ static const struct {
 enum { LOCALS = sizeof locals / sizeof locals[0], GLOBALS = sizeof globals / sizeof globals[0] };
 
 /* Its name in a GGUF file; false when no family has such a tensor. */
-static bool translate(const char *hf, char name[NAME_BYTES]) {
+static bool translate(const char *hf, const hfconfig *c, char name[NAME_BYTES]) {
     static const char head[] = "model.layers.";
     for (int i = 0; i < GLOBALS; i++) {
         if (strcmp(hf, globals[i].hf) == 0) {
@@ -183,7 +193,8 @@ static bool translate(const char *hf, char name[NAME_BYTES]) {
         return false;
     }
     for (int i = 0; i < LOCALS; i++) {
-        if (strcmp(hf + dot + 1, locals[i].hf) == 0) {
+        const bool other = locals[i].need == (c->gemma ? NEEDED_PLAIN : NEEDED_GEMMA);
+        if (!other && strcmp(hf + dot + 1, locals[i].hf) == 0) {
             (void)snprintf(name, NAME_BYTES, "blk.%d.%s", (int)layer, locals[i].gguf);
             return true;
         }
@@ -200,7 +211,9 @@ static bool is_ignored(const char *hf, const hfconfig *c) {
 
 /* ---- tensors -------------------------------------------------------------------------------- */
 
-static status to_floats(hfweights *w, const safetensors_tensor *t, gguf_place *place, diag *d) {
+/* Each element and `more`. */
+static status to_floats(hfweights *w, const safetensors_tensor *t, float more, gguf_place *place,
+                        diag *d) {
     if (t->dims[0] > VECTOR_ELEMENTS_MAX) {
         return status_fail(d, STATUS_LIMIT, "tensor '%.80s' has %" PRIu64 " elements", t->name,
                            t->dims[0]);
@@ -211,8 +224,13 @@ static status to_floats(hfweights *w, const safetensors_tensor *t, gguf_place *p
     }
     w->vectors[w->vectors_count++] = floats;
     for (uint64_t i = 0; i < t->dims[0]; i++) {
-        uint16_t bits = (uint16_t)(t->data[2 * i] | t->data[2 * i + 1] << 8);
-        floats[i] = t->type == GGUF_F16 ? halffloat_f16(bits) : halffloat_bf16(bits);
+        if (t->type == GGUF_F32) {
+            memcpy(&floats[i], t->data + i * sizeof floats[i], sizeof floats[i]);
+        } else {
+            uint16_t bits = (uint16_t)(t->data[2 * i] | t->data[2 * i + 1] << 8);
+            floats[i] = t->type == GGUF_F16 ? halffloat_f16(bits) : halffloat_bf16(bits);
+        }
+        floats[i] += more;
     }
     *place = (gguf_place){(const uint8_t *)floats, t->dims[0] * sizeof *floats};
     return STATUS_OK;
@@ -224,7 +242,7 @@ static status put_tensor(hfweights *w, const safetensors_tensor *t, const hfconf
     if (is_ignored(t->name, c)) {
         return STATUS_OK;
     }
-    if (!translate(t->name, name)) {
+    if (!translate(t->name, c, name)) {
         return status_fail(d, STATUS_UNSUPPORTED, "tensor '%.80s' is not part of a %s model",
                            t->name, c->arch);
     }
@@ -236,9 +254,11 @@ static status put_tensor(hfweights *w, const safetensors_tensor *t, const hfconf
     gguf_place *place = &w->places[w->places_count++];
     *place = (gguf_place){t->data, t->bytes};
     gguf_type type = t->type;
-    if (t->dims_count == 1 && type != GGUF_F32) {
+    /* Gemma's norms multiply by one more than what is stored. */
+    const bool less_one = c->gemma && str_ends_with(str_from(name), str_from("norm.weight"));
+    if (t->dims_count == 1 && (type != GGUF_F32 || less_one)) {
         type = GGUF_F32;
-        TRY(to_floats(w, t, place, d));
+        TRY(to_floats(w, t, less_one ? 1 : 0, place, d));
     }
     ggufmake_tensor(keys, name, t->dims_count, t->dims, type);
     return STATUS_OK;
@@ -271,7 +291,8 @@ static status missing(const char *name, diag *d) {
 
 static bool is_needed(need n, const hfconfig *c) {
     return n == NEEDED || (n == NEEDED_BIAS && c->biases) ||
-           (n == NEEDED_HEAD_NORM && c->head_norms);
+           (n == NEEDED_HEAD_NORM && c->head_norms) ||
+           n == (c->gemma ? NEEDED_GEMMA : NEEDED_PLAIN);
 }
 
 status hfweights_complete(const gguf_file *file, const hfconfig *c, diag *d) {

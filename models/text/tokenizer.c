@@ -199,6 +199,7 @@ static status read_ids(const gguf *g, tokenizer *t, diag *d) {
                             vocab_find(&t->words, str_from("<|im_end|>")),
                             vocab_find(&t->words, str_from("<|eot_id|>")),
                             vocab_find(&t->words, str_from("<|eom_id|>")),
+                            vocab_find(&t->words, str_from("<end_of_turn>")),
                             vocab_find(&t->words, str_from("<|end_of_text|>")),
                             vocab_find(&t->words, str_from("<|endoftext|>"))};
     for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++) {

@@ -24,6 +24,11 @@ LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_fr
           "original_max_position_embeddings": 32}
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 
+GEMMA = {"hidden_activation": "gelu_pytorch_tanh", "head_dim": 32, "tie_word_embeddings": True,
+         "num_hidden_layers": 4, "sliding_window": 20, "query_pre_attn_scalar": 24}
+NEAR_FAR = {"sliding_attention": {"rope_type": "default", "rope_theta": 3000.0},
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 50000.0}}
+
 # name: family, dtype, shards, config fields over the defaults
 CASES = {
     "llama": ("llama", "F32", 1, {"tie_word_embeddings": True}),
@@ -45,18 +50,37 @@ CASES = {
         "rope_parameters": dict(YARN, rope_theta=1e6, attention_factor=1.25, beta_fast=16.0)}),
 }
 
+CASES.update({
+    # Scores and logits of these reach several times their caps.
+    "gemma2": ("gemma2", "BF16", 1, dict(GEMMA, attn_logit_softcapping=2.0,
+                                         final_logit_softcapping=6.0)),
+    "gemma2-sharded": ("gemma2", "F32", 3, dict(GEMMA, attn_logit_softcapping=None,
+                                                final_logit_softcapping=None, head_dim=16,
+                                                query_pre_attn_scalar=16)),
+    "gemma2-layers": ("gemma2", "F16", 1, dict(GEMMA, num_hidden_layers=3, layer_types=[
+        "full_attention", "full_attention", "sliding_attention"])),
+    "gemma3": ("gemma3", "BF16", 1, dict(GEMMA, num_hidden_layers=7, rope_theta=1e6,
+                                         rope_local_base_freq=1e4)),
+    "gemma3-near-far": ("gemma3", "F32", 2, dict(GEMMA, rope_parameters=NEAR_FAR,
+                                                 sliding_window_pattern=2)),
+})
+
 CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
-           "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+           "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+           "gemma2": "Gemma2ForCausalLM", "gemma3": "Gemma3ForCausalLM"}
+TYPES = {"gemma3": "gemma3_text"}
 
 
 def config(case):
     family, dtype, _, fields = CASES[case]
-    c = {"architectures": [CLASSES[family]], "model_type": family, "hidden_size": 64,
+    c = {"architectures": [CLASSES[family]], "model_type": TYPES.get(family, family), "hidden_size": 64,
          "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": VOCAB, "max_position_embeddings": CONTEXT,
          "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False,
          "bos_token_id": None, "eos_token_id": VOCAB - 2,
          "dtype": {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}[dtype]}
+    if family.startswith("gemma"):
+        del c["hidden_act"]
     if "rope_parameters" not in fields:
         c["rope_theta"] = 10000.0
     c.update(fields)
@@ -74,28 +98,34 @@ def tensors(case):
     head = c.get("head_dim") or width // c["num_attention_heads"]
     query, key = head * c["num_attention_heads"], head * c["num_key_value_heads"]
     attention_bias = family == "qwen2" or c.get("attention_bias", False)
+    gemma = family.startswith("gemma")
+    one = 0.0 if gemma else 1.0  # Gemma adds it to the weights of norms
 
     def matrix(name, rows, columns, gain=1.0):
         return (name, [rows, columns], 0.0, gain * (3.0 / columns)**0.5)
 
-    yield matrix("model.embed_tokens.weight", VOCAB, width, 4.0)
+    # Gemma multiplies what it looks up, and adds to it what has been normalised.
+    yield matrix("model.embed_tokens.weight", VOCAB, width, 1.0 if gemma else 4.0)
     for i in range(c["num_hidden_layers"]):
         at = "model.layers.%d." % i
-        yield (at + "input_layernorm.weight", [width], 1.0, 0.3)
+        yield (at + "input_layernorm.weight", [width], one, 0.3)
         for name, rows, columns in (("q", query, width), ("k", key, width), ("v", key, width),
                                     ("o", width, query)):
             yield matrix(at + "self_attn.%s_proj.weight" % name, rows, columns, 2.0)
             if attention_bias and (name != "o" or family == "llama"):
                 yield (at + "self_attn.%s_proj.bias" % name, [rows], 0.0, 0.5)
-        if family == "qwen3":
-            yield (at + "self_attn.q_norm.weight", [head], 1.0, 0.5)
-            yield (at + "self_attn.k_norm.weight", [head], 1.0, 0.5)
-        yield (at + "post_attention_layernorm.weight", [width], 1.0, 0.3)
+        if family in ("qwen3", "gemma3"):
+            yield (at + "self_attn.q_norm.weight", [head], one, 0.5)
+            yield (at + "self_attn.k_norm.weight", [head], one, 0.5)
+        yield (at + "post_attention_layernorm.weight", [width], one, 0.3)
+        if gemma:
+            yield (at + "pre_feedforward_layernorm.weight", [width], one, 0.3)
+            yield (at + "post_feedforward_layernorm.weight", [width], one, 0.3)
         for name, rows, columns in (("gate", ffn, width), ("up", ffn, width), ("down", width, ffn)):
             yield matrix(at + "mlp.%s_proj.weight" % name, rows, columns, 2.0)
             if c.get("mlp_bias"):
                 yield (at + "mlp.%s_proj.bias" % name, [rows], 0.0, 0.5)
-    yield ("model.norm.weight", [width], 1.0, 0.3)
+    yield ("model.norm.weight", [width], 3.0 if gemma else 1.0, 0.3)
     if not c["tie_word_embeddings"]:
         yield matrix("lm_head.weight", VOCAB, width, 4.0)
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""make_hf_logits.py > hf_logits.txt -- what `transformers` makes of the folders of hf_folders.py.
+"""make_hf_logits.py [CASE...] > hf_logits.txt -- what `transformers` makes of the folders of hf_folders.py.
 
 A line a case and window, in float32 on the CPU, eager attention: the natural-log probability of each
 token given those before it, from the second on; then a line with the tokens that greedy decoding
@@ -23,7 +23,7 @@ GREEDY_PROMPT, GREEDY_TOKENS, GREEDY_LEAD = 16, 24, 0.05
 def main():
     transformers.logging.set_verbosity_error()
     print("# transformers %s, torch %s" % (transformers.__version__, torch.__version__.split("+")[0]))
-    for case in hf_folders.CASES:
+    for case in sys.argv[1:] or hf_folders.CASES:
         with tempfile.TemporaryDirectory() as folder:
             hf_folders.write(folder, case)
             model, said = transformers.AutoModelForCausalLM.from_pretrained(
