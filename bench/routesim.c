@@ -216,7 +216,7 @@ static status open_worker(fleet *f, worker *w) {
     if (!w->queue || !w->pages) {
         return STATUS_NOMEM;
     }
-    TRY(blocks_create(&f->memory, f->o->worker_pages, &w->blocks));
+    TRY(blocks_create(&f->memory, f->o->worker_pages, 1, &w->blocks));
     return prefix_create(&f->memory, w->blocks, f->o->worker_pages, (hash_key){1, 2}, &w->prefix);
 }
 

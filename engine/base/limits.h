@@ -20,7 +20,8 @@ enum {
     LIMIT_THREADS = 256, /* compute threads of a worker */
 
     /* KV cache */
-    LIMIT_PAGE_TOKENS = 16, /* tokens a KV page holds */
+    LIMIT_PAGE_TOKENS = 16, /* tokens a KV page holds: what kernels read and transfers name */
+    LIMIT_BLOCK_PAGES = 16, /* pages handed out and shared together */
     LIMIT_LAYERS = 256,
     LIMIT_CONTEXT_TOKENS = 1 << 20,
     LIMIT_SEQ_PAGES = LIMIT_CONTEXT_TOKENS / LIMIT_PAGE_TOKENS,

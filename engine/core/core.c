@@ -32,6 +32,7 @@ static record_options core_record_options(const core_options *o) {
         /* decoding, gone in a step, taken in between */
         .spares_max = (2 + core_lanes(o)) * seqs,
         .context_tokens = o->context_tokens,
+        .block_pages = o->block_pages ? o->block_pages : 1,
         .lives_max = {lives, lives},
     };
 }
@@ -71,6 +72,8 @@ static status core_check_options(const core_options *o, diag *d) {
     } rules[] = {
         {o->roles != 0 && (o->roles & ~(uint32_t)CORE_ROLES) == 0, "roles"},
         {o->pages > 0 && o->pages < (1u << 28), "pages"},
+        {o->block_pages <= LIMIT_BLOCK_PAGES, "block_pages"},
+        {o->block_pages == 0 || o->pages % o->block_pages == 0, "pages"},
         {o->layers > 0 && o->layers <= LIMIT_LAYERS, "layers"},
         {o->context_tokens > 0 && o->context_tokens <= LIMIT_CONTEXT_TOKENS, "context_tokens"},
         {o->seqs_max > 0 && o->seqs_max <= 4096, "seqs_max"},
@@ -106,7 +109,7 @@ static status core_open_parts(core *c, arena *a) {
     const core_options *o = &c->options;
     record_options records = core_record_options(o);
     hash_key key = {o->hash_key[0], o->hash_key[1]};
-    TRY(blocks_create(a, o->pages, &c->blocks));
+    TRY(blocks_create(a, o->pages, o->block_pages, &c->blocks));
     TRY(prefix_create(a, c->blocks, o->pages, key, &c->prefix));
     TRY(record_open(&c->records, a, &records));
     TRY(links_open(&c->links, a, o->peers_max));
@@ -129,6 +132,7 @@ status core_create(arena *a, const core_options *options, core **out, diag *d) {
         return status_fail(d, STATUS_NOMEM, "no memory for the engine");
     }
     c->options = *options;
+    c->options.block_pages = options->block_pages ? options->block_pages : 1;
     c->accepts = c->options.roles;
     if (core_open_parts(c, a) != STATUS_OK) {
         return status_fail(d, STATUS_NOMEM, "no memory for the engine: %llu bytes are needed",
@@ -214,17 +218,18 @@ message_reason core_check_submit(const core *c, const message_submit *s) {
 void core_register(core *c, record *r, int32_t choice, int32_t tokens) {
     record_seq *s = &r->seqs[choice];
     prefix_chain chain = r->chain;
-    uint32_t whole = (uint32_t)(tokens / LIMIT_PAGE_TOKENS);
+    uint32_t whole = core_whole_pages(c, tokens);
+    int32_t count = (int32_t)c->options.block_pages * LIMIT_PAGE_TOKENS;
     CHECK_LE(whole, s->pages_count);
     CHECK_LE(tokens, record_seq_tokens(r, s));
     while (chain.pages < whole) {
-        int32_t page[LIMIT_PAGE_TOKENS];
+        int32_t block[LIMIT_BLOCK_PAGES * LIMIT_PAGE_TOKENS];
         int32_t first = (int32_t)chain.pages * LIMIT_PAGE_TOKENS;
-        for (int32_t i = 0; i < LIMIT_PAGE_TOKENS; i++) {
+        for (int32_t i = 0; i < count; i++) {
             int32_t at = first + i;
-            page[i] = at < r->prompt_count ? r->tokens[at] : s->generated[at - r->prompt_count];
+            block[i] = at < r->prompt_count ? r->tokens[at] : s->generated[at - r->prompt_count];
         }
-        prefix_add(c->prefix, r->salt, &chain, page, s->pages[chain.pages]);
+        prefix_add(c->prefix, r->salt, &chain, block, s->pages[chain.pages]);
     }
     if (choice == 0) {
         r->chain = chain;
@@ -728,7 +733,11 @@ void core_validate(const core *c) {
         core_count_transfers(c, k->sends, LINKS_SENDS_MAX);
         core_count_transfers(c, k->receives, LINKS_RECEIVES_MAX);
     }
-    for (uint32_t i = 0; i < c->options.pages; i++) {
+    for (uint32_t i = 0; i < c->options.pages; i += c->options.block_pages) {
+        for (uint32_t k = 1; k < c->options.block_pages; k++) {
+            c->holders[i] += c->holders[i + k];
+            c->touched[i] += c->touched[i + k];
+        }
         CHECK_EQ(c->holders[i], blocks_references(c->blocks, i));
         CHECK_EQ(c->touched[i], blocks_pins(c->blocks, i));
     }

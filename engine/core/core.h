@@ -27,6 +27,8 @@ typedef struct core core;
 typedef struct {
     uint32_t roles;               /* MESSAGE_ROLE_* bits: of these there may be requests */
     uint32_t pages;               /* of the KV pool; ids 0 .. pages - 1 */
+    uint32_t block_pages;         /* of them handed out and shared together (blocks.h), a divisor of
+                                   * `pages`; 0: 1. Peers may differ in it */
     uint32_t layers;              /* of the model */
     int32_t context_tokens;       /* most tokens of a sequence */
     int32_t seqs_max;             /* sequences that decode at once; a batch has at most twice as

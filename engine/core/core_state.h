@@ -37,8 +37,8 @@ typedef struct {
     int32_t *logit_rows; /* [logit_rows_max] */
     core_want *wants;    /* [wants_max] */
     int32_t *want_items; /* [wants_max] the item each is of */
-    core_copy *copies;   /* [items_max] */
-    int32_t items_max, wants_max;
+    core_copy *copies;   /* [copies_max] */
+    int32_t items_max, wants_max, copies_max;
 } core_step;
 
 struct core {
@@ -88,6 +88,16 @@ message *core_send(core *c, uint32_t peer, message_type type, request_id request
  * message never comes from a correct peer. */
 void core_reject(core *c, uint32_t peer, const message *about, message_reason reason);
 void core_close(core *c, uint32_t peer, const message *about);
+
+/* Pages of the blocks that `tokens` tokens need, and of those that they fill. */
+static inline uint32_t core_pages_of(const core *c, int64_t tokens) {
+    uint32_t block = c->options.block_pages;
+    return (record_pages_of(tokens) + block - 1) / block * block;
+}
+static inline uint32_t core_whole_pages(const core *c, int32_t tokens) {
+    uint32_t pages = (uint32_t)(tokens / LIMIT_PAGE_TOKENS);
+    return pages - pages % c->options.block_pages;
+}
 
 /* Prompt tokens whose computing was saved; what D holds of a prompt that P computed saved none. */
 static inline int32_t core_cached_told(const record *r) {

@@ -127,12 +127,12 @@ void decode_hand_back(core *c) {
 
 /* ---- room ----------------------------------------------------------------------------------- */
 
-/* Pages a request can ever need here: the prompt's whole pages are shared by its choices. */
+/* Pages a request can ever need here: the prompt's whole blocks are shared by its choices. */
 static int64_t decode_pages_worst(const core *c, const message_submit *s) {
     int64_t kv = record_kv_tokens_max(s->prompt_count, s->tokens_count, s->params->max_tokens,
                                       c->options.context_tokens);
-    int64_t whole = s->tokens_count / LIMIT_PAGE_TOKENS;
-    int64_t own = record_pages_of(kv) - whole;
+    int64_t whole = core_whole_pages(c, s->tokens_count);
+    int64_t own = core_pages_of(c, kv) - whole;
     CHECK(own >= 0);
     return whole + own * s->params->choices;
 }
@@ -146,8 +146,8 @@ static int32_t decode_seqs(const core *c) {
     return seqs;
 }
 
-/* Takes pages for the prompt and some headroom: whole pages of the prompt are shared by the
- * choices, from the first partial page on each choice has its own. All or none. */
+/* Takes pages for the prompt and some headroom: whole blocks of the prompt are shared by the
+ * choices, from the first partial block on each choice has its own. All or none. */
 static bool decode_take_pages(core *c, record *r) {
     record_seq *s = &r->seqs[0];
     CHECK_EQ(s->pages_count, 0);
@@ -155,8 +155,8 @@ static bool decode_take_pages(core *c, record *r) {
     int64_t kv_max = record_kv_tokens_max(r->prompt_count, r->tokens_count, r->params.max_tokens,
                                           c->options.context_tokens);
     int64_t kv = (int64_t)r->tokens_count + 1 + c->options.headroom_tokens;
-    uint32_t pages = record_pages_of(kv < kv_max ? kv : kv_max);
-    uint32_t whole = (uint32_t)(r->tokens_count / LIMIT_PAGE_TOKENS);
+    uint32_t pages = core_pages_of(c, kv < kv_max ? kv : kv_max);
+    uint32_t whole = core_whole_pages(c, r->tokens_count);
     uint32_t found = 0;
     if (!r->local || !r->params.prompt_logprobs) {
         /* The last token's page comes from P, or is computed here for its logits. */
@@ -494,7 +494,8 @@ static void decode_begin(core *c, record *r, const request_token *first) {
     CHECK_EQ(r->computed, r->tokens_count);
     request_token tokens[LIMIT_CHOICES];
     int32_t count = r->params.max_tokens == 0 ? 0 : r->params.choices;
-    r->fork_pending = r->params.choices > 1 && r->tokens_count % LIMIT_PAGE_TOKENS != 0;
+    bool partial = core_whole_pages(c, r->tokens_count) < record_pages_of(r->tokens_count);
+    r->fork_pending = r->params.choices > 1 && partial;
     for (int32_t i = 0; i < count; i++) {
         tokens[i] = first[i];
         decode_append(c, r, i, &tokens[i]);

@@ -132,8 +132,8 @@ static void prefill_inherit(core *c, record *r, record *old) {
         r->sampled = old->sampled;
         memcpy(r->first, old->first, sizeof r->first);
     } else {
-        uint32_t whole = (uint32_t)(old->computed / LIMIT_PAGE_TOKENS);
-        uint32_t needed = record_pages_of(r->tokens_count);
+        uint32_t whole = core_whole_pages(c, old->computed);
+        uint32_t needed = core_pages_of(c, r->tokens_count);
         if (!prefix_take(c->prefix, needed - whole, to->pages + whole)) {
             return;
         }
@@ -144,7 +144,7 @@ static void prefill_inherit(core *c, record *r, record *old) {
         to->pages[i] = from->pages[i];
         blocks_hold(c->blocks, to->pages[i]);
     }
-    to->pages_count = record_pages_of(r->tokens_count);
+    to->pages_count = core_pages_of(c, r->tokens_count);
     r->cached = old->cached;
     r->chain = old->chain;
     old->cached = old->computed; /* nothing of it is lost */
@@ -176,7 +176,7 @@ static bool prefill_acceptable(core *c, uint32_t peer, const message *m, record 
     }
     message_reason reason = core_check_submit(c, &m->submit);
     if (reason == MESSAGE_REASON_NONE &&
-        record_pages_of(m->submit.tokens_count) > c->options.pages) {
+        core_pages_of(c, m->submit.tokens_count) > c->options.pages) {
         reason = MESSAGE_REASON_LIMIT;
     }
     if (reason == MESSAGE_REASON_NONE && m->submit.peer_worker == MESSAGE_NO_WORKER &&
@@ -227,6 +227,33 @@ static void prefill_bind(core *c, record *r, const message *m) {
     }
 }
 
+/* What was accepted is not finished here after all. */
+static void prefill_give_up(core *c, record *r, uint32_t gateway, message_reason reason) {
+    CHECK_EQ(r->state, RECORD_WORK);
+    message *m = core_send(c, gateway, MESSAGE_REJECT, r->request, r->attempt);
+    m->about = MESSAGE_SUBMIT;
+    m->reason = reason;
+    c->stats.rejects++;
+    core_leave(c, r);
+}
+
+/* A request that goes on is granted before those that wait here: turned away for want of a record,
+ * it would hold D's room from one attempt to the next while they hold all records, for ever. The
+ * youngest new one goes back to its gateway instead. */
+static bool prefill_make_way(core *c, const message *m) {
+    record *r = c->records.last[RECORD_PREFILL];
+    if (m->submit.tokens_count == m->submit.prompt_count) {
+        return false;
+    }
+    while (r && (r->granted || r->tokens_count > r->prompt_count)) {
+        r = r->previous;
+    }
+    if (r) {
+        prefill_give_up(c, r, r->gateway, MESSAGE_REASON_FULL);
+    }
+    return r != NULL;
+}
+
 void prefill_submit(core *c, uint32_t peer, const message *m) {
     CHECK_EQ(m->type, MESSAGE_SUBMIT);
     record *old = record_find(&c->records, RECORD_PREFILL, m->request);
@@ -236,6 +263,9 @@ void prefill_submit(core *c, uint32_t peer, const message *m) {
         return;
     }
     record *r = record_add(&c->records, RECORD_PREFILL, m, old);
+    if (!r && prefill_make_way(c, m)) {
+        r = record_add(&c->records, RECORD_PREFILL, m, old);
+    }
     if (!r) {
         CHECK(!old); /* a new attempt takes the old one's place */
         prefill_turn_away(c, peer, m, MESSAGE_REASON_FULL);
@@ -289,16 +319,6 @@ void prefill_cancel(core *c, uint32_t peer, const message *m) {
                              .attempt = m->attempt,
                              .peer = RECORD_NONE,
                              .expires_us = c->now_us + c->options.lease_us});
-}
-
-/* What was accepted is not finished here after all. */
-static void prefill_give_up(core *c, record *r, uint32_t gateway, message_reason reason) {
-    CHECK_EQ(r->state, RECORD_WORK);
-    message *m = core_send(c, gateway, MESSAGE_REJECT, r->request, r->attempt);
-    m->about = MESSAGE_SUBMIT;
-    m->reason = reason;
-    c->stats.rejects++;
-    core_leave(c, r);
 }
 
 void prefill_worker_down(core *c, uint32_t peer) {
@@ -378,7 +398,7 @@ bool prefill_start(core *c, record *r) {
     if (c->growth_waits) {
         return false;
     }
-    uint32_t needed = record_pages_of(r->tokens_count);
+    uint32_t needed = core_pages_of(c, r->tokens_count);
     uint32_t found = 0;
     if (!r->params.prompt_logprobs) {
         /* The last token is always computed: its logits are wanted. */

@@ -6,7 +6,9 @@
 #include "engine/base/check.h"
 
 static uint32_t record_seq_pages(const record_options *o) {
-    return record_pages_of((int64_t)o->context_tokens + 1);
+    uint32_t block = o->block_pages;
+    CHECK(block > 0);
+    return (record_pages_of((int64_t)o->context_tokens + 1) + block - 1) / block * block;
 }
 
 uint64_t record_bytes(const record_options *o) {

@@ -30,7 +30,7 @@ enum { RECORD_NONE = UINT32_MAX };
 
 /* One choice. On P only the first has pages. */
 typedef struct {
-    uint32_t *pages; /* [pages_count] block table */
+    uint32_t *pages; /* [pages_count] block table, of whole blocks (blocks.h) */
     uint32_t pages_count;
     uint32_t spare;     /* which spare table and buffer it took; RECORD_NONE: the record's own */
     int32_t *generated; /* [generated_count] */
@@ -90,6 +90,7 @@ typedef struct {
     uint32_t count_max;  /* records, those of a step in flight included */
     uint32_t spares_max; /* choices beside the first of each record */
     int32_t context_tokens;
+    uint32_t block_pages;
     uint32_t lives_max[RECORD_ROLES];
 } record_options;
 

@@ -16,15 +16,21 @@ static int32_t sched_items_max(const core_options *o) {
     return 2 * o->seqs_max;
 }
 
+/* A choice's own pages of the block that it shares with the others so far. */
+static int32_t sched_copies_max(const core_options *o) {
+    return sched_items_max(o) * (int32_t)(o->block_pages ? o->block_pages : 1);
+}
+
 static int32_t sched_wants_max(const core_options *o) {
     return o->logit_rows_max + LIMIT_CHOICES * sched_items_max(o);
 }
 
 uint64_t sched_bytes(const core_options *o) {
     CHECK(o->step_tokens_max > 0 && o->logit_rows_max > 0);
-    uint64_t item = sizeof(core_seq) + sizeof(core_item) + sizeof(core_copy);
+    uint64_t item = sizeof(core_seq) + sizeof(core_item);
     uint64_t step = (uint64_t)o->step_tokens_max * sizeof(int32_t) +
                     (uint64_t)sched_items_max(o) * item +
+                    (uint64_t)sched_copies_max(o) * sizeof(core_copy) +
                     (uint64_t)o->logit_rows_max * sizeof(int32_t) +
                     (uint64_t)sched_wants_max(o) * (sizeof(core_want) + sizeof(int32_t)) + 1024;
     return core_lanes(o) * step;
@@ -37,7 +43,8 @@ static status sched_open_step(const core *c, core_step *s, arena *a) {
     s->tokens = ARENA_TAKE(a, (size_t)c->options.step_tokens_max, int32_t);
     s->seqs = ARENA_TAKE(a, (size_t)s->items_max, core_seq);
     s->items = ARENA_TAKE(a, (size_t)s->items_max, core_item);
-    s->copies = ARENA_TAKE(a, (size_t)s->items_max, core_copy);
+    s->copies_max = sched_copies_max(&c->options);
+    s->copies = ARENA_TAKE(a, (size_t)s->copies_max, core_copy);
     s->logit_rows = ARENA_TAKE(a, (size_t)c->options.logit_rows_max, int32_t);
     s->wants = ARENA_TAKE(a, (size_t)s->wants_max, core_want);
     s->want_items = ARENA_TAKE(a, (size_t)s->wants_max, int32_t);
@@ -110,7 +117,7 @@ static uint32_t sched_pages_needed(const core *c, const record *r, const record_
     int64_t kv_max = record_kv_tokens_max(r->prompt_count, r->tokens_count, r->params.max_tokens,
                                           c->options.context_tokens);
     int64_t kv = (int64_t)record_seq_tokens(r, s) + 1;
-    uint32_t pages = record_pages_of(kv < kv_max ? kv : kv_max);
+    uint32_t pages = core_pages_of(c, kv < kv_max ? kv : kv_max);
     CHECK_LE(pages, c->records.seq_pages_max);
     return pages;
 }
@@ -127,8 +134,9 @@ static sched_room sched_grow(core *c, record *r) {
             if (room != SCHED_ROOM) {
                 return room;
             }
-            CHECK(prefix_take(c->prefix, 1, &s->pages[s->pages_count]));
-            s->pages_count++;
+            uint32_t block = c->options.block_pages;
+            CHECK(prefix_take(c->prefix, block, &s->pages[s->pages_count]));
+            s->pages_count += block;
         }
     }
     return SCHED_ROOM;
@@ -223,14 +231,17 @@ static void sched_add_decode(core *c, core_step *s, record *r) {
     }
 }
 
-/* The choices part: each takes its own copy of the prompt's last, partial page. */
-static void sched_add_copies(core_step *s, record *r) {
+/* The choices part: each takes its own copy of the prompt's last, partial block. */
+static void sched_add_copies(const core *c, core_step *s, record *r) {
     CHECK(r->fork_pending);
-    uint32_t last = (uint32_t)(r->tokens_count / LIMIT_PAGE_TOKENS);
+    uint32_t first = core_whole_pages(c, r->tokens_count);
+    uint32_t end = record_pages_of(r->tokens_count);
     for (int32_t i = 1; i < r->params.choices && !PLANTED(FORK_SHARES_LAST_PAGE); i++) {
-        CHECK_LT(s->batch.copies_count, s->items_max);
-        s->copies[s->batch.copies_count++] =
-            (core_copy){r->seqs[0].pages[last], r->seqs[i].pages[last]};
+        CHECK_LE(s->batch.copies_count + (int32_t)(end - first), s->copies_max);
+        for (uint32_t k = first; k < end; k++) {
+            s->copies[s->batch.copies_count++] =
+                (core_copy){r->seqs[0].pages[k], r->seqs[i].pages[k]};
+        }
     }
     r->fork_pending = false;
 }
@@ -350,7 +361,7 @@ static void sched_add_decodes(core *c, core_step *s) {
             continue;
         }
         if (r->fork_pending) {
-            sched_add_copies(s, r);
+            sched_add_copies(c, s, r);
         }
         sched_add_decode(c, s, r);
     }

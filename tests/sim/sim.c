@@ -132,6 +132,18 @@ static void make_lanes(sim *s, uint32_t w) {
     o->multiplex = rng_at(s->options.seed, 0x6c616e6573, w) % 6 < (o->roles == both ? 4 : 2);
 }
 
+/* In a third of the seeds workers hand pages out in blocks, each in its own. Not drawn in turn, so
+ * that the seeds before there were blocks mean what they meant. */
+static void make_blocks(sim *s, uint32_t w) {
+    core_options *o = &s->workers[w].options;
+    const uint64_t stream = 0x626c6f636b;
+    if (rng_at(s->options.seed, stream, SIM_NODES) % 3 == 0 && !s->options.crowd) {
+        o->block_pages = 1u << rng_at(s->options.seed, stream, w) % 4;
+        o->pages += (LIMIT_CHOICES + 2) * (o->block_pages - 1); /* blocks held in part */
+        o->pages -= o->pages % o->block_pages;
+    }
+}
+
 static void make_workers(sim *s) {
     const uint32_t pages[2] = {pool_pages(s, true), pool_pages(s, false)};
     uint32_t pools[2] = {1 + (uint32_t)sim_below(s, 3), 1 + (uint32_t)sim_below(s, 3)};
@@ -154,6 +166,7 @@ static void make_workers(sim *s) {
         }
         s->workers[w].roles = roles;
         s->workers[w].options = worker_options(s, roles, most);
+        make_blocks(s, w);
         make_lanes(s, w);
         simnet_at(s, (int64_t)sim_below(s, late ? 4000000 : 100000), SIM_START, w);
     }

@@ -52,15 +52,16 @@ static void dial(sim *s, uint32_t w, uint32_t g) {
     uint32_t slot = add_slot(s, w, CORE_GATEWAY, MESSAGE_NO_WORKER, link, 1);
     k->slots[slot].gateway = g;
     message m = {.type = MESSAGE_HELLO};
-    m.hello = (message_hello){.version = MESSAGE_VERSION,
-                              .worker = w,
-                              .epoch = k->process.life,
-                              .roles = k->role,
-                              .layers = s->layers,
-                              .page_tokens = LIMIT_PAGE_TOKENS,
-                              .pages = k->options.pages,
-                              .context_tokens = (uint32_t)k->options.context_tokens,
-                              .vocab = (uint32_t)s->model.vocab};
+    m.hello = (message_hello){
+        .version = MESSAGE_VERSION,
+        .worker = w,
+        .epoch = k->process.life,
+        .roles = k->role,
+        .layers = s->layers,
+        .page_tokens = LIMIT_PAGE_TOKENS * (k->options.block_pages ? k->options.block_pages : 1),
+        .pages = k->options.pages,
+        .context_tokens = (uint32_t)k->options.context_tokens,
+        .vocab = (uint32_t)s->model.vocab};
     send(s, w, slot, &m);
     core_link_up(k->core, slot, CORE_GATEWAY, MESSAGE_NO_WORKER, 0, sim_clock(s, w));
     drain_actions(s, w);

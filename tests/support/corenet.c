@@ -102,6 +102,8 @@ corenet *corenet_open(const corenet_options *o) {
         core_options c = o->core;
         diag d;
         c.roles = o->roles[w];
+        c.block_pages = o->block_pages[w] ? o->block_pages[w] : c.block_pages;
+        c.pages -= c.block_pages ? c.pages % c.block_pages : 0;
         c.peers_max = CORENET_PEERS;
         CHECK_EQ(arena_open(&k->memory, core_bytes(&c)), STATUS_OK);
         CHECK_EQ(core_create(&k->memory, &c, &k->core, &d), STATUS_OK);
@@ -428,7 +430,8 @@ static void check_batch(const worker *k, const core_batch *b, const core_options
     }
     for (int32_t i = 0; i < b->copies_count; i++) {
         CHECK(b->copies[i].from != b->copies[i].to);
-        CHECK_EQ(blocks_references(k->core->blocks, b->copies[i].to), 1);
+        CHECK_EQ(blocks_references(k->core->blocks, b->copies[i].to),
+                 blocks_block_pages(k->core->blocks));
     }
 }
 

@@ -27,8 +27,9 @@ enum {
 typedef struct {
     uint32_t workers;
     uint32_t roles[CORENET_WORKERS_MAX];
-    core_options core; /* roles and peers_max are filled in */
-    int32_t eog;       /* -1: none */
+    uint32_t block_pages[CORENET_WORKERS_MAX]; /* 0: as `core` says */
+    core_options core;                         /* roles and peers_max are filled in */
+    int32_t eog;                               /* -1: none */
 } corenet_options;
 
 /* A message that a worker sent to a gateway. */

@@ -11,7 +11,7 @@ enum { PAGES = 24 };
 static blocks *make(arena *a, uint32_t pages) {
     blocks *b = NULL;
     cr_assert_eq(arena_open(a, blocks_bytes(pages)), STATUS_OK);
-    cr_assert_eq(blocks_create(a, pages, &b), STATUS_OK);
+    cr_assert_eq(blocks_create(a, pages, 1, &b), STATUS_OK);
     return b;
 }
 

@@ -332,6 +332,11 @@ static void run_world(uint64_t seed, uint32_t faults_in_1000, world *w) {
     o.core.logit_rows_max = 9 + (int32_t)draw(w, 20);
     /* Not drawn in turn: without lanes the seeds mean what they meant. */
     o.core.multiplex = rng_at(seed, 0x6c616e6573, 0) % 2;
+    /* Not drawn in turn: without blocks the seeds mean what they meant. */
+    for (uint32_t v = 0; v < WORKERS && rng_at(seed, 0x626c6f636b, WORKERS) % 2; v++) {
+        o.block_pages[v] = 1u << rng_at(seed, 0x626c6f636b, v) % 4;
+        o.core.pages += 12; /* up to four choices of two blocks each */
+    }
     w->n = corenet_open(&o);
     for (uint32_t i = 0; i < REQUESTS; i++) {
         draw_request(w, &w->requests[i], i + 1);

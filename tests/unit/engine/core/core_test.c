@@ -182,6 +182,53 @@ Test(core, decode_asks_only_for_pages_it_does_not_hold) {
     corenet_close(n);
 }
 
+/* P's blocks and D's are of any two sizes: exact, each finds what its own whole blocks hold, and D
+ * asks for the rest, which may begin and end inside a block of P. */
+Test(core, workers_with_blocks_of_unequal_sizes_serve_each_other) {
+    static const uint32_t sizes[][2] = {{1, 4}, {4, 1}, {2, 8}, {8, 2}, {4, 4}, {16, 1}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        corenet_options o = corenet_defaults();
+        o.block_pages[P] = sizes[i][0];
+        o.block_pages[D] = sizes[i][1];
+        corenet *n = corenet_open(&o);
+        int32_t prompt[100];
+        make_prompt(prompt, 100, 6);
+        request_params params = corenet_params(5);
+        uint32_t held[2] = {6 - 6 % sizes[i][0], 6 - 6 % sizes[i][1]}; /* of 100 tokens */
+        for (request_id id = 1; id <= 2; id++) {
+            corenet_submit(n, P, id, 1, D, prompt, 100, 100, &params);
+            corenet_reserve(n, D, id, 1, P, prompt, 100, 100, &params);
+            corenet_run(n);
+            expect_exact(n, id, prompt, 100, &params);
+        }
+        core_stats p = corenet_stats(n, P), d = corenet_stats(n, D);
+        cr_assert_eq(p.prompt_tokens_cached, held[0] * LIMIT_PAGE_TOKENS, "P %u", sizes[i][0]);
+        cr_assert_eq(d.cells_received, (7 + 7 - held[1]) * CORENET_LAYERS, "D %u", sizes[i][1]);
+        cr_assert_eq(p.pages_owned + d.pages_owned, 0);
+        corenet_close(n);
+    }
+}
+
+/* The choices share the prompt's whole blocks; each has the tokens of the last one in its own. */
+Test(core, choices_part_inside_a_block) {
+    corenet_options o = corenet_defaults();
+    o.block_pages[P] = 2;
+    o.block_pages[D] = 4;
+    for (int32_t length = 60; length <= 100; length += 4) {
+        corenet *n = corenet_open(&o);
+        int32_t prompt[100];
+        make_prompt(prompt, 100, 7);
+        request_params params = corenet_params(30);
+        params.choices = 2;
+        params.temperature = 1;
+        corenet_submit(n, P, 1, 1, D, prompt, length, length, &params);
+        corenet_reserve(n, D, 1, 1, P, prompt, length, length, &params);
+        corenet_run(n);
+        expect_exact(n, 1, prompt, length, &params);
+        corenet_close(n);
+    }
+}
+
 Test(core, prompt_of_whole_pages_that_is_cached_whole_is_still_sampled) {
     corenet_options o = corenet_defaults();
     corenet *n = corenet_open(&o);
@@ -346,13 +393,28 @@ Test(core, refuses_options_by_name) {
         int64_t value;
     } cases[] = {
 #define BAD(field, value) {#field, offsetof(core_options, field), sizeof(good.field), value}
-        BAD(roles, 0),           BAD(roles, 4),         BAD(pages, 0),
-        BAD(layers, 0),          BAD(layers, 257),      BAD(context_tokens, 0),
-        BAD(seqs_max, 0),        BAD(queue_max, -1),    BAD(step_tokens_max, 23),
-        BAD(logit_rows_max, 8),  BAD(group_layers, 0),  BAD(prefill_chunk_tokens, 17),
-        BAD(group_cells_max, 3), BAD(peers_max, 0),     BAD(headroom_tokens, -1),
-        BAD(tombstones_max, 0),  BAD(lease_us, 0),      BAD(queue_deadline_us, 0),
-        BAD(quarantine_us, 0),   BAD(heartbeat_us, -1), BAD(silence_us, 0),
+        BAD(block_pages, 17),
+        BAD(roles, 0),
+        BAD(roles, 4),
+        BAD(pages, 0),
+        BAD(layers, 0),
+        BAD(layers, 257),
+        BAD(context_tokens, 0),
+        BAD(seqs_max, 0),
+        BAD(queue_max, -1),
+        BAD(step_tokens_max, 23),
+        BAD(logit_rows_max, 8),
+        BAD(group_layers, 0),
+        BAD(prefill_chunk_tokens, 17),
+        BAD(group_cells_max, 3),
+        BAD(peers_max, 0),
+        BAD(headroom_tokens, -1),
+        BAD(tombstones_max, 0),
+        BAD(lease_us, 0),
+        BAD(queue_deadline_us, 0),
+        BAD(quarantine_us, 0),
+        BAD(heartbeat_us, -1),
+        BAD(silence_us, 0),
 #undef BAD
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

@@ -13,7 +13,7 @@ static world make(void) {
     world w;
     cr_assert_eq(arena_open(&w.a, links_bytes(3) + blocks_bytes(8)), STATUS_OK);
     cr_assert_eq(links_open(&w.l, &w.a, 3), STATUS_OK);
-    cr_assert_eq(blocks_create(&w.a, 8, &w.b), STATUS_OK);
+    cr_assert_eq(blocks_create(&w.a, 8, 1, &w.b), STATUS_OK);
     w.l.list[1] = (links_link){.up = true,
                                .kind = CORE_WORKER,
                                .worker = 7,

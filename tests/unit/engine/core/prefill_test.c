@@ -609,6 +609,27 @@ Test(prefill, refuses_by_reason_what_it_cannot_do) {
     corenet_close(n);
 }
 
+/* They would else wait for each other for ever: it has D's room, which they wait for, and they have
+ * the records here, which it waits for. */
+Test(prefill, request_that_goes_on_takes_the_record_of_the_youngest_new_one) {
+    corenet_options o = corenet_defaults();
+    o.core.seqs_max = 2;
+    o.core.queue_max = 1;
+    corenet *n = open_net(o);
+    request_params params = corenet_params(5);
+    for (request_id id = 1; id <= 4; id++) {
+        corenet_submit(n, P, id, 1, D, prompt, 20, 20, &params);
+    }
+    corenet_submit(n, P, 5, 2, D, prompt, 20, 21, &params);
+    cr_assert_eq(corenet_count(n, P, MESSAGE_REJECT), 1);
+    const message *told = &corenet_last(n, P, MESSAGE_REJECT)->m;
+    cr_assert(told->request == 4 && told->attempt == 1 && told->about == MESSAGE_SUBMIT);
+    cr_assert_eq(told->reason, MESSAGE_REASON_FULL);
+    cr_assert(record_find(&corenet_core(n, P)->records, RECORD_PREFILL, 5));
+    core_validate(corenet_core(n, P));
+    corenet_close(n);
+}
+
 /* The table's row of the end of a drain. */
 Test(prefill, hand_back_gives_every_request_to_the_gateway_and_takes_no_more) {
     for (state s = NONE; s < STATES; s++) {

@@ -18,7 +18,7 @@ typedef struct {
 static cache make(uint32_t pages) {
     cache c;
     cr_assert_eq(arena_open(&c.a, blocks_bytes(pages) + prefix_bytes(pages)), STATUS_OK);
-    cr_assert_eq(blocks_create(&c.a, pages, &c.b), STATUS_OK);
+    cr_assert_eq(blocks_create(&c.a, pages, 1, &c.b), STATUS_OK);
     cr_assert_eq(prefix_create(&c.a, c.b, pages, (hash_key){3, 4}, &c.p), STATUS_OK);
     return c;
 }
@@ -63,6 +63,43 @@ Test(prefix, finds_the_longest_known_beginning_of_the_same_tenant_only) {
     tokens[0] ^= 1;
     cr_assert_eq(prefix_find(c.p, 7, tokens, 6, found, &chain), 0);
     arena_close(&c.a);
+}
+
+/* Blocks of two pages: found, held and forgotten as one, and told page by page. */
+Test(prefix, finds_whole_blocks_of_pages) {
+    arena a;
+    blocks *b;
+    prefix *p;
+    prefix_chain chain = {0};
+    int32_t tokens[TOKENS];
+    uint32_t ids[4], found[CHAIN_MAX];
+    cr_assert_eq(arena_open(&a, blocks_bytes(8) + prefix_bytes(8)), STATUS_OK);
+    cr_assert_eq(blocks_create(&a, 8, 2, &b), STATUS_OK);
+    cr_assert_eq(prefix_create(&a, b, 8, (hash_key){3, 4}, &p), STATUS_OK);
+    fill(tokens, 1);
+    cr_assert(prefix_take(p, 4, ids));
+    cr_assert(ids[0] % 2 == 0 && ids[1] == ids[0] + 1 && ids[2] % 2 == 0 && ids[3] == ids[2] + 1);
+    prefix_add(p, 7, &chain, tokens, ids[0]);
+    prefix_add(p, 7, &chain, tokens + 2 * LIMIT_PAGE_TOKENS, ids[2]);
+    cr_assert(chain.pages == 4 && prefix_count(p) == 4);
+    for (uint32_t i = 0; i < 4; i++) {
+        cr_assert_neq(prefix_log(p)->names[ids[i]], 0);
+        blocks_drop(b, ids[i]);
+    }
+    cr_assert_eq(blocks_free_count(b), 8);
+    cr_assert_eq(prefix_find(p, 7, tokens, 3, found, &chain), 2, "half a block is none");
+    cr_assert(memcmp(found, ids, 2 * sizeof *ids) == 0 && blocks_free_count(b) == 6);
+    uint64_t name = chain.name;
+    cr_assert_eq(name, prefix_log(p)->names[ids[1]]);
+    tokens[3 * LIMIT_PAGE_TOKENS] ^= 1;
+    prefix_chain other;
+    cr_assert_eq(prefix_find(p, 7, tokens, 4, found + 2, &other), 2, "its last page differs");
+    uint32_t taken[6];
+    cr_assert(prefix_take(p, 6, taken), "all that is not held, the other block too");
+    cr_assert(prefix_count(p) == 2 && prefix_log(p)->names[ids[2]] == 0);
+    prefix_validate(p);
+    blocks_validate(b);
+    arena_close(&a);
 }
 
 Test(prefix, same_page_of_tokens_after_another_beginning_is_another_page) {

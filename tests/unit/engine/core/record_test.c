@@ -17,7 +17,11 @@ static message submit(request_id request, uint32_t attempt) {
 }
 
 static void make(arena *a, record_table *t) {
-    record_options o = {.count_max = 6, .spares_max = 2, .context_tokens = 20, .lives_max = {2, 2}};
+    record_options o = {.count_max = 6,
+                        .spares_max = 2,
+                        .context_tokens = 20,
+                        .block_pages = 1,
+                        .lives_max = {2, 2}};
     cr_assert_eq(arena_open(a, record_bytes(&o)), STATUS_OK);
     cr_assert_eq(record_open(t, a, &o), STATUS_OK);
 }
@@ -108,8 +112,11 @@ static void expect_line(const record_table *t, const line *l) {
 }
 
 Test(record, requests_that_go_on_are_older_than_new_ones) {
-    record_options o = {
-        .count_max = 20, .spares_max = 2, .context_tokens = 20, .lives_max = {8, 8}};
+    record_options o = {.count_max = 20,
+                        .spares_max = 2,
+                        .context_tokens = 20,
+                        .block_pages = 1,
+                        .lives_max = {8, 8}};
     arena a;
     record_table t;
     line l = {.count = 0};
