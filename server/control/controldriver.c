@@ -82,6 +82,7 @@ static bool choose_own_device(const controldriver_place *place) {
                             : i + 1 < place->words_count ? place->words[i + 1]
                                                          : "";
         if (str_equal_z(name, "--device") || str_equal_z(name, "--memory-fraction") ||
+            str_equal_z(name, "--tensor-parallel-size") ||
             (str_equal_z(name, "--backend") && strcmp(value, "cuda") != 0 &&
              strcmp(value, "auto") != 0)) {
             return true;
