@@ -28,6 +28,12 @@ static const char *const CPUTEST_ISAS[] = {"auto"};
 #else
 static const char *const CPUTEST_ISAS[] = {"portable", "avx2", "avxvnni", "avx512", "amx"};
 #endif
+/* Sanitizers look at memory and threads, not at bits: a few of many cuts show them all there is. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { CPUTEST_CUTS_MAX = 2 };
+#else
+enum { CPUTEST_CUTS_MAX = 99 };
+#endif
 enum {
     CPUTEST_QUANTISED_COUNT = 8,
     CPUTEST_PLAIN_COUNT = 3,
