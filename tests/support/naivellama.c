@@ -1,5 +1,7 @@
 /* naivellama.c -- LLaMA (Touvron et al. 2023) with rotary pairs (2i, 2i+1) (Su et al. 2021), row by
- * row, keys and values of all layers kept in one plain array. */
+ * row, keys and values of all layers kept in one plain array; and what Gemma 2 and 3 do otherwise
+ * (arXiv 2408.00118, 2503.19786), with the values that their files leave out. */
+#define _GNU_SOURCE
 #include "tests/support/naivellama.h"
 
 #include <math.h>
@@ -15,17 +17,28 @@ typedef struct {
     int64_t layers, width, heads, kv_heads, head, ffn, rope_dim, vocab;
     double epsilon, base, scale, window;
     const float *factors; /* [rope_dim / 2] or NULL */
+    int gemma;            /* 0: llama */
+    int64_t full_every;   /* of so many layers the last sees everything; 0: they are all alike */
+    double near_base, cap, logits_cap, divisor; /* of layers with a window; 0: none; of scores */
 } naive;
 
-static int64_t naive_integer(const gguf *g, const char *key, int64_t fallback) {
+static const char *naive_key(const naive *n, const char *name, char key[96]) {
+    static const char *const archs[] = {"llama", "", "gemma2", "gemma3"};
+    snprintf(key, 96, "%s.%s", archs[n->gemma], name);
+    return key;
+}
+
+static int64_t naive_integer(const naive *n, const char *name, int64_t fallback) {
+    char key[96];
     int64_t v = fallback;
-    CHECK(gguf_get_i64(g, key, &v, NULL) == STATUS_OK || fallback > 0);
+    CHECK(gguf_get_i64(n->file, naive_key(n, name, key), &v, NULL) == STATUS_OK || fallback > 0);
     return v;
 }
 
-static double naive_real(const gguf *g, const char *key, double fallback) {
+static double naive_real(const naive *n, const char *name, double fallback) {
+    char key[96];
     double v = fallback;
-    return gguf_get_f64(g, key, &v, NULL) == STATUS_OK ? v : fallback;
+    return gguf_get_f64(n->file, naive_key(n, name, key), &v, NULL) == STATUS_OK ? v : fallback;
 }
 
 /* A tensor's floats, or NULL; `layer` < 0 for those outside the layers. */
@@ -46,29 +59,58 @@ static const float *naive_tensor(const naive *n, int64_t layer, const char *name
 
 static void naive_open(naive *n, const char *path) {
     CHECK(gguf_open(path, &n->file, NULL) == STATUS_OK);
-    const gguf *g = n->file;
-    n->layers = naive_integer(g, "llama.block_count", 0);
-    n->width = naive_integer(g, "llama.embedding_length", 0);
-    n->heads = naive_integer(g, "llama.attention.head_count", 0);
-    n->kv_heads = naive_integer(g, "llama.attention.head_count_kv", 0);
-    n->ffn = naive_integer(g, "llama.feed_forward_length", 0);
-    n->vocab = naive_integer(g, "llama.vocab_size", 0);
-    n->head = naive_integer(g, "llama.attention.key_length", n->width / n->heads);
-    n->rope_dim = naive_integer(g, "llama.rope.dimension_count", n->head);
-    n->epsilon = naive_real(g, "llama.attention.layer_norm_rms_epsilon", 0);
-    n->base = naive_real(g, "llama.rope.freq_base", 10000);
-    n->scale = 1 / naive_real(g, "llama.rope.scaling.factor", 1);
-    n->window = naive_real(g, "llama.attention.sliding_window", 1e9);
+    str arch;
+    CHECK(gguf_get_str(n->file, "general.architecture", &arch, NULL) == STATUS_OK);
+    n->gemma = str_equal_z(arch, "gemma2") ? 2 : str_equal_z(arch, "gemma3") ? 3 : 0;
+    n->layers = naive_integer(n, "block_count", 0);
+    n->width = naive_integer(n, "embedding_length", 0);
+    n->heads = naive_integer(n, "attention.head_count", 0);
+    n->kv_heads = naive_integer(n, "attention.head_count_kv", 0);
+    n->ffn = naive_integer(n, "feed_forward_length", 0);
+    n->vocab = naive_integer(n, "vocab_size", 0);
+    n->head = naive_integer(n, "attention.key_length", n->width / n->heads);
+    n->rope_dim = naive_integer(n, "rope.dimension_count", n->head);
+    n->epsilon = naive_real(n, "attention.layer_norm_rms_epsilon", 0);
+    n->base = naive_real(n, "rope.freq_base", 10000);
+    n->scale = 1 / naive_real(n, "rope.scaling.factor", 1);
+    n->window = naive_real(n, "attention.sliding_window", n->gemma == 2 ? 4096 : 1e9);
+    int64_t every = naive_integer(n, "attention.sliding_window_pattern", INT64_MAX);
+    int64_t unsaid = n->gemma == 2 ? 2 : n->gemma == 3 ? 6 : 0;
+    n->full_every = every == INT64_MAX ? unsaid : every;
+    n->near_base = naive_real(n, "rope.freq_base_swa", n->gemma == 3 ? 10000 : 0);
+    n->cap = naive_real(n, "attn_logit_softcapping", n->gemma == 2 ? 50 : 0);
+    n->logits_cap = naive_real(n, "final_logit_softcapping", n->gemma == 2 ? 30 : 0);
+    n->divisor = 1 / naive_real(n, "attention.scale", 1 / sqrt((double)n->head));
     n->factors = naive_tensor(n, -1, "rope_freqs.weight");
 }
 
-static void naive_norm(const naive *n, const double *x, const float *w, double *out) {
+static void naive_norm(const naive *n, const double *x, const float *w, int64_t width,
+                       double *out) {
     double sum = 0;
-    for (int64_t i = 0; i < n->width; i++) {
+    for (int64_t i = 0; i < width; i++) {
         sum += x[i] * x[i];
     }
+    for (int64_t i = 0; i < width; i++) {
+        out[i] = x[i] / sqrt(sum / (double)width + n->epsilon) * (double)w[i];
+    }
+}
+
+/* Whether a layer is one of those with a window. */
+static bool naive_near(const naive *n, int64_t layer) {
+    return n->full_every == 0 || (layer + 1) % n->full_every != 0;
+}
+
+static double naive_cap(double x, double cap) {
+    return cap > 0 ? cap * tanh(x / cap) : x;
+}
+
+/* x += y; Gemma adds its norm. */
+static void naive_add(const naive *n, double *x, double *y, const float *norm) {
+    if (n->gemma) {
+        naive_norm(n, y, norm, n->width, y);
+    }
     for (int64_t i = 0; i < n->width; i++) {
-        out[i] = x[i] / sqrt(sum / (double)n->width + n->epsilon) * (double)w[i];
+        x[i] += y[i];
     }
 }
 
@@ -83,32 +125,36 @@ static void naive_linear(const float *w, const float *bias, const double *x, int
     }
 }
 
-static void naive_turn(const naive *n, double *x, int64_t heads, int64_t position) {
+static void naive_turn(const naive *n, double *x, int64_t heads, int64_t position, bool near) {
+    near = near && n->near_base > 0;
+    const double base = near ? n->near_base : n->base, scale = near ? 1 : n->scale;
     for (int64_t h = 0; h < heads; h++) {
         for (int64_t i = 0; i < n->rope_dim / 2; i++) {
             double angle =
-                (double)position * n->scale * pow(n->base, -2.0 * (double)i / (double)n->rope_dim);
+                (double)position * scale * pow(base, -2.0 * (double)i / (double)n->rope_dim);
             angle /= n->factors ? (double)n->factors[i] : 1;
-            double *pair = x + h * n->head + 2 * i;
-            double even = pair[0], odd = pair[1];
-            pair[0] = even * cos(angle) - odd * sin(angle);
-            pair[1] = even * sin(angle) + odd * cos(angle);
+            double *a = x + h * n->head + (n->gemma ? i : 2 * i);
+            double *b = n->gemma ? a + n->rope_dim / 2 : a + 1;
+            double even = *a, odd = *b;
+            *a = even * cos(angle) - odd * sin(angle);
+            *b = even * sin(angle) + odd * cos(angle);
         }
     }
 }
 
 /* One head of one row over positions 0 .. position. */
 static void naive_head(const naive *n, const double *q, const double *k, const double *v,
-                       int64_t stride, int64_t position, double *score, double *out) {
+                       int64_t stride, int64_t position, double window, double *score,
+                       double *out) {
     double top = -INFINITY, sum = 0;
-    const double begin = (double)position - n->window + 1;
+    const double begin = (double)position - window + 1;
     const int64_t low = begin > 0 ? (int64_t)begin : 0;
     for (int64_t p = low; p <= position; p++) {
         double dot = 0;
         for (int64_t i = 0; i < n->head; i++) {
             dot += q[i] * k[p * stride + i];
         }
-        score[p] = dot / sqrt((double)n->head);
+        score[p] = naive_cap(dot / n->divisor, n->cap);
         top = score[p] > top ? score[p] : top;
     }
     memset(out, 0, (size_t)n->head * sizeof(*out));
@@ -132,32 +178,35 @@ static void naive_layer(const naive *n, int64_t layer, int64_t position, double 
     int64_t kv = n->kv_heads * n->head, all = n->heads * n->head;
     double *own_k = k + position * kv, *own_v = v + position * kv;
 #define T(name) naive_tensor(n, layer, name)
-    naive_norm(n, x, T("attn_norm.weight"), h);
+    const bool near = naive_near(n, layer);
+    naive_norm(n, x, T("attn_norm.weight"), n->width, h);
     naive_linear(T("attn_q.weight"), T("attn_q.bias"), h, n->width, all, q);
     naive_linear(T("attn_k.weight"), T("attn_k.bias"), h, n->width, kv, own_k);
     naive_linear(T("attn_v.weight"), T("attn_v.bias"), h, n->width, kv, own_v);
-    naive_turn(n, q, n->heads, position);
-    naive_turn(n, own_k, n->kv_heads, position);
+    for (int64_t i = 0; n->gemma == 3 && i < n->heads + n->kv_heads; i++) {
+        bool key = i >= n->heads;
+        double *head = key ? own_k + (i - n->heads) * n->head : q + i * n->head;
+        naive_norm(n, head, key ? T("attn_k_norm.weight") : T("attn_q_norm.weight"), n->head, head);
+    }
+    naive_turn(n, q, n->heads, position, near);
+    naive_turn(n, own_k, n->kv_heads, position, near);
     for (int64_t i = 0; i < n->heads; i++) {
         int64_t from = i / (n->heads / n->kv_heads) * n->head;
-        naive_head(n, q + i * n->head, k + from, v + from, kv, position, score,
-                   mixed + i * n->head);
+        naive_head(n, q + i * n->head, k + from, v + from, kv, position, near ? n->window : 1e9,
+                   score, mixed + i * n->head);
     }
     naive_linear(T("attn_output.weight"), T("attn_output.bias"), mixed, all, n->width, h);
-    for (int64_t i = 0; i < n->width; i++) {
-        x[i] += h[i];
-    }
-    naive_norm(n, x, T("ffn_norm.weight"), h);
+    naive_add(n, x, h, T("post_attention_norm.weight"));
+    naive_norm(n, x, T("ffn_norm.weight"), n->width, h);
     naive_linear(T("ffn_gate.weight"), T("ffn_gate.bias"), h, n->width, n->ffn, gate);
     naive_linear(T("ffn_up.weight"), T("ffn_up.bias"), h, n->width, n->ffn, up);
     for (int64_t i = 0; i < n->ffn; i++) {
-        gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i];
+        const double g = gate[i], inner = sqrt(2 / M_PI) * (g + 0.044715 * g * g * g);
+        gate[i] = (n->gemma ? 0.5 * g * (1 + tanh(inner)) : g / (1 + exp(-g))) * up[i];
     }
     naive_linear(T("ffn_down.weight"), T("ffn_down.bias"), gate, n->ffn, n->width, h);
+    naive_add(n, x, h, T("post_ffw_norm.weight"));
 #undef T
-    for (int64_t i = 0; i < n->width; i++) {
-        x[i] += h[i];
-    }
 }
 
 void naivellama_logits(const char *path, const int32_t *tokens, int32_t count, double *logits) {
@@ -173,15 +222,19 @@ void naivellama_logits(const char *path, const int32_t *tokens, int32_t count, d
     const float *output = naive_tensor(&n, -1, "output.weight");
     for (int32_t p = 0; p < count; p++) {
         for (int64_t i = 0; i < n.width; i++) {
-            x[i] = (double)embedding[tokens[p] * n.width + i];
+            x[i] =
+                (double)embedding[tokens[p] * n.width + i] * (n.gemma ? sqrt((double)n.width) : 1);
         }
         for (int64_t layer = 0; layer < n.layers; layer++) {
             naive_layer(&n, layer, p, x, k + layer * count * kv, v + layer * count * kv, scratch,
                         longest);
         }
-        naive_norm(&n, x, naive_tensor(&n, -1, "output_norm.weight"), scratch);
+        naive_norm(&n, x, naive_tensor(&n, -1, "output_norm.weight"), n.width, scratch);
         naive_linear(output ? output : embedding, NULL, scratch, n.width, n.vocab,
                      logits + (ptrdiff_t)p * n.vocab);
+        for (int64_t i = 0; i < n.vocab; i++) {
+            logits[p * n.vocab + i] = naive_cap(logits[p * n.vocab + i], n.logits_cap);
+        }
     }
     mem_free(scratch);
     mem_free(v);

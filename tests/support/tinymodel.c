@@ -68,12 +68,21 @@ static void tiny_str(strbuf *b, const char *text, size_t bytes) {
     tiny_raw(b, text, bytes);
 }
 
+static bool tiny_gemma(const tinymodel_options *o) {
+    return o->arch && strncmp(o->arch, "gemma", 5) == 0;
+}
+
 /* False when the key is one to leave out. */
 static bool tiny_key(tiny *t, const char *key, uint32_t kind) {
     if (t->options->omit && strcmp(t->options->omit, key) == 0) {
         return false;
     }
-    tiny_str(&t->keys, key, strlen(key));
+    char own[NAME_BYTES * 2];
+    snprintf(own, sizeof(own), "%s", key);
+    if (tiny_gemma(t->options) && strncmp(key, "llama.", 6) == 0) {
+        snprintf(own, sizeof(own), "%s.%s", t->options->arch, key + 6);
+    }
+    tiny_str(&t->keys, own, strlen(own));
     tiny_u32(&t->keys, kind);
     t->keys_count++;
     return true;
@@ -195,11 +204,15 @@ static void tiny_settings(tiny *t) {
         tiny_key_str(t, "llama.rope.scaling.type", "linear");
         tiny_key_f32(t, "llama.rope.scaling.factor", o->rope_linear);
     }
+    for (uint32_t i = 0; i < TINYMODEL_REALS_MAX && o->reals[i].key; i++) {
+        tiny_key_f32(t, o->reals[i].key, o->reals[i].value);
+    }
     tiny_vocabulary(t);
     /* Keys that no well-formed tiny model has, so that a test can add them. */
     for (uint32_t i = 0; i < TINYMODEL_OVERRIDES_MAX && o->overrides[i].key; i++) {
-        static const char *const extra[] = {"llama.expert_count", "llama.rope.dimension_count"};
-        for (uint32_t e = 0; e < 2; e++) {
+        static const char *const extra[] = {"llama.expert_count", "llama.rope.dimension_count",
+                                            "llama.attention.sliding_window_pattern"};
+        for (uint32_t e = 0; e < 3; e++) {
             if (strcmp(o->overrides[i].key, extra[e]) == 0) {
                 tiny_key_u32(t, extra[e], 0);
             }
@@ -378,13 +391,21 @@ static void tiny_layer(tiny *t, uint32_t layer) {
         snprintf(name, sizeof(name), "blk.%u.%s", layer, parts[i].name);
         tiny_add(t, parts[i].type, parts[i].inputs, parts[i].rows, parts[i].gain, name);
     }
+    static const char *const norms[] = {"post_attention_norm", "post_ffw_norm", "attn_q_norm",
+                                        "attn_k_norm"};
+    uint32_t norms_count = !tiny_gemma(o) ? 0 : strcmp(o->arch, "gemma3") == 0 ? 4 : 2;
+    for (uint32_t i = 0; i < norms_count; i++) {
+        char name[NAME_BYTES];
+        snprintf(name, sizeof(name), "blk.%u.%s.weight", layer, norms[i]);
+        tiny_add(t, GGUF_F32, i < 2 ? o->width : head, 0, 1, name);
+    }
 }
 
 static void tiny_tensors(tiny *t) {
     const tinymodel_options *o = t->options;
     /* The embedding is also the output: a gain of 3 spreads the logits enough to tell tokens
-     * apart. */
-    tiny_add(t, o->type, o->width, TINYMODEL_VOCAB, 3, "token_embd.weight");
+     * apart. Gemma multiplies what it looks up, and layers should still count beside it. */
+    tiny_add(t, o->type, o->width, TINYMODEL_VOCAB, tiny_gemma(o) ? 1 : 3, "token_embd.weight");
     for (uint32_t i = 0; i < o->layers; i++) {
         tiny_layer(t, i);
     }

@@ -21,8 +21,14 @@ enum {
     TINYMODEL_VOCAB = 320, /* 3 control tokens, 256 bytes, 61 merged */
     TINYMODEL_BOS = 1,     /* <|im_start|> */
     TINYMODEL_EOS = 2,     /* <|im_end|> */
-    TINYMODEL_OVERRIDES_MAX = 4
+    TINYMODEL_OVERRIDES_MAX = 4,
+    TINYMODEL_REALS_MAX = 4
 };
+
+typedef struct {
+    const char *key; /* as of llama: "llama.attn_logit_softcapping" */
+    float value;
+} tinymodel_real;
 
 /* Spoils a file on purpose: the integer under `key` becomes `value`. */
 typedef struct {
@@ -34,16 +40,17 @@ typedef struct {
     uint64_t seed;
     gguf_type type; /* of the matrices; norms are F32 */
     uint32_t layers, width, heads, kv_heads, ffn, context;
-    uint32_t head_dim;  /* 0: width / heads, and no key_length in the file */
-    bool tied;          /* no output.weight: the embedding is used */
-    bool biases;        /* on q, k, v and the attention output */
-    bool freq_factors;  /* a rope_freqs.weight tensor */
-    float rope_base;    /* 0: no key in the file (10000 is meant) */
-    uint32_t window;    /* 0: no key in the file */
-    float rope_linear;  /* > 0: linear scaling by this factor */
-    const char *arch;   /* NULL: "llama" */
-    const char *omit;   /* key or tensor to leave out, or NULL */
-    const char *narrow; /* tensor whose first dimension is halved, or NULL */
+    uint32_t head_dim; /* 0: width / heads, and no key_length in the file */
+    bool tied;         /* no output.weight: the embedding is used */
+    bool biases;       /* on q, k, v and the attention output */
+    bool freq_factors; /* a rope_freqs.weight tensor */
+    float rope_base;   /* 0: no key in the file (10000 is meant) */
+    uint32_t window;   /* 0: no key in the file */
+    float rope_linear; /* > 0: linear scaling by this factor */
+    const char *arch;  /* NULL: "llama". "gemma2", "gemma3": its own keys' prefix and tensors */
+    tinymodel_real reals[TINYMODEL_REALS_MAX]; /* more keys, up to the first NULL */
+    const char *omit;                          /* key or tensor to leave out, or NULL */
+    const char *narrow;                        /* tensor whose first dimension is halved, or NULL */
     tinymodel_override overrides[TINYMODEL_OVERRIDES_MAX]; /* up to the first NULL key */
 } tinymodel_options;
 
