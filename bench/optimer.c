@@ -42,6 +42,32 @@ static status timed_linear(backend *b, const ops_linear *op) {
     return s;
 }
 
+/* Under the sizes of its widest operator. */
+static status timed_chain(backend *b, const ops_linear *ops, int32_t count) {
+    int32_t widest = 0, inputs = 0;
+    double work = 0, bytes = 0;
+    for (int32_t i = 0; i < count; i++) {
+        int32_t outputs = 0;
+        for (int32_t p = 0; p < ops[i].parts_count; p++) {
+            outputs += ops[i].parts[p].weight->outputs;
+            bytes += (double)ops[i].parts[p].weight->bytes;
+        }
+        if (outputs > widest) {
+            widest = outputs;
+            inputs = ops[i].parts[0].weight->inputs;
+        }
+        work += 2.0 * ops[i].rows * outputs * ops[i].parts[0].weight->inputs;
+    }
+    optimer_entry *e = entry_of("chain", widest, inputs);
+    const int64_t start_ns = clock_now_ns();
+    const status s = inner->chain(b, ops, count);
+    e->ns += (uint64_t)(clock_now_ns() - start_ns);
+    e->calls++;
+    e->ops += work;
+    e->bytes += bytes;
+    return s;
+}
+
 /* One function an operator without a shape of interest. */
 #define OPTIMER_TIMED(op_name)                                           \
     static status timed_##op_name(backend *b, const ops_##op_name *op) { \
@@ -68,6 +94,7 @@ void optimer_install(backend *b) {
     inner = b->table;
     outer = *inner;
     outer.linear = timed_linear;
+    outer.chain = inner->chain != NULL ? timed_chain : NULL;
     outer.embed = timed_embed;
     outer.rmsnorm = timed_rmsnorm;
     outer.silu_mul = timed_silu_mul;

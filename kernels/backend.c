@@ -334,7 +334,7 @@ static status linear_input_check(const ops_linear *op, int32_t inputs) {
     return STATUS_INVALID;
 }
 
-status backend_linear(backend *b, const ops_linear *op) {
+static status linear_check(const ops_linear *op) {
     REFUSE_UNLESS(op != NULL && rows_fine(op->rows));
     REFUSE_UNLESS(op->parts_count >= 1 && op->parts_count <= OPS_LINEAR_PARTS_MAX);
     const backend_weight *first = op->parts[0].weight;
@@ -361,7 +361,68 @@ status backend_linear(backend *b, const ops_linear *op) {
                                     floats));
         }
     }
-    return b->table->linear(b, op);
+    return STATUS_OK;
+}
+
+status backend_linear(backend *b, const ops_linear *op) {
+    TRY(linear_check(op));
+    return op->rows == 0 ? STATUS_OK : b->table->linear(b, op);
+}
+
+/* Memory of an operator that has a row for each row of the chain. */
+typedef struct {
+    const float *at;
+    int32_t width;
+} chain_rows;
+
+static int chain_memory(const ops_linear *op, chain_rows out[2 + OPS_LINEAR_PARTS_MAX]) {
+    const int32_t inputs = op->parts[0].weight->inputs;
+    const bool gated = op->input == OPS_INPUT_SILU_MUL || op->input == OPS_INPUT_GELU_MUL;
+    int count = 0;
+    out[count++] = (chain_rows){op->x, inputs};
+    if (gated) {
+        out[count++] = (chain_rows){op->x_up, inputs};
+    }
+    for (int32_t i = 0; i < op->parts_count; i++) {
+        out[count++] = (chain_rows){op->parts[i].out, op->parts[i].weight->outputs};
+    }
+    return count;
+}
+
+/* Memory of two operators is apart, or the same rows of both. */
+static status chain_check(const ops_linear *first, const ops_linear *second) {
+    chain_rows a[2 + OPS_LINEAR_PARTS_MAX], b[2 + OPS_LINEAR_PARTS_MAX];
+    const int a_count = chain_memory(first, a), b_count = chain_memory(second, b);
+    for (int i = 0; i < a_count * b_count; i++) {
+        const chain_rows *m = &a[i / b_count], *n = &b[i % b_count];
+        const int64_t rows = first->rows;
+        REFUSE_UNLESS((m->at == n->at && m->width == n->width) ||
+                      !overlaps(m->at, rows * m->width, n->at, rows * n->width));
+    }
+    return STATUS_OK;
+}
+
+status backend_chain(backend *b, const ops_linear *ops, int32_t count) {
+    REFUSE_UNLESS(ops != NULL && count >= 1 && count <= OPS_CHAIN_MAX);
+    for (int32_t i = 0; i < count; i++) {
+        TRY(linear_check(&ops[i]));
+        REFUSE_UNLESS(ops[i].rows == ops[0].rows);
+    }
+    if (ops[0].rows == 0) {
+        return STATUS_OK;
+    }
+    for (int32_t i = 0; i < count * count; i++) {
+        if (i / count < i % count) {
+            TRY(chain_check(&ops[i / count], &ops[i % count]));
+        }
+    }
+    if (b->table->chain != NULL) {
+        return b->table->chain(b, ops, count);
+    }
+    for (int32_t i = 0; i < count; i++) {
+        TRY(b->table->linear(b, &ops[i]));
+    }
+    return STATUS_OK;
 }
 
 status backend_rope_table(backend *b, const ops_rope_table *op) {

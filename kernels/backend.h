@@ -270,6 +270,12 @@ MUST_USE status backend_silu_mul(backend *b, const ops_silu_mul *op);
 MUST_USE status backend_softcap(backend *b, const ops_softcap *op);
 MUST_USE status backend_gather(backend *b, const ops_gather *op);
 MUST_USE status backend_linear(backend *b, const ops_linear *op);
+
+/* `count` operators (up to OPS_CHAIN_MAX) of the same rows in turn. Rows do not depend on each
+ * other, so a backend may take some of them through the whole chain before others: where memory of
+ * two operators overlaps, it must be the same array of the same width. What one writes without
+ * `accumulate` and a later one takes as its x and x_up is undefined afterwards. */
+MUST_USE status backend_chain(backend *b, const ops_linear *ops, int32_t count);
 MUST_USE status backend_rope_table(backend *b, const ops_rope_table *op);
 MUST_USE status backend_rope_append(backend *b, const ops_rope_append *op);
 MUST_USE status backend_attention(backend *b, const ops_attention *op);
@@ -319,6 +325,7 @@ struct backend_table {
     status (*softcap)(backend *b, const ops_softcap *op);
     status (*gather)(backend *b, const ops_gather *op);
     status (*linear)(backend *b, const ops_linear *op);
+    status (*chain)(backend *b, const ops_linear *ops, int32_t count); /* NULL: one by one */
     status (*rope_table)(backend *b, const ops_rope_table *op);
     status (*rope_append)(backend *b, const ops_rope_append *op);
     status (*attention)(backend *b, const ops_attention *op);

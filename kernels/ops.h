@@ -26,6 +26,7 @@ struct backend_kv;
 
 enum {
     OPS_LINEAR_PARTS_MAX = 3, /* weights that share one input */
+    OPS_CHAIN_MAX = 4,        /* linear operators of one call */
     OPS_HEAD_DIM_MAX = 256,   /* head_dim: a multiple of 16 up to this */
     OPS_ROWS_MAX = 1 << 20,   /* rows of one call */
     OPS_WIDTH_MAX = 1 << 24,  /* elements of one row */

@@ -130,6 +130,7 @@ static const backend_table CPU_TABLE = {
     .softcap = cpuops_softcap,
     .gather = cpuops_gather,
     .linear = cpulinear_run,
+    .chain = cpuchain_run,
     .rope_table = cpuops_rope_table,
     .rope_append = cpuops_rope_append,
     .attention = cpuattention_run,

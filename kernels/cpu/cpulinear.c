@@ -180,6 +180,9 @@ static int32_t items_plan(linear_job *j) {
 status cpulinear_run(backend *b, const ops_linear *op) {
     const cpu *c = cpu_of(b);
     const backend_weight *first = op->parts[0].weight;
+    if (cpuchain_worth(c, op)) {
+        return cpuchain_run(b, op, 1);
+    }
     for (int32_t base = 0; base < op->rows; base += CPU_ROWS) {
         const int32_t left = op->rows - base;
         linear_job j = {.c = c,

@@ -44,6 +44,7 @@ typedef struct {
     isa_panel *panels;  /* [CPU_ROWS / 16, inputs_max / 32] */
     float *x;           /* [CPU_ROWS, inputs_max_f32] */
     uint8_t *x_pairs;   /* [CPU_ROWS / 16, inputs_max_bf16 / 2, 16] pairs of bf16 */
+    uint8_t *x_gated;   /* the same, of gated products */
     float *x_rows;      /* [threads, 16, inputs_max_bf16]: on their way there */
     int32_t inputs_max; /* of weights with int8 activations */
     int32_t inputs_max_f32;
@@ -77,6 +78,8 @@ status cpuops_gather(backend *b, const ops_gather *op);
 status cpuops_rope_table(backend *b, const ops_rope_table *op);
 status cpuops_rope_append(backend *b, const ops_rope_append *op);
 status cpulinear_run(backend *b, const ops_linear *op);
+bool cpuchain_worth(const cpu *c, const ops_linear *op);
+status cpuchain_run(backend *b, const ops_linear *ops, int32_t count);
 status cpuattention_run(backend *b, const ops_attention *op);
 
 #endif

@@ -49,6 +49,7 @@ static uint64_t rows_bytes(const cpu *c, int32_t inputs) {
 
 static void pairs_close(cpu *c) {
     cpumap_give(c->x_pairs, pairs_bytes(c->inputs_max_bf16));
+    cpumap_give(c->x_gated, pairs_bytes(c->inputs_max_bf16));
     cpumap_give(c->x_rows, rows_bytes(c, c->inputs_max_bf16));
 }
 
@@ -57,14 +58,17 @@ static bool pairs_grow(cpu *c, int32_t inputs) {
         return true;
     }
     uint8_t *pairs = cpumap_take(pairs_bytes(inputs), true);
+    uint8_t *gated = cpumap_take(pairs_bytes(inputs), true);
     float *rows = cpumap_take(rows_bytes(c, inputs), true);
-    if (pairs == NULL || rows == NULL) {
+    if (pairs == NULL || gated == NULL || rows == NULL) {
         cpumap_give(pairs, pairs_bytes(inputs));
+        cpumap_give(gated, pairs_bytes(inputs));
         cpumap_give(rows, rows_bytes(c, inputs));
         return false;
     }
     pairs_close(c);
     c->x_pairs = pairs;
+    c->x_gated = gated;
     c->x_rows = rows;
     c->inputs_max_bf16 = inputs;
     return true;

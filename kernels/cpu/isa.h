@@ -21,12 +21,13 @@ enum {
     ISA_BLOCK_GROUPS = 18,      /* groups unpacked at a time: three tiles of them fit L1 */
     ISA_PAIRS_NARROW_ROWS = 64, /* the same two for bf16 on a tile unit */
     ISA_PAIRS_TILES = 6,
-    ISA_BLOCK_INPUTS = 128, /* inputs dequantised at a time for f32 activations */
-    ISA_KV_TILE = 64,       /* tokens between two rescalings of a softmax: absolute positions */
-    ISA_BYTES_TILE = 128,   /* the same for int8 pages */
-    ISA_KV_CHUNK = 512,     /* tokens between two merges of partial results, likewise */
-    ISA_SPLITS = 2,         /* bytes of a query's number or a weight that meets int8 */
-    ISA_QUERIES = 48,       /* (row, head) pairs of one unit of attention */
+    ISA_PAIRS_BLOCK_ROWS = 256, /* rows of bf16 that one thread takes through a chain */
+    ISA_BLOCK_INPUTS = 128,     /* inputs dequantised at a time for f32 activations */
+    ISA_KV_TILE = 64,           /* tokens between two rescalings of a softmax: absolute positions */
+    ISA_BYTES_TILE = 128,       /* the same for int8 pages */
+    ISA_KV_CHUNK = 512,         /* tokens between two merges of partial results, likewise */
+    ISA_SPLITS = 2,             /* bytes of a query's number or a weight that meets int8 */
+    ISA_QUERIES = 48,           /* (row, head) pairs of one unit of attention */
     ISA_SCRATCH_BYTES = 512 << 10
 };
 
@@ -148,6 +149,15 @@ typedef struct {
     void (*merge)(const isa_merge *m);
 } isa_kernels;
 
+/* All outputs of a block of rows, bf16: of one weight; or of two, gate and up, of which one input
+ * of the next operator is made. */
+typedef struct {
+    const isa_linear *l;  /* its `pairs` have 16 columns; rows from 0, up to ISA_PAIRS_BLOCK_ROWS */
+    const isa_linear *up; /* or NULL */
+    uint8_t *gated;       /* with `up`: panels of l->outputs inputs, as `pairs` */
+    bool gelu;            /* else SiLU */
+} isa_rows;
+
 /* Linear operators on a tile unit that takes bf16. */
 typedef struct {
     /* Rounds `rows` rows of x [rows, inputs] to one panel: pairs of inputs [inputs / 2, columns]
@@ -155,6 +165,7 @@ typedef struct {
      * [inputs / 32][16 rows][32], for those of many. */
     void (*pack)(const float *x, int32_t inputs, int32_t rows, int32_t columns, uint8_t *to);
     void (*linear)(const isa_linear *l, uint8_t *scratch);
+    void (*rows)(const isa_rows *r, uint8_t *scratch);
 } isa_pairs;
 
 #if defined(__x86_64__)
@@ -175,6 +186,7 @@ bool isa_amx_usable(void);
 void isa_amx_configure(int32_t bytes, int32_t columns);
 /* Once isa_amx_usable has said yes. */
 bool isa_amxbf16_usable(void);
+void isa_amxrows_linear(const isa_rows *r, uint8_t *scratch);
 extern const isa_pairs isa_amxbf16_pairs;
 extern const isa_tiles isa_amxattention_tiles;
 #endif

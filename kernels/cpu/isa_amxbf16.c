@@ -10,8 +10,6 @@
  * turned. Many rows block: the tiles of an item are made and turned for some groups ahead, and 32
  * rows after another meet them, two tiles and two panels at a time, so that four loads feed four
  * products; sums come out as they are wanted.
- *
- * Of four bits a weight has 16 values a group: they are computed and rounded once, and looked up.
  */
 #if defined(__x86_64__)
 #define _GNU_SOURCE
@@ -21,10 +19,9 @@
 
 #include "kernels/cpu/vec_avx512.h"
 
-#include "kernels/cpu/body_group.h"
+#include "kernels/cpu/body_bf16.h"
 
 enum {
-    BF16_TILE_BYTES = 1024, /* one register: 16 x 64 */
     BF16_SLOTS = 4,         /* groups made and not yet used, in turn */
     BF16_LATE = 2,          /* groups from making one to its product: its stores must be over */
     BF16_BLOCK_GROUPS = 18, /* made at a time for many rows: two tiles of them fit L1 */
@@ -40,119 +37,6 @@ static_assert(ISA_PAIRS_TILES % BF16_TILES == 0, "whole pairs");
 static_assert(ISA_PAIRS_TILES / BF16_TILES * (BF16_MADE_BYTES + BF16_SUMS_BYTES) <=
                   ISA_SCRATCH_BYTES,
               "fits");
-
-/* Tile loads do not tell the compiler that they read memory. */
-#define BF16_WRITTEN() __asm__ volatile("" ::: "memory")
-
-/* Scales and minimums of 16 outputs, so that a weight is fma(quant, scale, minimum): of inputs 0-15
- * and 16-31 where these differ. */
-typedef struct {
-    _Alignas(64) float scale[2][TILE_OUTPUTS];
-    _Alignas(64) float minimum[2][TILE_OUTPUTS];
-} bf16_scales;
-
-BODY_INLINE void bf16_scales_take(const uint8_t *at, bf16_scales *to, const tile_shape s) {
-    const size_t bytes = TILE_OUTPUTS * (s.scale_f32 ? 4 : 2);
-    const v16 scale = group_scales(at, s.scale_f32);
-    v16_store(to->scale[0], scale);
-    if (s.mode == TILE_MINIMUM) {
-        v16_store(to->minimum[0], group_scales(at + bytes, s.scale_f32));
-        return;
-    }
-    /* Exact, as is the sum with any quant times the scale. */
-    const v16 zero = v16_set(s.mode == TILE_ZERO8 ? -8.0f : -128.0f);
-    v16_store(to->minimum[0], v16_mul(scale, zero));
-    if (s.mode == TILE_ZERO128_HALF) {
-        const v16 second = group_scales(at + bytes, s.scale_f32);
-        v16_store(to->scale[1], second);
-        v16_store(to->minimum[1], v16_mul(second, zero));
-    }
-}
-
-BODY_INLINE __m512i bf16_round_two(v16 low, v16 high) {
-    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
-}
-
-/* Nibbles of one output. A word's index is twice its nibble, plus one: the upper half of that value
- * in a table of floats, to which half a step of bf16 was added before: rounded to nearest, halves
- * away from zero. */
-BODY_INLINE __m512i bf16_nibbles(const uint8_t *quants, v16 scale, v16 minimum) {
-    const __m512i turns = _mm512_set_epi64(
-        0x0000000b0000000b, 0x0000000b0000000b, 0x0000000700000007, 0x0000000700000007,
-        0x0000000300000003, 0x0000000300000003, 0x0000001f0000001f, 0x0000001f0000001f);
-    const v16 levels = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-    const v16i values = v16_bits(v16_fma(levels, scale, minimum));
-    const __m128i packed = _mm_loadu_si128((const __m128i *)(const void *)quants);
-    const __m512i four = _mm512_rorv_epi32(_mm512_broadcast_i32x4(packed), turns);
-    const __m512i index = _mm512_or_si512(four, _mm512_set1_epi16(1));
-    return _mm512_permutexvar_epi16(index, v16i_add(values, v16i_set(0x8000)));
-}
-
-/* Sixteen bytes of one output, as f32. */
-BODY_INLINE v16 bf16_bytes(const uint8_t *quants, v16 scale, v16 minimum) {
-    const __m128i q = _mm_loadu_si128((const __m128i *)(const void *)quants);
-    return v16_fma(v16_from_int(_mm512_cvtepu8_epi32(q)), scale, minimum);
-}
-
-/* The tile of a group: made at `slot`, or where it lies already. */
-BODY_INLINE const uint8_t *bf16_make(const uint8_t *w, uint8_t *slot, const tile_format format) {
-    const tile_shape s = tile_shape_of(format);
-    if (format == TILE_BF16) {
-        return w;
-    }
-    if (format == TILE_F16) {
-        UNROLL for (int c = 0; c < TILE_OUTPUTS; c++) {
-            const uint16_t *half = (const uint16_t *)(const void *)w + TILE_GROUP * c;
-            v64_store(slot + 64 * c, bf16_round_two(v16_load_f16(half), v16_load_f16(half + 16)));
-        }
-        return slot;
-    }
-    const int bytes = s.nibbles ? 16 : 32, second = s.mode == TILE_ZERO128_HALF ? 1 : 0;
-    bf16_scales k;
-    bf16_scales_take(w + TILE_OUTPUTS * bytes, &k, s);
-    /* Scales are to be read one by one from memory: the port that would move them between lanes is
-     * what this loop runs out of first. */
-    __asm__ volatile("" ::"r"(&k) : "memory");
-    UNROLL for (int c = 0; c < TILE_OUTPUTS; c++) {
-        const v16 scale = v16_set(k.scale[0][c]), minimum = v16_set(k.minimum[0][c]);
-        const uint8_t *q = w + bytes * c;
-        if (s.nibbles) {
-            v64_store(slot + 64 * c, bf16_nibbles(q, scale, minimum));
-        } else {
-            const v16 low = bf16_bytes(q, scale, minimum);
-            const v16 high =
-                bf16_bytes(q + 16, v16_set(k.scale[second][c]), v16_set(k.minimum[second][c]));
-            v64_store(slot + 64 * c, bf16_round_two(low, high));
-        }
-    }
-    return slot;
-}
-
-/* Rows to columns. */
-BODY_INLINE void bf16_transpose(v16 r[16]) {
-    v16 t[16];
-    UNROLL for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
-        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
-    }
-    UNROLL for (int i = 0; i < 16; i += 4) {
-        UNROLL for (int j = 0; j < 2; j++) {
-            const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
-            r[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
-            r[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
-        }
-    }
-    UNROLL for (int i = 0; i < 16; i += 8) {
-        UNROLL for (int j = 0; j < 4; j++) {
-            t[i + j] = _mm512_shuffle_f32x4(r[i + j], r[i + j + 4], 0x88);
-            t[i + j + 4] = _mm512_shuffle_f32x4(r[i + j], r[i + j + 4], 0xdd);
-        }
-    }
-    UNROLL for (int j = 0; j < 8; j++) {
-        r[j] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0x88);
-        r[j + 8] = _mm512_shuffle_f32x4(t[j], t[j + 8], 0xdd);
-    }
-}
 
 /* Rows as they are: tiles of [16 rows][32 inputs]. */
 static void bf16_pack_rows(const float *x, int32_t inputs, int32_t rows, uint8_t *to) {
@@ -557,5 +441,5 @@ bool isa_amxbf16_usable(void) {
     return tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & bit_AVX512BF16) != 0;
 }
 
-const isa_pairs isa_amxbf16_pairs = {bf16_pack, bf16_linear};
+const isa_pairs isa_amxbf16_pairs = {bf16_pack, bf16_linear, isa_amxrows_linear};
 #endif

@@ -298,29 +298,31 @@ static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b,
     return backend_attention(m->device, &attention);
 }
 
-/* x[rows, width] takes the product of one of the layer's matrices; or its norm, where families have
- * one there. Each rank has some of the matrix's inputs, and the sum over all of them is the
- * product: so what was in x and the bias are the first rank's to add. */
-static status llama_add(llama *m, const llama_load_layer *w, ops_linear *op, int matrix, int norm,
-                        float *x) {
+/* A product that x[rows, width] takes; or its norm, where families have one there. Each rank has
+ * some of the matrix's inputs, and the sum over all of them is the product: so what was in x and
+ * the bias are the first rank's to add. */
+static ops_linear_part llama_added(const llama *m, const llama_load_layer *w, int matrix,
+                                   float *x) {
     bool after = m->shape.traits->norms_after;
     bool first = m->rank == 0;
-    float *out = after ? m->added : x;
-    op->parts[0] = (ops_linear_part){w->matrix[matrix], first ? w->vector[matrix] : NULL, out,
-                                     first && !after};
-    op->parts_count = 1;
-    TRY(backend_linear(m->device, op));
+    return (ops_linear_part){w->matrix[matrix], first ? w->vector[matrix] : NULL,
+                             after ? m->added : x, first && !after};
+}
+
+/* What comes between that product and whatever reads x. */
+static status llama_add(llama *m, const float *norm, float *x, int32_t rows) {
+    bool after = m->shape.traits->norms_after;
     if (m->ranks > 1) {
-        ops_all_reduce sum = {out, op->rows, m->shape.width};
+        ops_all_reduce sum = {after ? m->added : x, rows, m->shape.width};
         TRY(backend_all_reduce(m->device, &sum));
     }
     if (!after) {
         return STATUS_OK;
     }
     ops_rmsnorm add = {.x = m->added,
-                       .weight = w->vector[norm],
+                       .weight = norm,
                        .out = x,
-                       .rows = op->rows,
+                       .rows = rows,
                        .width = m->shape.width,
                        .epsilon = m->shape.epsilon,
                        .accumulate = true};
@@ -331,8 +333,11 @@ static status llama_add(llama *m, const llama_load_layer *w, ops_linear *op, int
  * rows. */
 static status llama_finish(llama *m, const llama_load_layer *w, float *x, const float *mixed,
                            int32_t rows) {
-    ops_linear out = {.x = mixed, .input = OPS_INPUT_PLAIN, .rows = rows};
-    TRY(llama_add(m, w, &out, LLAMA_OUT, LLAMA_ATTN_NORM_AFTER, x));
+    ops_linear out = {.x = mixed,
+                      .input = OPS_INPUT_PLAIN,
+                      .rows = rows,
+                      .parts = {llama_added(m, w, LLAMA_OUT, x)},
+                      .parts_count = 1};
     ops_linear spread = {.x = x,
                          .norm_weight = w->vector[LLAMA_FFN_NORM],
                          .norm_epsilon = m->shape.epsilon,
@@ -341,12 +346,20 @@ static status llama_finish(llama *m, const llama_load_layer *w, float *x, const 
                          .parts = {{w->matrix[LLAMA_GATE], w->vector[LLAMA_GATE], m->gate, false},
                                    {w->matrix[LLAMA_UP], w->vector[LLAMA_UP], m->up, false}},
                          .parts_count = 2};
-    TRY(backend_linear(m->device, &spread));
     ops_linear down = {.x = m->gate,
                        .x_up = m->up,
                        .input = m->shape.traits->gelu ? OPS_INPUT_GELU_MUL : OPS_INPUT_SILU_MUL,
-                       .rows = rows};
-    return llama_add(m, w, &down, LLAMA_DOWN, LLAMA_FFN_NORM_AFTER, x);
+                       .rows = rows,
+                       .parts = {llama_added(m, w, LLAMA_DOWN, x)},
+                       .parts_count = 1};
+    const ops_linear chain[] = {out, spread, down};
+    if (m->ranks == 1 && !m->shape.traits->norms_after) {
+        return backend_chain(m->device, chain, 3);
+    }
+    TRY(backend_chain(m->device, chain, 1));
+    TRY(llama_add(m, w->vector[LLAMA_ATTN_NORM_AFTER], x, rows));
+    TRY(backend_chain(m->device, chain + 1, 2));
+    return llama_add(m, w->vector[LLAMA_FFN_NORM_AFTER], x, rows);
 }
 
 /* From attention's result of the last layer to logits, for the wanted rows only, on the first rank.

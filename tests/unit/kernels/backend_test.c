@@ -153,6 +153,27 @@ Test(backend, linear_refuses_wrong_arguments) {
     REFUSED(backend_linear, op, fused, x_up, y);
 }
 
+static status chain_of(backend *b, const ops_linear *second) {
+    const ops_linear chain[] = {
+        {.x = x, .rows = ROWS, .parts = {{weight, NULL, y, false}}, .parts_count = 1}, *second};
+    return backend_chain(b, chain, 2);
+}
+
+/* Memory of two operators is apart or the same rows: anything else would mix rows. */
+Test(backend, chain_refuses_wrong_arguments) {
+    const ops_linear good = {
+        .x = x, .rows = ROWS, .parts = {{weight, NULL, y, false}}, .parts_count = 1};
+    ops_linear op;
+    ACCEPTED(chain_of, good);
+    REFUSED(chain_of, op, good, rows, ROWS - 1);
+    REFUSED(chain_of, op, good, x, NULL);
+    REFUSED(chain_of, op, good, x, x + 1);
+    REFUSED(chain_of, op, good, parts[0].out, y + 1);
+    cr_expect_eq(backend_chain(device, &good, 0), STATUS_INVALID);
+    cr_expect_eq(backend_chain(device, &good, OPS_CHAIN_MAX + 1), STATUS_INVALID);
+    cr_expect_eq(backend_chain(device, NULL, 1), STATUS_INVALID);
+}
+
 Test(backend, rope_table_refuses_wrong_arguments) {
     static const float zero[HEAD_DIM] = {0};
     const ops_rope_table good = {index_good, NULL, y, 1e4, 1, 1, ROWS, HEAD_DIM};

@@ -159,6 +159,82 @@ Test(pairs, row_depends_on_itself_alone) {
     }
 }
 
+/* The end of a layer: attention's output, gate and up, down. */
+typedef struct {
+    const backend_weight *w[4];
+    const float *bias[4], *norm;
+    ops_input gated;
+} layer_end;
+
+enum { WIDTH = 96, FFN = 1568, CHAIN_OPS = 3, CHAIN_ROWS = 600, CHAIN_STEP = 40 };
+
+static layer_end layer_take(backend *b, ops_input gated, bool biased) {
+    static const backend_type types[] = {BACKEND_Q8_0, BACKEND_Q4_1, BACKEND_Q4_0, BACKEND_Q5_1};
+    layer_end e = {.norm = cputest_floats(WIDTH), .gated = gated};
+    for (int i = 0; i < 4; i++) {
+        const int32_t inputs = i == 3 ? FFN : WIDTH, outputs = i == 1 || i == 2 ? FFN : WIDTH;
+        const uint8_t *data = cputest_matrix(types[i], outputs, inputs);
+        e.w[i] = cputest_load(b, types[i], data, outputs, inputs, BACKEND_ACTIVATIONS_BF16);
+        e.bias[i] = biased ? cputest_floats(outputs) : NULL;
+    }
+    return e;
+}
+
+static void layer_ops(const layer_end *e, const float *mixed, float *x, int32_t rows,
+                      ops_linear ops[CHAIN_OPS]) {
+    float *gate = cputest_zeros(rows * FFN), *up = cputest_zeros(rows * FFN);
+    ops[0] = (ops_linear){
+        .x = mixed, .rows = rows, .parts = {{e->w[0], e->bias[0], x, true}}, .parts_count = 1};
+    ops[1] = (ops_linear){
+        .x = x,
+        .norm_weight = e->norm,
+        .norm_epsilon = 1e-5f,
+        .input = OPS_INPUT_RMSNORM,
+        .rows = rows,
+        .parts = {{e->w[1], e->bias[1], gate, false}, {e->w[2], e->bias[2], up, false}},
+        .parts_count = 2};
+    ops[2] = (ops_linear){.x = gate,
+                          .x_up = up,
+                          .input = e->gated,
+                          .rows = rows,
+                          .parts = {{e->w[3], e->bias[3], x, true}},
+                          .parts_count = 1};
+}
+
+/* The whole chain against its operators one by one, a few rows at a time. */
+static void check_chain(backend *b, ops_input gated, bool biased, int32_t rows) {
+    const layer_end e = layer_take(b, gated, biased);
+    const float *mixed = cputest_floats(rows * WIDTH);
+    float *x = cputest_floats(rows * WIDTH), *expected = cputest_zeros(rows * WIDTH);
+    ops_linear ops[CHAIN_OPS];
+    memcpy(expected, x, (size_t)(rows * WIDTH) * sizeof(float));
+    for (int32_t first = 0; first < rows; first += CHAIN_STEP) {
+        const int32_t left = rows - first;
+        layer_ops(&e, mixed + first * WIDTH, expected + first * WIDTH,
+                  left < CHAIN_STEP ? left : CHAIN_STEP, ops);
+        for (int i = 0; i < CHAIN_OPS; i++) {
+            cr_assert_eq(backend_linear(b, &ops[i]), STATUS_OK);
+        }
+    }
+    layer_ops(&e, mixed, x, rows, ops);
+    cr_assert_eq(backend_chain(b, ops, CHAIN_OPS), STATUS_OK);
+    cputest_same_bits(x, expected, rows * WIDTH, "chain");
+}
+
+Test(pairs, a_chain_equals_its_operators_one_by_one) {
+    static const int32_t rows[] = {128, 150, 273, CHAIN_ROWS, 512, 9};
+    for (int threads = 1; threads <= 2; threads++) {
+        backend *b = open_pairs("a_chain_equals_its_operators_one_by_one", threads);
+        for (int c = 0; b != NULL && c < 6; c++) {
+            check_chain(b, c % 2 == 0 ? OPS_INPUT_SILU_MUL : OPS_INPUT_GELU_MUL, c % 3 == 0,
+                        rows[c]);
+        }
+        if (b != NULL) {
+            backend_close(b);
+        }
+    }
+}
+
 /* Rounding to bf16 moves a weight and an activation by at most 2^-9 of itself each. */
 Test(pairs, error_is_within_half_a_step_of_each_number) {
     const int32_t outputs = 48, inputs = 1024, rows = 3;
