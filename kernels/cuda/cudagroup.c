@@ -20,7 +20,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <unistd.h>
+
+#include "engine/base/clock.h"
 #include "engine/base/mem.h"
+
+/* Whoever waits keeps its core for a short step, and gives it back in a long one. */
+enum { SPIN_US = 2000, NAP_US = 50 };
 
 static_assert(sizeof(ncclUniqueId) == BACKEND_GROUP_ID_BYTES, "an id is handed on as it is");
 
@@ -120,19 +126,29 @@ static status group_look(cudastate *c, ncclResult_t *now) {
                                                    : group_end(c, g->calls.ncclGetErrorString(r));
 }
 
+static void group_pause(int64_t since_us) {
+    if (clock_now_us() - since_us < SPIN_US) {
+        (void)sched_yield();
+    } else {
+        (void)usleep(NAP_US);
+    }
+}
+
 /* Until a call that answered `r` has done what it began. */
 static status group_settle(cudastate *c, ncclResult_t r) {
     if (r != ncclSuccess && r != ncclInProgress) {
         return group_end(c, c->group->calls.ncclGetErrorString(r));
     }
+    const int64_t began_us = clock_now_us();
     while (r == ncclInProgress) {
-        (void)sched_yield();
+        group_pause(began_us);
         TRY(group_look(c, &r));
     }
     return STATUS_OK;
 }
 
 status cudagroup_wait(cudastate *c) {
+    const int64_t began_us = clock_now_us();
     for (;;) {
         const cudaError_t e = cudaStreamQuery(c->stream);
         ncclResult_t unused;
@@ -141,7 +157,7 @@ status cudagroup_wait(cudastate *c) {
             return atomic_load(&c->left) ? group_end(c, "") : STATUS_OK;
         }
         TRY(group_look(c, &unused));
-        (void)sched_yield();
+        group_pause(began_us);
     }
 }
 
