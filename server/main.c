@@ -76,7 +76,7 @@ static const config_option worker_flags[] = {
     {"profile", CONFIG_STRING, FIELD(profile), 0, 4095, NULL, NULL, "FILE",
      "of the timed backend: how long steps and transfers take; default: one Xeon thread"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
-     "compute threads; 0: one a core"},
+     "compute threads; 0: one a CPU that the affinity mask and the cgroup's quota allow"},
     {"threads-own", CONFIG_INT, FIELD(threads_own), 1, LIMIT_THREADS, "1", NULL, NULL,
      "threads it keeps while the other workers of this machine are busy"},
     {"cores-fd", CONFIG_INT, FIELD(cores_fd), -1, 1 << 20, "-1", NULL, NULL,

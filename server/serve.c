@@ -2,14 +2,15 @@
 #define _GNU_SOURCE
 #include "server/serve.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #include "engine/base/clock.h"
+#include "engine/base/cpulimit.h"
 #include "engine/base/failpoint.h"
 #include "engine/base/hash.h"
+#include "engine/base/limits.h"
 #include "engine/base/log.h"
 #include "engine/base/tracefile.h"
 #include "engine/core/message.h"
@@ -214,10 +215,9 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         "worker", s->set.autoscale ? "--flips" : "--no-flips", "--role", role, "--worker", number,
         "--epoch", "{epoch}", "--link-fd", "3", "--model", o->model, "--backend",
         serveflags_backends[o->backend], "--device", device, "--tensor-parallel-size", ranks,
-        "--memory-fraction", fraction,
-        o->deterministic ? "--deterministic" : "--no-deterministic", "--threads", thread_text,
-        "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-dtype",
-        workerflags_kv_dtypes[o->kv_dtype], "--activations",
+        "--memory-fraction", fraction, o->deterministic ? "--deterministic" : "--no-deterministic",
+        "--threads", thread_text, "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv,
+        "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype], "--activations",
         workerflags_activations[o->activations], "--weights", workerflags_weights[o->weights],
         "--context", context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--decode-pace-ms",
         pace, "--log-level", log_level_names[o->log_level],
@@ -232,13 +232,9 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     return supervisor_add(s->supervisor, args, count, &child, &s->d);
 }
 
-static int64_t usable_cores(void) {
-    cpu_set_t set;
-    return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
 static status open_workers(server *s) {
-    int64_t threads = s->set.threads ? s->set.threads : usable_cores();
+    int64_t threads = s->set.threads ? s->set.threads : cpulimit_cpus();
+    threads = threads < LIMIT_THREADS ? threads : LIMIT_THREADS;
     int64_t workers = children_count(s);
     int64_t own = workers > 0 && threads / workers > 0 ? threads / workers : 1;
     TRY(cores_create(&s->cores, &s->d));

@@ -232,7 +232,8 @@ static const config_option options[] = {
     {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
      "one worker does both phases, for comparison"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
-     "compute threads of all workers together; 0: one a core. Each has an equal share, and the "
+     "compute threads of all workers together; 0: one a CPU that the affinity mask and the "
+     "cgroup's quota allow. Each has an equal share, and the "
      "shares of those that are idle"},
     {"backend", CONFIG_ENUM, FIELD(backend), 0, 0, "auto", serveflags_backends, NULL,
      "where the model runs; auto: on a GPU if there is one; timed: workers sleep as long as a step "

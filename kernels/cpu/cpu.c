@@ -5,10 +5,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
-#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "engine/base/cpulimit.h"
 #include "engine/base/limits.h"
 #include "engine/base/mem.h"
 #include "kernels/cpu/cpumap.h"
@@ -198,15 +198,9 @@ static const isa_pairs *pairs_choose(const isa_kernels *kernels) {
     return NULL;
 }
 
-/* CPUs this process may run on. */
-static int32_t usable_cpus(void) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    if (sched_getaffinity(0, sizeof(set), &set) != 0) {
-        return 1;
-    }
-    const int count = CPU_COUNT(&set);
-    return count < 1 ? 1 : count > LIMIT_THREADS ? LIMIT_THREADS : count;
+static int32_t threads_default(void) {
+    const int32_t cpus = cpulimit_cpus();
+    return cpus > LIMIT_THREADS ? LIMIT_THREADS : cpus;
 }
 
 status cpu_open(const backend_options *options, backend **out, diag *d) {
@@ -218,7 +212,7 @@ status cpu_open(const backend_options *options, backend **out, diag *d) {
         return status_fail(d, STATUS_NOMEM, "no memory for the CPU backend");
     }
     c->shared.table = &CPU_TABLE;
-    c->shared.threads = options->threads > 0 ? options->threads : usable_cpus();
+    c->shared.threads = options->threads > 0 ? options->threads : threads_default();
     (void)snprintf(c->shared.name, sizeof(c->shared.name), "cpu");
     (void)snprintf(c->shared.isa, sizeof(c->shared.isa), "%s", kernels->name);
     (void)snprintf(c->shared.numerics, sizeof(c->shared.numerics), "%s", CPU_NUMERICS);
