@@ -101,6 +101,9 @@ def pipelines():
         "mistral, first": lambda: by_characters(pre=space(BLANK, "first", split=False)),
         "mistral, always": lambda: by_characters(pre=space(BLANK, "always", split=False)),
         "mistral, never": lambda: by_characters(pre=space(BLANK, "never", split=False)),
+        # Gemma's cut at blanks finds none: the normalizer has written them otherwise.
+        "gemma": lambda: by_characters(normalizer=normalizers.Replace(" ", BLANK),
+                                       pre=pre_tokenizers.Split(" ", "merged_with_previous")),
         "mistral, split": lambda: by_characters(pre=space(BLANK, "first", split=True)),
     }
 

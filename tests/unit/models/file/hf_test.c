@@ -127,6 +127,12 @@ Test(hf, fields_that_may_be_absent_have_their_defaults) {
         {{"config.json", "\"rms_norm_eps\":1e-6,", ""},
          "qwen3.attention.layer_norm_rms_epsilon",
          1e-6},
+        {{"config.json", "Qwen3ForCausalLM\"],", "MistralForCausalLM\"],\"sliding_window\":64,"},
+         "llama.attention.sliding_window",
+         64},
+        {{"config.json", "Qwen3ForCausalLM\"],", "MistralForCausalLM\"],\"sliding_window\":64,"},
+         "llama.context_length",
+         128},
         {{"config.json", "128,", "128,\"sliding_window\":64,"}, "qwen3.context_length", 64},
         {{"config.json", "128,", "128,\"sliding_window\":4096,"}, "qwen3.context_length", 128},
         {{"config.json", "128,", "128,\"sliding_window\":null,"}, "qwen3.context_length", 128},
@@ -175,6 +181,7 @@ static void all_refused(const refusal *rows, size_t count) {
 
 #define ALL_REFUSED(rows) all_refused(rows, sizeof(rows) / sizeof((rows)[0]))
 #define CONFIG "config.json"
+#define QWEN3 "Qwen3ForCausalLM\"],"
 #define ROPE(inside) "128,\"rope_scaling\":{" inside "},"
 
 Test(hf, configurations_that_make_no_model_are_refused_by_field) {
@@ -230,6 +237,43 @@ Test(hf, configurations_that_make_no_model_are_refused_by_field) {
          STATUS_NOTFOUND,
          "tensor 'lm_head.weight' is missing"},
         {{CONFIG, "\"head_dim\":16,\"vocab_size\":8,", ""}, STATUS_NOTFOUND, "\"vocab_size\""},
+    };
+    ALL_REFUSED(rows);
+}
+
+#define GEMMA(fields) "Gemma3ForCausalLM\"]," fields
+
+Test(hf, what_gemma_does_otherwise_is_refused_by_field) {
+    static const refusal rows[] = {
+        {{CONFIG, QWEN3, GEMMA("\"hidden_activation\":\"gelu\",")},
+         STATUS_UNSUPPORTED,
+         "\"hidden_activation\""},
+        {{CONFIG, QWEN3, GEMMA("\"use_bidirectional_attention\":true,")},
+         STATUS_UNSUPPORTED,
+         "\"use_bidirectional_attention\""},
+        {{CONFIG, QWEN3, GEMMA("\"attn_logit_softcapping\":-1,")},
+         STATUS_CORRUPT,
+         "\"attn_logit_softcapping\""},
+        {{CONFIG, QWEN3, GEMMA("\"final_logit_softcapping\":\"x\",")},
+         STATUS_CORRUPT,
+         "\"final_logit_softcapping\""},
+        {{CONFIG, QWEN3, GEMMA("\"query_pre_attn_scalar\":0,")},
+         STATUS_CORRUPT,
+         "\"query_pre_attn_scalar\""},
+        {{CONFIG, QWEN3, GEMMA("\"sliding_window_pattern\":0,")},
+         STATUS_CORRUPT,
+         "\"sliding_window_pattern\""},
+        {{CONFIG, QWEN3, GEMMA("\"layer_types\":[],")}, STATUS_CORRUPT, "\"layer_types\""},
+        {{CONFIG, QWEN3, GEMMA("\"layer_types\":[\"chunked_attention\"],")},
+         STATUS_UNSUPPORTED,
+         "\"layer_types\""},
+        {{CONFIG, QWEN3,
+          GEMMA("\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"yarn\"}},")},
+         STATUS_UNSUPPORTED,
+         "sliding_attention"},
+        {{CONFIG, QWEN3, GEMMA("\"layer_types\":[\"full_attention\"],")},
+         STATUS_NOTFOUND,
+         "'model.layers.0.pre_feedforward_layernorm.weight' is missing"},
     };
     ALL_REFUSED(rows);
 }
