@@ -40,7 +40,7 @@ typedef struct {
     backend *backend;
     backend *others[BACKEND_RANKS_MAX - 1]; /* with several devices, the further ranks' */
     model *model;                           /* or */
-    timed *timed; /* one of the two is NULL */
+    timed *timed;                           /* one of the two is NULL */
     const model_info *info;
     arena arena;
     core *core;
