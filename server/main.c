@@ -25,7 +25,7 @@
 typedef struct {
     const char *model, *backend, *profile, *trace, *join, *listen, *key_file;
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
-        context, seqs, chunk, kv_pairs, pace_ms;
+        context, seqs, chunk, kv_pairs, pace_ms, kv_block;
     int32_t role, kv_dtype, activations, weights, kv_transport, log_level;
     bool log_json, deterministic;
     int64_t device, ranks;
@@ -84,6 +84,8 @@ static const config_option worker_flags[] = {
     {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "25", NULL, NULL, WORKERFLAGS_PACE},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
      "KV cache; 0: on a GPU what --memory-fraction leaves, else 1g"},
+    {"kv-block-tokens", CONFIG_INT, FIELD(kv_block), LIMIT_PAGE_TOKENS,
+     LIMIT_BLOCK_PAGES *LIMIT_PAGE_TOKENS, "16", NULL, NULL, WORKERFLAGS_KV_BLOCK},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "auto", workerflags_kv_dtypes, NULL,
      "dtype of the cache; auto: int8 on the CPU, f16 elsewhere"},
     {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,
@@ -181,6 +183,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .weights = (model_weights)o->weights,
                         .activations = (backend_activations)o->activations,
                         .kv_bytes = (uint64_t)o->kv_bytes,
+                        .block_tokens = (uint32_t)o->kv_block,
                         .context_tokens = (int32_t)o->context,
                         .seqs_max = (int32_t)o->seqs,
                         .prefill_chunk_tokens = (int32_t)o->chunk,

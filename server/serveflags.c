@@ -259,6 +259,11 @@ static const config_option options[] = {
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
      "KV cache of each worker, at least one whole context; 0: on a GPU what --memory-fraction "
      "leaves, else 1g"},
+    {"kv-block-tokens", CONFIG_INT, FIELD(kv_block), LIMIT_PAGE_TOKENS,
+     LIMIT_BLOCK_PAGES *LIMIT_PAGE_TOKENS, "16", NULL, NULL, WORKERFLAGS_KV_BLOCK},
+    {"kv-block-tokens-decode", CONFIG_INT, FIELD(kv_block_decode), 0,
+     LIMIT_BLOCK_PAGES *LIMIT_PAGE_TOKENS, "0", NULL, NULL,
+     "the same of decode workers; 0: as --kv-block-tokens"},
     {"kv-dtype", CONFIG_ENUM, FIELD(kv_dtype), 0, 0, "auto", workerflags_kv_dtypes, NULL,
      "dtype of the KV cache; auto: int8 on the CPU, f16 elsewhere"},
     {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,

@@ -14,8 +14,8 @@ typedef struct {
     const char *host, *model, *served_name, *api_key, *api_key_file, *trace, *profile, *price_table;
     const char *join, *cluster_listen, *key_file, *otlp_endpoint, *otlp_headers;
     double otlp_sample;
-    int64_t port, prefill, decode, threads, kv_bytes, context, seqs, chunk, pace_ms,
-        local_prefill_max;
+    int64_t port, prefill, decode, threads, kv_bytes, kv_block, kv_block_decode, context, seqs,
+        chunk, pace_ms, local_prefill_max;
     int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
         silence_ms, pending_ms;
     int32_t backend, kv_dtype, activations, weights, kv_transport, route, log_level;

@@ -19,6 +19,10 @@ enum { WORKERFLAGS_RANKS_MAX = 16 };
 
 extern const char *const workerflags_weights[]; /* of model_weights (models/arch/model.h) */
 
+#define WORKERFLAGS_KV_BLOCK                                                                   \
+    "tokens of KV handed out, and found again for other prompts, together; a multiple of 16. " \
+    "Workers need not agree"
+
 #define WORKERFLAGS_PACE                                                                          \
     "on cores shared with prefill workers: while those compute prompts, steps of decoding begin " \
     "at "                                                                                         \

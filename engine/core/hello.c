@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "engine/base/check.h"
+#include "engine/base/limits.h"
 
 static status differ(diag *d, const char *what, uint64_t mine, uint64_t theirs) {
     return status_fail_param(d, STATUS_MISMATCH, what, "%s differs: %llu here, %llu there", what,
@@ -13,6 +14,12 @@ static status differ(diag *d, const char *what, uint64_t mine, uint64_t theirs) 
 static status differ_text(diag *d, const char *what, str mine, str theirs) {
     return status_fail_param(d, STATUS_MISMATCH, what, "%s differs: %.*s here, %.*s there", what,
                              (int)mine.bytes, mine.data, (int)theirs.bytes, theirs.data);
+}
+
+/* Any size fits any other, for messages and transfers name pages; it only must have whole ones. */
+static bool blocks_fine(const message_hello *h) {
+    return h->block_tokens > 0 && h->block_tokens % LIMIT_PAGE_TOKENS == 0 &&
+           h->block_tokens <= LIMIT_BLOCK_PAGES * LIMIT_PAGE_TOKENS;
 }
 
 status hello_fits(const message_hello *mine, const message_hello *theirs, diag *d) {
@@ -35,8 +42,8 @@ status hello_fits(const message_hello *mine, const message_hello *theirs, diag *
     if (mine->layers != theirs->layers) {
         return differ(d, "layers", mine->layers, theirs->layers);
     }
-    if (mine->page_tokens != theirs->page_tokens) {
-        return differ(d, "tokens a page", mine->page_tokens, theirs->page_tokens);
+    if (!blocks_fine(mine) || !blocks_fine(theirs)) {
+        return differ(d, "tokens a block", mine->block_tokens, theirs->block_tokens);
     }
     /* Before the bytes a page, which say less: it names the dtype. */
     if (!str_equal(mine->kv_layout, theirs->kv_layout)) {

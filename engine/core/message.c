@@ -205,7 +205,7 @@ static void walk_hello(codec *c, message_hello *h) {
     h->pid = u32(c, "pid", h->pid, 0, UINT32_MAX);
     h->model_hash = u64(c, "model_hash", h->model_hash);
     h->layers = u32(c, "layers", h->layers, 0, LIMIT_LAYERS);
-    h->page_tokens = u32(c, "page_tokens", h->page_tokens, 0, UINT16_MAX);
+    h->block_tokens = u32(c, "block_tokens", h->block_tokens, 0, UINT16_MAX);
     h->kv_layer_page_bytes = u64(c, "kv_layer_page_bytes", h->kv_layer_page_bytes);
     h->pages = u32(c, "pages", h->pages, 0, INT32_MAX);
     h->context_tokens = u32(c, "context_tokens", h->context_tokens, 0, LIMIT_CONTEXT_TOKENS);

@@ -104,7 +104,7 @@ typedef struct {
     uint32_t pid;
     uint64_t model_hash;
     uint32_t layers;
-    uint32_t page_tokens;
+    uint32_t block_tokens; /* that it hands KV out in; not what a page or kv_layer_page_bytes has */
     uint64_t kv_layer_page_bytes;
     uint32_t pages; /* in its pool */
     uint32_t context_tokens;

@@ -252,6 +252,7 @@ static core_options core_settings(const worker_state *w, uint32_t pages) {
     uint32_t both = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
     core_options c = {.roles = message_roles_able(o->roles) & both,
                       .pages = pages,
+                      .block_pages = w->block_pages,
                       .layers = (uint32_t)w->info->layers,
                       .context_tokens = w->info->context_tokens,
                       .seqs_max = o->seqs_max,
@@ -438,6 +439,28 @@ static status open_model(worker_state *w, uint32_t *pages) {
     return STATUS_OK;
 }
 
+/* The pool is handed out in whole blocks, and a context has to find its room in them. */
+static status settle_blocks(worker_state *w, uint32_t *pages) {
+    uint32_t tokens = w->options->block_tokens ? w->options->block_tokens : LIMIT_PAGE_TOKENS;
+    uint32_t block = tokens / LIMIT_PAGE_TOKENS;
+    if (tokens % LIMIT_PAGE_TOKENS != 0 || block == 0 || block > LIMIT_BLOCK_PAGES) {
+        return status_fail_param(w->d, STATUS_INVALID, "kv-block-tokens",
+                                 "--kv-block-tokens %u: a multiple of %d up to %d is wanted",
+                                 tokens, LIMIT_PAGE_TOKENS, LIMIT_BLOCK_PAGES * LIMIT_PAGE_TOKENS);
+    }
+    uint32_t least = ((uint32_t)w->info->context_tokens + tokens - 1) / tokens * block;
+    *pages -= *pages % block;
+    if (*pages < least) {
+        return status_fail_param(
+            w->d, STATUS_INVALID, "kv-block-tokens",
+            "--kv-block-tokens %u: a context of %d tokens needs %u pages of KV "
+            "in such blocks, and --kv-memory holds %u",
+            tokens, w->info->context_tokens, least, *pages);
+    }
+    w->block_pages = block;
+    return STATUS_OK;
+}
+
 /* What asks this worker to drain. Ctrl-C is its gateway's where it has one, which drains it. */
 static sigset_t stop_signals(const worker_options *o) {
     sigset_t set;
@@ -508,6 +531,9 @@ status worker_run(const worker_options *options, diag *d) {
     status s = tracefile_open(&w.trace, options->trace_directory, options->name, d);
     if (s == STATUS_OK) {
         s = open_model(&w, &pages);
+    }
+    if (s == STATUS_OK) {
+        s = settle_blocks(&w, &pages);
     }
     if (s == STATUS_OK) {
         s = open_core(&w, pages);

@@ -48,6 +48,8 @@ typedef struct {
     uint64_t kv_bytes;      /* of the page pool; at least one whole context is taken. 0: what
                              * memory_fraction leaves of a GPU, WORKER_KV_BYTES of host memory */
     int32_t context_tokens; /* 0: what the model was trained for */
+    uint32_t block_tokens;  /* KV handed out and shared together: a multiple of LIMIT_PAGE_TOKENS;
+                             * 0: one page */
     int32_t seqs_max;
     int32_t prefill_chunk_tokens;
     int64_t queue_us;            /* a request waits this long for KV pages, then it is refused */

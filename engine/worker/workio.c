@@ -81,7 +81,7 @@ message_hello workio_hello(const worker_state *w) {
                            .pid = (uint32_t)getpid(),
                            .model_hash = w->info->file_hash,
                            .layers = (uint32_t)w->info->layers,
-                           .page_tokens = LIMIT_PAGE_TOKENS,
+                           .block_tokens = LIMIT_PAGE_TOKENS * w->block_pages,
                            .kv_layer_page_bytes = w->info->kv_layer_page_bytes,
                            .pages = s.pages_total,
                            .context_tokens = (uint32_t)w->info->context_tokens,

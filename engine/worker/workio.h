@@ -53,6 +53,7 @@ typedef struct {
     peers peers;
     hosts *hosts;             /* hosts.h; NULL: this machine only */
     channels *channels;       /* channels.h */
+    uint32_t block_pages;     /* of the KV pool that are handed out together */
     uint64_t group_bytes_max; /* of KV in one transfer group */
     uint32_t group_layers;    /* of a group, at first; and at most, of whole chunks */
     uint32_t group_layers_max;

@@ -145,6 +145,18 @@ def cache_of_int8():
 
 
 @case
+def blocks_of_unequal_sizes():
+    """P's pages come in other blocks than D's, on host transports; prompts that share beginnings are
+    found again on both sides."""
+    for p, d, transport in ((16, 64, "shm"), (128, 32, "tcp"), (48, 256, "shm")):
+        m = compare(*DISAGGREGATED, "--kv-transport", transport, "--kv-block-tokens", str(p),
+                    "--kv-block-tokens-decode", str(d), moved=True)
+        cached = m.sum("weir_prompt_tokens_cached_total", role="prefill")
+        assert cached > 0 and cached % p == 0
+        assert m.sum("weir_kv_links", transport=transport) == 2
+
+
+@case
 def chunks_of_32_tokens():
     compare(*DISAGGREGATED, "--prefill-chunk", "32", moved=True)
 

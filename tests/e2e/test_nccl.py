@@ -50,6 +50,16 @@ def disaggregated_over_nccl_as_aggregated():
 
 
 @case
+def blocks_of_unequal_sizes():
+    with Server(*OVER, "--kv-block-tokens", "64", "--kv-block-tokens-decode", "32",
+                env=device()) as server:
+        same(server, jobs[:6])
+        same(server, jobs[:2])  # from what both sides have cached
+        assert server.log().count("transport=nccl") == 2, server.log_tail()
+        server.check_pages_free()
+
+
+@case
 def two_and_two():
     with Server(*OVER, "--prefill", "2", "--decode", "2", env=device()) as server:
         same(server, jobs[:8], 8)

@@ -58,7 +58,7 @@ static void dial(sim *s, uint32_t w, uint32_t g) {
         .epoch = k->process.life,
         .roles = k->role,
         .layers = s->layers,
-        .page_tokens = LIMIT_PAGE_TOKENS * (k->options.block_pages ? k->options.block_pages : 1),
+        .block_tokens = LIMIT_PAGE_TOKENS * (k->options.block_pages ? k->options.block_pages : 1),
         .pages = k->options.pages,
         .context_tokens = (uint32_t)k->options.context_tokens,
         .vocab = (uint32_t)s->model.vocab};

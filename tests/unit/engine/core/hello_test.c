@@ -9,7 +9,7 @@ static message_hello sample(void) {
                            .vocab = 49152,
                            .context_tokens = 2048,
                            .layers = 30,
-                           .page_tokens = 16,
+                           .block_tokens = 16,
                            .kv_layer_page_bytes = 12288,
                            .kv_layout = str_from("k,v:head-major:f16"),
                            .numerics = str_from("cpu:v1:int8"),
@@ -38,7 +38,7 @@ Test(hello, every_single_difference_is_refused_by_name) {
         {"vocabulary", "49152", "49153"},
         {"context", "2048", "1024"},
         {"layers", "30", "31"},
-        {"tokens a page", "16", "32"},
+        {"tokens a block", "16", "40"},
         {"bytes a layer page", "12288", "24576"},
         {"KV layout", "k,v:head-major:f16", "other"},
         {"numerics class", "cpu:v1:int8", "cpu:v1:int"},
@@ -50,7 +50,7 @@ Test(hello, every_single_difference_is_refused_by_name) {
         b.vocab += i == 2;
         b.context_tokens = i == 3 ? 1024 : b.context_tokens;
         b.layers += i == 4;
-        b.page_tokens = i == 5 ? 32 : b.page_tokens;
+        b.block_tokens = i == 5 ? 40 : b.block_tokens;
         b.kv_layer_page_bytes = i == 6 ? 24576 : b.kv_layer_page_bytes;
         b.kv_layout = i == 7 ? str_from("other") : b.kv_layout;
         b.numerics.bytes -= i == 8;
@@ -61,6 +61,17 @@ Test(hello, every_single_difference_is_refused_by_name) {
         cr_assert(str_find(str_from(d.text), str_from(cases[i].theirs), 0) != SIZE_MAX);
         cr_assert_eq(hello_fits(&b, &a, &d), STATUS_MISMATCH);
         cr_assert_str_eq(d.param, cases[i].param);
+    }
+}
+
+Test(hello, blocks_may_be_of_any_two_sizes_of_whole_pages) {
+    message_hello a = sample(), b = sample();
+    diag d;
+    for (uint32_t tokens = 0; tokens <= 512; tokens++) {
+        b.block_tokens = tokens;
+        status want = tokens > 0 && tokens % 16 == 0 && tokens <= 256 ? STATUS_OK : STATUS_MISMATCH;
+        cr_assert_eq(hello_fits(&a, &b, &d), want, "%u", tokens);
+        cr_assert_eq(hello_fits(&b, &a, &d), want, "%u", tokens);
     }
 }
 

@@ -123,7 +123,7 @@ static void same_link_body(const message *a, const message *b) {
             cr_assert_eq(a->hello.pid, b->hello.pid);
             cr_assert_eq(a->hello.model_hash, b->hello.model_hash);
             cr_assert_eq(a->hello.layers, b->hello.layers);
-            cr_assert_eq(a->hello.page_tokens, b->hello.page_tokens);
+            cr_assert_eq(a->hello.block_tokens, b->hello.block_tokens);
             cr_assert_eq(a->hello.kv_layer_page_bytes, b->hello.kv_layer_page_bytes);
             cr_assert_eq(a->hello.pages, b->hello.pages);
             cr_assert_eq(a->hello.context_tokens, b->hello.context_tokens);

@@ -193,7 +193,7 @@ Test(worker, says_who_it_is_and_serves) {
     start(&b);
     cr_assert(b.hello.version == MESSAGE_VERSION && b.hello.worker == 3 && b.hello.epoch == EPOCH);
     cr_assert(b.hello.roles == BOTH && b.hello.pid == (uint32_t)b.pid);
-    cr_assert(b.hello.layers == 2 && b.hello.page_tokens == 16 && b.hello.context_tokens == 512);
+    cr_assert(b.hello.layers == 2 && b.hello.block_tokens == 16 && b.hello.context_tokens == 512);
     cr_assert(b.hello.vocab == TINYMODEL_VOCAB && b.hello.pages >= 32);
     works(&b, 1);
     works(&b, 2);

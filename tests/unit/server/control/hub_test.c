@@ -56,7 +56,7 @@ static message_hello worker_hello(uint32_t worker, uint64_t epoch) {
                            .vocab = 320,
                            .context_tokens = 512,
                            .layers = 2,
-                           .page_tokens = 16,
+                           .block_tokens = 16,
                            .kv_layer_page_bytes = 4096,
                            .pages = 99,
                            .numerics = str_from("cpu-1"),
@@ -287,7 +287,7 @@ static void make_wrong(message_hello *m, size_t i) {
     m->vocab += i == 2;
     m->context_tokens += i == 3;
     m->layers += i == 4;
-    m->page_tokens *= i == 5 ? 2 : 1;
+    m->block_tokens += i == 5;
     m->kv_layer_page_bytes *= i == 6 ? 2 : 1;
     m->kv_layout = i == 7 ? str_from("kv:f32") : m->kv_layout;
     m->numerics = i == 8 ? str_from("cuda-9.0") : m->numerics;
@@ -300,7 +300,7 @@ static void make_wrong(message_hello *m, size_t i) {
 Test(hub, refuses_each_mismatch_by_name_and_within_a_second) {
     static const char *const reasons[] = {
         "protocol version differs", "not the same model", "vocabulary differs", "context differs",
-        "layers differs",           "tokens a page",      "bytes a layer page", "KV layout differs",
+        "layers differs",           "tokens a block",     "bytes a layer page", "KV layout differs",
         "numerics class differs",   "a role and an",      "a role and an",      "a role and an",
         "older than the one known", "keys differ",        "version differs",    "version differs"};
     hub *h = start(1);
