@@ -8,8 +8,9 @@
  * takes a detour over rows of f32. Other sums are turned.
  *
  * Two tiles of weights (of one weight, or gate and up) meet all panels of the block, two at a time:
- * four loads feed four products, which take longer. What the vectors do with a square's sums is
- * done in steps between the products of the square after it.
+ * four loads feed four products, which take longer. Activations are read as a stream, past the
+ * first-level cache, where the weights stay: a block of them meets all rows. What the vectors do
+ * with a square's sums is done in steps between the products of the square after it.
  */
 #if defined(__x86_64__)
 #define _GNU_SOURCE
@@ -121,9 +122,9 @@ static void rows_square(const rows_job *j, const uint8_t *x, const uint8_t *x2, 
     for (int32_t g = 0; g < count; g++) {
         const int64_t at = (int64_t)g * BF16_TILE_BYTES;
         _tile_loadd(4, w + at, 64);
-        _tile_loadd(6, x + at, 64);
+        _tile_stream_loadd(6, x + at, 64);
         _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, x2 + at, 64);
+        _tile_stream_loadd(7, x2 + at, 64);
         _tile_dpbf16ps(1, 4, 7);
         _tile_loadd(5, w2 + at, 64);
         _tile_dpbf16ps(2, 5, 6);
