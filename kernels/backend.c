@@ -63,6 +63,16 @@ void backend_close(backend *b) {
     }
 }
 
+status backend_share(backend *of, int32_t threads, backend **out, diag *d) {
+    REFUSE_UNLESS(of != NULL && out != NULL && threads >= 0 && threads <= LIMIT_THREADS);
+    *out = NULL;
+    if (of->table->share == NULL || of->ranks > 0) {
+        return status_fail(d, STATUS_UNSUPPORTED,
+                           "backend \"%s\" cannot run two steps at once on one device", of->name);
+    }
+    return of->table->share(of, threads, out, d);
+}
+
 void backend_use_threads(backend *b, int32_t threads) {
     if (b->table->use_threads) {
         b->table->use_threads(b, threads);

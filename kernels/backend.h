@@ -129,6 +129,12 @@ MUST_USE status backend_open(const char *name, const backend_options *options, b
                              diag *d);
 void backend_close(backend *b);
 
+/* Another set of threads and scratch over the device of `of`, to be used beside it by one more
+ * thread: its operators take the weights and KV pools of `of`, and give the bits that it gives.
+ * `threads`: as many for itself; 0: as `of`. To be closed before `of`, which loads nothing
+ * meanwhile. STATUS_UNSUPPORTED where a device cannot be shared like that. */
+MUST_USE status backend_share(backend *of, int32_t threads, backend **out, diag *d);
+
 /* The backend that "auto" stands for here: "cuda" where its module is and finds a device, else
  * "cpu", and then `why`, when there is a module, says what it found. */
 const char *backend_choose(const backend_options *options, diag *why);
@@ -293,6 +299,7 @@ MUST_USE status backend_sync(backend *b);
 /* What a backend implements; arguments are already checked. */
 struct backend_table {
     void (*close)(backend *b);
+    status (*share)(backend *of, int32_t threads, backend **out, diag *d);         /* may be NULL */
     void (*use_threads)(backend *b, int32_t threads);                              /* may be NULL */
     uint64_t (*room)(const backend *b);                                            /* may be NULL */
     void (*memory)(const backend *b, uint64_t *free_bytes, uint64_t *total_bytes); /* may be NULL */

@@ -27,7 +27,7 @@ typedef struct {
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
         context, seqs, chunk, kv_pairs, pace_ms, kv_block;
     int32_t role, kv_dtype, activations, weights, kv_transport, log_level;
-    bool log_json, deterministic;
+    bool log_json, deterministic, multiplex;
     int64_t device, ranks;
     double memory_fraction, device_share;
     const char *price_table;
@@ -81,6 +81,9 @@ static const config_option worker_flags[] = {
      "threads it keeps while the other workers of this machine are busy"},
     {"cores-fd", CONFIG_INT, FIELD(cores_fd), -1, 1 << 20, "-1", NULL, NULL,
      "descriptor of the board on which local workers lend each other cores"},
+    {"pd-multiplex", CONFIG_BOOL, FIELD(multiplex), 0, 0, "false", NULL, NULL,
+     "with --role both: prompts and decoding run side by side over one KV cache, each on a part of "
+     "the cores and on all of them while the other is idle"},
     {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "25", NULL, NULL, WORKERFLAGS_PACE},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
      "KV cache; 0: on a GPU what --memory-fraction leaves, else 1g"},
@@ -178,6 +181,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .threads = (int32_t)o->threads,
                         .threads_own = (int32_t)o->threads_own,
                         .cores_fd = (int)o->cores_fd,
+                        .multiplex = o->multiplex,
                         .pace_us = o->pace_ms * 1000,
                         .kv_type = (backend_kv_type)o->kv_dtype,
                         .weights = (model_weights)o->weights,
@@ -196,6 +200,10 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .trace_directory = o->trace,
                         .name = name,
                         .eog = eog};
+    if (o->multiplex && w.roles != role_bits[2]) {
+        return status_fail_param(d, STATUS_INVALID, "pd-multiplex",
+                                 "--pd-multiplex needs --role both");
+    }
     TRY(failpoint_setup_env(d));
     TRY(failpoint_listen(name, d));
     TRY(read_cluster(o, &w, d));

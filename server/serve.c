@@ -218,15 +218,16 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         "--epoch", "{epoch}", "--link-fd", "3", "--model", o->model, "--backend",
         serveflags_backends[o->backend], "--device", device, "--tensor-parallel-size", ranks,
         "--memory-fraction", fraction, o->deterministic ? "--deterministic" : "--no-deterministic",
-        "--threads", thread_text, "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv,
-        "--kv-block-tokens", block, "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype],
-        "--activations", workerflags_activations[o->activations], "--weights",
-        workerflags_weights[o->weights], "--context", context, "--max-seqs", seqs,
-        "--prefill-chunk", chunk, "--decode-pace-ms", pace, "--log-level",
-        log_level_names[o->log_level], o->log_json ? "--log-json" : "--no-log-json", "--trace",
-        o->trace ? o->trace : "", "--kv-transport", workerflags_kv_transports[o->kv_transport],
-        "--queue-timeout-ms", queue, "--drain-timeout-ms", drain, "--profile",
-        o->profile ? o->profile : "", "--price-table", o->price_table ? o->price_table : "",
+        o->multiplex ? "--pd-multiplex" : "--no-pd-multiplex", "--threads", thread_text,
+        "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-block-tokens", block,
+        "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype], "--activations",
+        workerflags_activations[o->activations], "--weights", workerflags_weights[o->weights],
+        "--context", context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--decode-pace-ms",
+        pace, "--log-level", log_level_names[o->log_level],
+        o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
+        "--kv-transport", workerflags_kv_transports[o->kv_transport], "--queue-timeout-ms", queue,
+        "--drain-timeout-ms", drain, "--profile", o->profile ? o->profile : "", "--price-table",
+        o->price_table ? o->price_table : "",
         /* From here on for links between hosts; cut off below without them. */
         "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
     uint32_t count = sizeof args / sizeof args[0];
@@ -369,7 +370,8 @@ static void say_ready(void *self) {
     if (s->set.join) {
         (void)printf("  workers: those of the cluster at %s\n", s->hub_text);
     } else if (s->set.aggregated) {
-        (void)printf("  workers: %d for both phases (aggregated)\n", (int)s->set.decode);
+        (void)printf("  workers: %d for both phases (aggregated%s)\n", (int)s->set.decode,
+                     s->set.multiplex ? ", side by side" : "");
     } else {
         (void)printf("  workers: %d prefill, %d decode; KV moves over %s\n", (int)s->set.prefill,
                      (int)s->set.decode,
@@ -508,6 +510,12 @@ static int read_settings(config *c, server *s, int argc, char *const *argv) {
         (void)fprintf(stderr,
                       "weir serve: --kv-transport local needs --aggregated: workers of one "
                       "phase move their KV\n");
+        return 2;
+    }
+    if (s->set.multiplex && !s->set.aggregated) {
+        (void)fprintf(stderr,
+                      "weir serve: --pd-multiplex needs --aggregated: it is for workers of both "
+                      "phases\n");
         return 2;
     }
     if (s->set.autoscale && (s->set.aggregated || s->set.prefill_min > s->set.prefill_max ||

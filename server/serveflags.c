@@ -231,6 +231,8 @@ static const config_option options[] = {
      "with --autoscale: only tell what would be done, and why"},
     {"aggregated", CONFIG_BOOL, FIELD(aggregated), 0, 0, "false", NULL, NULL,
      "one worker does both phases, for comparison"},
+    {"pd-multiplex", CONFIG_BOOL, FIELD(multiplex), 0, 0, "false", NULL, NULL,
+     "with --aggregated: prompts and decoding side by side in that worker, instead of in turns"},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads of all workers together; 0: one a CPU that the affinity mask and the "
      "cgroup's quota allow. Each has an equal share, and the "

@@ -28,21 +28,53 @@ enum {
     LEAVE_US = 1000000, /* after everything was handed back */
     TAG_STEPPER = 0,
     TAG_SIGNAL = 1,
-    TAG_HOSTS = 2
+    TAG_HOSTS = 2,
+    TAG_DECODE_STEPPER = 3
 };
 
 /* ---- steps ---------------------------------------------------------------------------------- */
 
-static void step_events(worker_state *w) {
-    int32_t layers_done = stepper_progress(w->stepper);
+static uint32_t lanes_count(const worker_state *w) {
+    return w->lanes.on ? CORE_LANES : 1;
+}
+
+static stepper *lane_stepper(const worker_state *w, core_lane lane) {
+    return lane == CORE_LANE_DECODE ? w->lanes.stepper : w->stepper;
+}
+
+static bool any_runs(const worker_state *w) {
+    return stepper_running(w->stepper) || (w->lanes.on && stepper_running(w->lanes.stepper));
+}
+
+/* The device is busy while any lane is. Two steps that overlap are told apart no further: what the
+ * last of them to end took on the host is the host's. */
+static void account_step(worker_state *w, const stepper_result *result, int64_t now) {
+    int64_t computed_us = result->computed_us;
+    if (any_runs(w)) {
+        return;
+    }
+    if (w->lanes.on) {
+        computed_us = now - w->waste.since_us - (result->busy_us - result->computed_us);
+    }
+    waste_stepped(&w->waste, computed_us > 0 ? computed_us : 0, now);
+}
+
+static void step_failed(worker_state *w, core_lane lane, status failed) {
+    model *m = lane == CORE_LANE_DECODE ? w->lanes.model : w->model;
+    const char *fault = m ? model_fault(m) : "";
+    w->failed = status_fail(w->d, failed, "the model's step failed: %s%s%s", status_text(failed),
+                            *fault ? ": " : "", fault);
+    w->ended = true;
+}
+
+static void step_events(worker_state *w, core_lane lane) {
+    stepper *its = lane_stepper(w, lane);
+    int32_t layers_done = stepper_progress(its);
     stepper_result result;
     status failed;
-    if (stepper_finished(w->stepper, &result, &failed)) {
+    if (stepper_finished(its, &result, &failed)) {
         if (failed != STATUS_OK) {
-            const char *fault = w->model ? model_fault(w->model) : "";
-            w->failed = status_fail(w->d, failed, "the model's step failed: %s%s%s",
-                                    status_text(failed), *fault ? ": " : "", fault);
-            w->ended = true;
+            step_failed(w, lane, failed);
             return;
         }
         if (FAILPOINT("worker.after_step")) {
@@ -51,15 +83,15 @@ static void step_events(worker_state *w) {
             return;
         }
         int64_t now = clock_now_us();
-        workstats_step(w->stats, w->step_rows, result.busy_us);
-        if (w->step_prompts) {
-            channels_stepped(w, w->step_rows, result.computed_us);
+        workstats_step(w->stats, w->step_rows[lane], result.busy_us);
+        if (w->step_prompts[lane]) {
+            channels_stepped(w, w->step_rows[lane], result.computed_us);
         }
-        waste_stepped(&w->waste, result.computed_us, now);
-        trace_span(w->trace.trace, 0, "step", now - result.busy_us, now, 0);
-        core_commit(w->core, CORE_LANE_PROMPTS, result.results, result.count, clock_now_us());
+        account_step(w, &result, now);
+        trace_span(w->trace.trace, lane, "step", now - result.busy_us, now, 0);
+        core_commit(w->core, lane, result.results, result.count, clock_now_us());
         workio_act(w);
-    } else if (stepper_running(w->stepper) && layers_done > 0) {
+    } else if (stepper_running(its) && layers_done > 0 && lane == CORE_LANE_PROMPTS) {
         core_progress(w->core, layers_done, clock_now_us());
         workio_act(w);
     }
@@ -69,13 +101,38 @@ static void step_events(worker_state *w) {
  * another worker computes prompts, this one's steps begin the pace apart and the cores are lent in
  * between. Lent time counts as busy, for the borrower counts only cores of its own. */
 static bool lends(const worker_state *w, int64_t now_us) {
-    return w->was_busy && !(core_roles(w->core) & MESSAGE_ROLE_PREFILL) &&
+    return w->was_busy && !w->lanes.on && !(core_roles(w->core) & MESSAGE_ROLE_PREFILL) &&
            now_us < w->step_began_us + w->options->pace_us && cores_wanted(&w->cores);
 }
 
-static void start_step(worker_state *w) {
+/* Plans the lane's next step, and starts it. */
+static void start_lane(worker_state *w, core_lane lane) {
     core_batch batch;
-    if (stepper_running(w->stepper)) {
+    if (stepper_running(lane_stepper(w, lane))) {
+        return;
+    }
+    if (core_plan(w->core, lane, clock_now_us(), &batch)) {
+        if (FAILPOINT("worker.before_step")) {
+            w->failed = status_fail(w->d, STATUS_DEVICE, "failpoint worker.before_step");
+            w->ended = true;
+        }
+        w->step_began_us = clock_now_us();
+        w->step_rows[lane] = batch.rows;
+        w->step_prompts[lane] = batch.rows > batch.seqs_count;
+        workstats_cost(w->stats, &batch);
+        stepper_start(lane_stepper(w, lane), &batch);
+    }
+    workio_act(w);
+}
+
+/* To the workers beside this one, its lanes are one. */
+static void tell_cores(worker_state *w) {
+    bool prompts = stepper_running(w->stepper);
+    cores_work(&w->cores, prompts ? CORES_PROMPTS : any_runs(w) ? CORES_DECODES : CORES_IDLE);
+}
+
+static void start_step(worker_state *w) {
+    if (stepper_running(w->stepper) && !w->lanes.on) {
         return;
     }
     w->lending = lends(w, clock_now_us());
@@ -88,21 +145,15 @@ static void start_step(worker_state *w) {
         w->metrics_due_us = 0; /* that nothing is held any more is worth saying at once */
     }
     w->was_idle = idle;
-    bool any = core_plan(w->core, CORE_LANE_PROMPTS, clock_now_us(), &batch);
-    if (any) {
-        if (FAILPOINT("worker.before_step")) {
-            w->failed = status_fail(w->d, STATUS_DEVICE, "failpoint worker.before_step");
-            w->ended = true;
-        }
-        w->step_began_us = clock_now_us();
-        w->step_rows = batch.rows;
-        w->step_prompts = batch.rows > batch.seqs_count;
-        workstats_cost(w->stats, &batch);
-        stepper_start(w->stepper, &batch);
+    for (uint32_t lane = lanes_count(w); lane-- > 0;) {
+        start_lane(w, lane); /* decoding first: its rows may wait for pages */
+    }
+    bool any = any_runs(w);
+    if (w->lanes.on) {
+        tell_cores(w);
     }
     waste_enter(&w->waste, waste_pool_of(core_roles(w->core)),
                 any ? WASTE_BUSY : waste_stall(w->core), clock_now_us());
-    workio_act(w);
     if (!any && w->was_busy) {
         w->metrics_due_us = 0; /* numbers that nothing will change soon are worth sending now */
     }
@@ -130,7 +181,9 @@ static void handle_event(worker_state *w, const struct epoll_event *e) {
             break;
         case PEERS_OTHER:
             if (slot == TAG_STEPPER) {
-                step_events(w);
+                step_events(w, CORE_LANE_PROMPTS);
+            } else if (slot == TAG_DECODE_STEPPER) {
+                step_events(w, CORE_LANE_DECODE);
             } else if (slot == TAG_SIGNAL) {
                 LOG(INFO, "worker", "draining", "signal=SIGTERM");
                 struct signalfd_siginfo info;
@@ -257,6 +310,7 @@ static core_options core_settings(const worker_state *w, uint32_t pages) {
                       .context_tokens = w->info->context_tokens,
                       .seqs_max = o->seqs_max,
                       .queue_max = 4096,
+                      .multiplex = o->multiplex,
                       .step_tokens_max = batch_rows_max(o),
                       .logit_rows_max = batch_logit_rows_max(o),
                       .prefill_chunk_tokens = o->prefill_chunk_tokens,
@@ -359,7 +413,16 @@ static status open_core(worker_state *w, uint32_t pages) {
                           .eog = w->options->eog,
                           .eog_count = w->options->eog_count,
                           .progress_layers = (int32_t)c.group_layers};
-    return stepper_open(&so, &w->stepper, w->d);
+    if (!w->lanes.on) {
+        return stepper_open(&so, &w->stepper, w->d);
+    }
+    so.cores = w->timed ? NULL : &w->lanes.cores[CORE_LANE_PROMPTS];
+    TRY(stepper_open(&so, &w->stepper, w->d));
+    so.model = w->lanes.model;
+    so.device = w->lanes.device;
+    so.cores = w->timed ? NULL : &w->lanes.cores[CORE_LANE_DECODE];
+    so.progress_layers = (int32_t)c.layers + 1; /* nothing of its steps is sent anywhere */
+    return stepper_open(&so, &w->lanes.stepper, w->d);
 }
 
 static status open_timed(worker_state *w) {
@@ -477,7 +540,9 @@ static status open_links(worker_state *w) {
     TRY(peers_open(&w->peers, w->d));
     if ((w->signal_fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC)) < 0 ||
         peers_watch(&w->peers, TAG_SIGNAL, PEERS_OTHER, w->signal_fd) != STATUS_OK ||
-        peers_watch(&w->peers, TAG_STEPPER, PEERS_OTHER, stepper_fd(w->stepper)) != STATUS_OK) {
+        peers_watch(&w->peers, TAG_STEPPER, PEERS_OTHER, stepper_fd(w->stepper)) != STATUS_OK ||
+        (w->lanes.on && peers_watch(&w->peers, TAG_DECODE_STEPPER, PEERS_OTHER,
+                                    stepper_fd(w->lanes.stepper)) != STATUS_OK)) {
         return status_fail_errno(w->d, STATUS_IO, "setting up the worker's descriptors");
     }
     status s = message_scratch_open(&w->scratch);
@@ -532,6 +597,9 @@ status worker_run(const worker_options *options, diag *d) {
     if (s == STATUS_OK) {
         s = open_model(&w, &pages);
     }
+    if (s == STATUS_OK && options->multiplex) {
+        s = lanes_open(&w.lanes, w.model, w.backend, w.cores.own, options->seqs_max, d);
+    }
     if (s == STATUS_OK) {
         s = settle_blocks(&w, &pages);
     }
@@ -548,6 +616,7 @@ status worker_run(const worker_options *options, diag *d) {
         s = w.failed;
     }
     stepper_close(w.stepper);
+    lanes_close(&w.lanes);
     if (w.peers.epoll_fd >= 0) {
         peers_flush(&w.peers);
         peers_close(&w.peers);

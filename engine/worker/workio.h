@@ -14,6 +14,7 @@
 
 #include "engine/base/cores.h"
 #include "engine/base/tracefile.h"
+#include "engine/worker/lanes.h"
 #include "engine/worker/peers.h"
 #include "engine/worker/stepper.h"
 #include "engine/worker/worker.h"
@@ -44,7 +45,8 @@ typedef struct {
     const model_info *info;
     arena arena;
     core *core;
-    stepper *stepper;
+    stepper *stepper; /* the first lane's */
+    lanes lanes;      /* the second's, if there is one */
     workio_held held; /* timed backend */
     waste waste;      /* where the time goes */
     workstats *stats;
@@ -64,9 +66,9 @@ typedef struct {
     strbuf encoded;
     strbuf snapshot;
     int signal_fd;
-    int32_t step_rows;
-    bool step_prompts; /* it has chunks of prompts */
-    bool lending;      /* the next step waits, for the cores compute another worker's prompts */
+    int32_t step_rows[CORE_LANES];
+    bool step_prompts[CORE_LANES]; /* it has chunks of prompts */
+    bool lending; /* the next step waits, for the cores compute another worker's prompts */
     int64_t step_began_us;
     int64_t metrics_due_us;
     bool was_busy, was_idle;

@@ -113,8 +113,11 @@ static status cpu_sync(backend *b) {
     return STATUS_OK;
 }
 
+static status cpu_share(backend *of, int32_t threads, backend **out, diag *d);
+
 static const backend_table CPU_TABLE = {
     .close = cpu_close,
+    .share = cpu_share,
     .use_threads = cpu_use_threads,
     .alloc = cpu_alloc,
     .free = cpu_free,
@@ -203,6 +206,26 @@ static int32_t threads_default(void) {
     return cpus > LIMIT_THREADS ? LIMIT_THREADS : cpus;
 }
 
+/* Scratch and threads; closes it on failure. */
+static status cpu_start(cpu *c, backend **out, diag *d) {
+    c->scratch = cpumap_take(scratch_bytes(c), false);
+    c->parts = cpumap_take(CPU_PARTS_BYTES, false);
+    status s = STATUS_OK;
+    if (c->scratch == NULL || c->parts == NULL) {
+        s = status_fail_errno(d, STATUS_NOMEM, "no memory for %d compute threads",
+                              (int)c->shared.threads);
+    }
+    if (s == STATUS_OK) {
+        s = cpupool_open(c->shared.threads, &c->pool, d);
+    }
+    if (s != STATUS_OK) {
+        cpu_close(&c->shared);
+        return s;
+    }
+    *out = &c->shared;
+    return STATUS_OK;
+}
+
 status cpu_open(const backend_options *options, backend **out, diag *d) {
     *out = NULL;
     const isa_kernels *kernels = NULL;
@@ -220,20 +243,24 @@ status cpu_open(const backend_options *options, backend **out, diag *d) {
     c->pairs = pairs_choose(kernels);
     c->shared.bf16 = c->pairs != NULL;
     c->nodes = cpunodes_with_memory();
-    c->scratch = cpumap_take(scratch_bytes(c), false);
-    c->parts = cpumap_take(CPU_PARTS_BYTES, false);
-    status s = STATUS_OK;
-    if (c->scratch == NULL || c->parts == NULL) {
-        s = status_fail_errno(d, STATUS_NOMEM, "no memory for %d compute threads",
-                              (int)c->shared.threads);
+    return cpu_start(c, out, d);
+}
+
+static status cpu_share(backend *of, int32_t threads, backend **out, diag *d) {
+    const cpu *first = cpu_of(of);
+    cpu *c = mem_calloc(1, sizeof(*c));
+    if (c == NULL) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the CPU backend");
     }
-    if (s == STATUS_OK) {
-        s = cpupool_open(c->shared.threads, &c->pool, d);
-    }
-    if (s != STATUS_OK) {
+    c->shared = *of;
+    c->shared.begun = (ops_batch){0};
+    c->shared.threads = threads > 0 ? threads : of->threads;
+    c->kernels = first->kernels;
+    c->pairs = first->pairs;
+    c->nodes = first->nodes;
+    if (!cpuweights_share(c, first)) {
         cpu_close(&c->shared);
-        return s;
+        return status_fail(d, STATUS_NOMEM, "no memory for a second set of compute threads");
     }
-    *out = &c->shared;
-    return STATUS_OK;
+    return cpu_start(c, out, d);
 }

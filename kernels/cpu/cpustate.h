@@ -69,6 +69,8 @@ static inline int32_t cpu_divide_up(int32_t a, int32_t b) {
 status cpuweights_load(backend *b, const backend_weight *shape, const void *data, uint64_t bytes,
                        const backend_weight **out, diag *d);
 void cpuweights_close(cpu *c);
+/* Room for the activations of all weights that `of` has. */
+bool cpuweights_share(cpu *c, const cpu *of);
 
 status cpuops_embed(backend *b, const ops_embed *op);
 status cpuops_rmsnorm(backend *b, const ops_rmsnorm *op);

@@ -101,6 +101,19 @@ static bool activations_grow(cpu *c, const backend_weight *shape) {
     return true;
 }
 
+bool cpuweights_share(cpu *c, const cpu *of) {
+    const backend_weight widest[] = {
+        {.activations = BACKEND_ACTIVATIONS_INT8, .inputs = of->inputs_max},
+        {.activations = BACKEND_ACTIVATIONS_F32, .inputs = of->inputs_max_f32},
+        {.activations = BACKEND_ACTIVATIONS_BF16, .inputs = of->inputs_max_bf16}};
+    for (size_t i = 0; i < sizeof(widest) / sizeof(widest[0]); i++) {
+        if (widest[i].inputs > 0 && !activations_grow(c, &widest[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
 typedef struct {
     const cpu_weight *w;
     const uint8_t *data;

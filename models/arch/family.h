@@ -20,6 +20,10 @@ typedef struct {
     /* `kv` fits the info; the batch is already checked. */
     status (*forward)(void *self, backend_kv *kv, const model_batch *batch);
     void (*close)(void *self);
+    /* Another object over the weights of `self`, with workspace of its own on `device`; NULL: the
+     * family has none. */
+    status (*share)(const void *self, backend *device, int32_t rows_max, int32_t logit_rows_max,
+                    void **out);
 } family;
 
 #endif

@@ -21,4 +21,4 @@ static status open_gemma2(const gguf *file, const model_options *options, model_
     return llama_open_as(&traits, file, options, info, out, d);
 }
 
-const family gemma2_family = {"gemma2", open_gemma2, llama_forward, llama_close};
+const family gemma2_family = {"gemma2", open_gemma2, llama_forward, llama_close, llama_share};

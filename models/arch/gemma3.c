@@ -20,4 +20,4 @@ static status open_gemma3(const gguf *file, const model_options *options, model_
     return llama_open_as(&traits, file, options, info, out, d);
 }
 
-const family gemma3_family = {"gemma3", open_gemma3, llama_forward, llama_close};
+const family gemma3_family = {"gemma3", open_gemma3, llama_forward, llama_close, llama_share};

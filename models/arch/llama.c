@@ -15,6 +15,7 @@
 
 typedef struct {
     backend *device;
+    bool shares;       /* another one's weights */
     llama_shape shape; /* this rank's */
     int32_t rank, ranks;
     llama_load_weights weights;
@@ -125,8 +126,32 @@ void llama_close(void *self) {
     mem_free(m->seqs);
     mem_free(m->tokens);
     mem_free(m->rows);
-    llama_load_free(&m->shape, m->device, &m->weights);
+    if (!m->shares) {
+        llama_load_free(&m->shape, m->device, &m->weights);
+    }
     mem_free(m);
+}
+
+status llama_share(const void *self, backend *device, int32_t rows_max, int32_t logit_rows_max,
+                   void **out) {
+    const llama *of = self;
+    llama *m = mem_calloc(1, sizeof(*m));
+    if (!m) {
+        return STATUS_NOMEM;
+    }
+    m->device = device;
+    m->shares = true;
+    m->shape = of->shape;
+    m->rank = of->rank;
+    m->ranks = of->ranks;
+    m->weights = of->weights;
+    status s = llama_workspace(m, rows_max, logit_rows_max);
+    if (s != STATUS_OK) {
+        llama_close(m);
+        return s;
+    }
+    *out = m;
+    return STATUS_OK;
 }
 
 /* Frequencies that the keys ask for; files may have them as a tensor instead. */
@@ -466,4 +491,4 @@ static status llama_open(const gguf *file, const model_options *options, model_i
     return llama_open_as(&traits, file, options, info, out, d);
 }
 
-const family llama_family = {"llama", llama_open, llama_forward, llama_close};
+const family llama_family = {"llama", llama_open, llama_forward, llama_close, llama_share};

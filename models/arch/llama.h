@@ -15,10 +15,12 @@
 
 extern const family llama_family;
 
-/* As family.open, forward and close. */
+/* As family.open, forward, close and share. */
 MUST_USE status llama_open_as(const llama_traits *traits, const gguf *file,
                               const model_options *options, model_info *info, void **out, diag *d);
 MUST_USE status llama_forward(void *self, backend_kv *kv, const model_batch *b);
 void llama_close(void *self);
+MUST_USE status llama_share(const void *self, backend *device, int32_t rows_max,
+                            int32_t logit_rows_max, void **out);
 
 #endif

@@ -56,6 +56,7 @@ struct model {
     model_info info;
     int32_t rows_max, logit_rows_max;
     model_ranks *ranks; /* NULL: one device, or a part */
+    bool shares;        /* another model's weights and pool */
 };
 
 static const family *const model_families[] = {&llama_family, &qwen2_family, &qwen3_family,
@@ -364,6 +365,33 @@ status model_open(const model_options *options, model **out, diag *d) {
     return s;
 }
 
+status model_share(model *of, backend *device, int32_t rows_max, int32_t logit_rows_max,
+                   model **out, diag *d) {
+    CHECK(rows_max > 0 && rows_max <= OPS_ROWS_MAX);
+    CHECK(logit_rows_max > 0 && logit_rows_max <= rows_max);
+    if (!of->self || !of->family->share) {
+        return status_fail(d, STATUS_UNSUPPORTED, "models of %s are not computed twice at once",
+                           of->info.arch);
+    }
+    model *m = mem_calloc(1, sizeof(*m));
+    if (!m) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the model");
+    }
+    *m = *of;
+    m->device = device;
+    m->rows_max = rows_max;
+    m->logit_rows_max = logit_rows_max;
+    m->shares = true;
+    m->self = NULL;
+    status s = of->family->share(of->self, device, rows_max, logit_rows_max, &m->self);
+    if (s != STATUS_OK) {
+        model_close(m);
+        return status_fail(d, s, "no memory for a second set of workspaces");
+    }
+    *out = m;
+    return STATUS_OK;
+}
+
 void model_close(model *m) {
     if (!m) {
         return;
@@ -371,7 +399,7 @@ void model_close(model *m) {
     if (m->ranks) {
         model_ranks_close(m->ranks);
     }
-    if (m->kv) {
+    if (m->kv && !m->shares) {
         backend_kv_close(m->device, m->kv);
     }
     if (m->self) {

@@ -91,6 +91,11 @@ typedef struct {
 
 MUST_USE status model_open(const model_options *options, model **out, diag *d);
 void model_close(model *m);
+
+/* The same weights and pages for one more thread: `device` is a backend_share of the model's own.
+ * To be closed before `of`. model_kv_* are those of `of`. */
+MUST_USE status model_share(model *of, backend *device, int32_t rows_max, int32_t logit_rows_max,
+                            model **out, diag *d);
 const model_info *model_get_info(const model *m);
 
 /* Runs one batch: the sequences cover the rows in order. STATUS_INVALID, and nothing is run, when

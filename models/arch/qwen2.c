@@ -9,4 +9,4 @@ static status open_qwen2(const gguf *file, const model_options *options, model_i
     return llama_open_as(&traits, file, options, info, out, d);
 }
 
-const family qwen2_family = {"qwen2", open_qwen2, llama_forward, llama_close};
+const family qwen2_family = {"qwen2", open_qwen2, llama_forward, llama_close, llama_share};

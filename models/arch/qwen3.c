@@ -10,4 +10,4 @@ static status open_qwen3(const gguf *file, const model_options *options, model_i
     return llama_open_as(&traits, file, options, info, out, d);
 }
 
-const family qwen3_family = {"qwen3", open_qwen3, llama_forward, llama_close};
+const family qwen3_family = {"qwen3", open_qwen3, llama_forward, llama_close, llama_share};

@@ -19,7 +19,7 @@
 #include "engine/base/limits.h"
 #include "engine/base/status.h"
 
-enum { SUPERVISOR_CHILD_FD = 3, SUPERVISOR_SHARED_FD = 4, SUPERVISOR_ARGS_MAX = 64 };
+enum { SUPERVISOR_CHILD_FD = 3, SUPERVISOR_SHARED_FD = 4, SUPERVISOR_ARGS_MAX = 80 };
 
 typedef struct supervisor supervisor;
 

@@ -5,6 +5,7 @@
 #include "models/arch/model.h"
 
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -110,7 +111,7 @@ static void free_sequence(sequence *s) {
 
 /* One forward pass: rows[i] rows of seqs[i], all logits wanted. */
 static void step(bed *b, sequence *const *seqs, const int32_t *rows, int32_t count) {
-    static int32_t tokens[4 * TOKENS], wanted[4 * TOKENS];
+    static _Thread_local int32_t tokens[4 * TOKENS], wanted[4 * TOKENS];
     model_seq shares[SEQS_MAX];
     int32_t total = 0;
     for (int32_t i = 0; i < count; i++) {
@@ -504,4 +505,52 @@ Test(model, refuses_a_file_that_is_none) {
         cr_assert(strstr(d.text, paths[i]) != NULL, "\"%s\"", d.text);
     }
     backend_close(device);
+}
+
+/* ---- two batches at once --------------------------------------------------------------------- */
+
+typedef struct {
+    bed b;
+    sequence *s;
+    int32_t chunk;
+} runner;
+
+static void *run_beside(void *context) {
+    runner *r = context;
+    run_chunked(&r->b, r->s, r->chunk);
+    return NULL;
+}
+
+Test(model, two_threads_over_one_set_of_weights_and_pages_change_no_bit, .timeout = 300) {
+    static const backend_activations ways[] = {BACKEND_ACTIVATIONS_INT8, BACKEND_ACTIVATIONS_F32};
+    write_model(GGUF_Q4_K);
+    for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
+        how h = {path, 2, ways[i], BACKEND_KV_INT8};
+        diag d = {0};
+        bed first = open_bed(h), second = first, alone = open_bed(h);
+        cr_assert_eq(backend_share(first.device, 0, &second.device, &d), STATUS_OK, "%s", d.text);
+        cr_assert_eq(model_share(first.m, second.device, 4 * TOKENS, 4 * TOKENS, &second.m, &d),
+                     STATUS_OK, "%s", d.text);
+        sequence *x = make_sequence(1, TOKENS, first.vocab, 0, 1);
+        sequence *y = make_sequence(2, TOKENS, first.vocab, PAGES / 2, 1);
+        sequence *x_alone = make_sequence(1, TOKENS, first.vocab, 0, 1);
+        sequence *y_alone = make_sequence(2, TOKENS, first.vocab, PAGES / 2, 1);
+        run_chunked(&alone, x_alone, TOKENS);
+        run_chunked(&alone, y_alone, TOKENS);
+        pthread_t thread;
+        runner beside = {second, y, 1};
+        cr_assert_eq(pthread_create(&thread, NULL, run_beside, &beside), 0);
+        run_chunked(&first, x, 64);
+        pthread_join(thread, NULL);
+        same_logits(x_alone, x, first.vocab, "the first");
+        same_logits(y_alone, y, first.vocab, "the one beside it");
+        same_kv(&alone, y_alone, &first, y);
+        free_sequence(x);
+        free_sequence(y);
+        free_sequence(x_alone);
+        free_sequence(y_alone);
+        close_bed(&second);
+        close_bed(&first);
+        close_bed(&alone);
+    }
 }
