@@ -14,15 +14,19 @@ enum { KEY_BYTES = 96, SIZE_MAX_ANY = 1 << 30 };
 typedef struct {
     const char *name; /* in `architectures` */
     const char *arch;
-    bool biases, head_norms, windows, gemma;
+    bool biases, head_norms, windows, gemma, nested;
 } architecture;
 
-static const architecture known[] = {{"LlamaForCausalLM", "llama", false, false, false, false},
-                                     {"MistralForCausalLM", "llama", false, false, true, false},
-                                     {"Qwen2ForCausalLM", "qwen2", true, false, false, false},
-                                     {"Qwen3ForCausalLM", "qwen3", false, true, false, false},
-                                     {"Gemma2ForCausalLM", "gemma2", false, false, true, true},
-                                     {"Gemma3ForCausalLM", "gemma3", false, true, true, true}};
+static const architecture known[] = {
+    {.name = "LlamaForCausalLM", .arch = "llama"},
+    {.name = "MistralForCausalLM", .arch = "llama", .windows = true},
+    {.name = "Qwen2ForCausalLM", .arch = "qwen2", .biases = true},
+    {.name = "Qwen3ForCausalLM", .arch = "qwen3", .head_norms = true},
+    {.name = "Gemma2ForCausalLM", .arch = "gemma2", .windows = true, .gemma = true},
+    {"Gemma3ForCausalLM", "gemma3", .head_norms = true, .windows = true, .gemma = true},
+    {"Gemma3ForConditionalGeneration", "gemma3", .head_norms = true, .windows = true, .gemma = true,
+     .nested = true},
+};
 
 typedef struct {
     const cJSON *json;
@@ -87,6 +91,7 @@ static status find_architecture(const cJSON *json, hfconfig *out, diag *d) {
             out->head_norms = known[i].head_norms;
             out->windows = known[i].windows;
             out->gemma = known[i].gemma;
+            out->nested = known[i].nested;
             return STATUS_OK;
         }
     }
@@ -94,7 +99,8 @@ static status find_architecture(const cJSON *json, hfconfig *out, diag *d) {
                              FILE_NAME
                              ": \"architectures\" is \"%.80s\": LlamaForCausalLM, "
                              "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, "
-                             "Gemma2ForCausalLM and Gemma3ForCausalLM are supported",
+                             "Gemma2ForCausalLM, Gemma3ForCausalLM and the text part of "
+                             "Gemma3ForConditionalGeneration are supported",
                              first->valuestring);
 }
 
@@ -316,6 +322,21 @@ static status put_layer_types(const reader *r, int32_t layers, int64_t every) {
     return STATUS_OK;
 }
 
+/* The embedding is the output matrix too, unless one of the objects says otherwise. */
+static status take_gemma_tied(const reader *r, const cJSON *whole, bool *out) {
+    const cJSON *const objects[] = {r->json, whole};
+    *out = true;
+    for (int i = 0; i < 2; i++) {
+        bool tied = true;
+        status s = jsonfile_flag(objects[i], FILE_NAME, "tie_word_embeddings", &tied, r->d);
+        if (s != STATUS_NOTFOUND) {
+            TRY(s);
+        }
+        *out = *out && tied;
+    }
+    return STATUS_OK;
+}
+
 static status put_gemma(const reader *r, int32_t layers) {
     const bool second = str_equal_z(str_from(r->arch), "gemma2");
     bool both_ways;
@@ -335,15 +356,16 @@ static status put_sizes(const reader *r, hfconfig *out) {
     TRY(take_size(r, "num_hidden_layers", 0, &layers));
     TRY(take_size(r, "hidden_size", 0, &width));
     TRY(take_size(r, "intermediate_size", 0, &ffn));
-    TRY(take_size(r, "num_attention_heads", 0, &heads));
-    TRY(take_size(r, "num_key_value_heads", heads, &kv_heads));
+    /* Nested configurations leave out what is as in the smallest model of the kind. */
+    TRY(take_size(r, "num_attention_heads", out->nested ? 8 : 0, &heads));
+    TRY(take_size(r, "num_key_value_heads", out->nested ? 4 : heads, &kv_heads));
     if (jsonfile_member(r->json, "head_dim") == NULL && !out->gemma && width % heads != 0) {
         return refuse(r, "head_dim", "is needed where hidden_size is no multiple of the heads");
     }
     const int64_t implied = out->gemma ? 256 : width / heads > 0 ? width / heads : 1;
     TRY(take_size(r, "head_dim", implied, &head));
-    TRY(take_size(r, "vocab_size", 0, &vocab));
-    TRY(take_size(r, "max_position_embeddings", 2048, &context));
+    TRY(take_size(r, "vocab_size", out->nested ? 262208 : 0, &vocab));
+    TRY(take_size(r, "max_position_embeddings", out->nested ? 131072 : 2048, &context));
     status s = jsonfile_real(r->json, FILE_NAME, "rms_norm_eps", 0, 0.1, &epsilon, r->d);
     if (s != STATUS_NOTFOUND) {
         TRY(s);
@@ -408,7 +430,11 @@ status hfconfig_read(const cJSON *config, const cJSON *generation, hfconfig *out
                      diag *d) {
     hfconfig c = {.begin = -1};
     TRY(find_architecture(config, &c, d));
-    const reader r = {config, c.arch, keys, d};
+    const reader r = {c.nested ? jsonfile_member(config, "text_config") : config, c.arch, keys, d};
+    if (!cJSON_IsObject(r.json)) {
+        return status_fail_param(d, STATUS_CORRUPT, "text_config",
+                                 FILE_NAME ": \"text_config\" must be an object");
+    }
     if (jsonfile_member(config, "quantization_config") != NULL) {
         return refuse(&r, "quantization_config",
                       "is set: quantised folders are not supported (use the original weights or a "
@@ -416,7 +442,7 @@ status hfconfig_read(const cJSON *config, const cJSON *generation, hfconfig *out
     }
     const char *wanted = c.gemma ? "gelu_pytorch_tanh" : "silu", *act = wanted;
     const char *field = c.gemma ? "hidden_activation" : "hidden_act";
-    status s = jsonfile_text(config, FILE_NAME, field, &act, d);
+    status s = jsonfile_text(r.json, FILE_NAME, field, &act, d);
     if (s != STATUS_NOTFOUND) {
         TRY(s);
     }
@@ -426,16 +452,17 @@ status hfconfig_read(const cJSON *config, const cJSON *generation, hfconfig *out
                               : "other than silu is not supported");
     }
     ggufmake_str(keys, "general.architecture", str_from(c.arch));
-    TRY(take_flag(&r, "tie_word_embeddings", &c.tied));
-    c.tied = c.tied || (c.gemma && jsonfile_member(config, "tie_word_embeddings") == NULL);
+    TRY(c.gemma ? take_gemma_tied(&r, config, &c.tied)
+                : take_flag(&r, "tie_word_embeddings", &c.tied));
     TRY(put_sizes(&r, &c));
     int64_t begin = -1;
-    s = jsonfile_integer(config, FILE_NAME, "bos_token_id", 0, INT32_MAX, &begin, d);
+    s = jsonfile_integer(r.json, FILE_NAME, "bos_token_id", 0, INT32_MAX, &begin, d);
     if (s != STATUS_NOTFOUND) {
         TRY(s);
     }
     c.begin = (int32_t)begin;
     TRY(add_ends(config, FILE_NAME, &c, d));
+    TRY(add_ends(c.nested ? r.json : NULL, FILE_NAME, &c, d));
     TRY(add_ends(generation, "generation_config.json", &c, d));
     *out = c;
     return STATUS_OK;

@@ -21,6 +21,7 @@ typedef struct {
     bool head_norms;  /* queries and keys are normalised by head */
     bool windows;     /* every layer sees the last sliding_window positions alone */
     bool gemma;       /* norms after attention and FFN too, whose weights lack a one */
+    bool nested;      /* a text model beside an image tower, which is left alone */
     bool tied;        /* the embedding is the output matrix too */
     int32_t layers;
     int32_t begin;                   /* bos_token_id, -1: none */

@@ -202,10 +202,36 @@ static bool translate(const char *hf, const hfconfig *c, char name[NAME_BYTES]) 
     return false;
 }
 
-/* Tensors that may be there and mean nothing: rotary tables of old exports, and an output matrix
- * beside the flag that says it is the embedding. */
+/* The name that a text model's tensor would have in a folder of its own; that of the image tower
+ * beside it stays. */
+static const char *text_name(const char *hf, const hfconfig *c, char name[NAME_BYTES]) {
+    static const char older[] = "language_model.", newer[] = "model.language_model.";
+    if (c->nested && strncmp(hf, older, sizeof older - 1) == 0) {
+        return hf + sizeof older - 1;
+    }
+    if (c->nested && strncmp(hf, newer, sizeof newer - 1) == 0) {
+        (void)snprintf(name, NAME_BYTES, "model.%s", hf + sizeof newer - 1);
+        return name;
+    }
+    return hf;
+}
+
+static bool is_of_images(const char *hf) {
+    static const char *const heads[] = {"vision_tower.", "multi_modal_projector.",
+                                        "model.vision_tower.", "model.multi_modal_projector."};
+    for (size_t i = 0; i < sizeof heads / sizeof heads[0]; i++) {
+        if (strncmp(hf, heads[i], strlen(heads[i])) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Tensors that may be there and mean nothing: rotary tables of old exports, an output matrix beside
+ * the flag that says it is the embedding, and what looks at images. */
 static bool is_ignored(const char *hf, const hfconfig *c) {
-    return str_ends_with(str_from(hf), str_from(".rotary_emb.inv_freq")) ||
+    return (c->nested && is_of_images(hf)) ||
+           str_ends_with(str_from(hf), str_from(".rotary_emb.inv_freq")) ||
            (c->tied && strcmp(hf, "lm_head.weight") == 0);
 }
 
@@ -238,11 +264,12 @@ static status to_floats(hfweights *w, const safetensors_tensor *t, float more, g
 
 static status put_tensor(hfweights *w, const safetensors_tensor *t, const hfconfig *c,
                          ggufmake *keys, diag *d) {
-    char name[NAME_BYTES];
-    if (is_ignored(t->name, c)) {
+    char name[NAME_BYTES], own[NAME_BYTES];
+    const char *hf = text_name(t->name, c, own);
+    if (is_ignored(hf, c)) {
         return STATUS_OK;
     }
-    if (!translate(t->name, c, name)) {
+    if (!translate(hf, c, name)) {
         return status_fail(d, STATUS_UNSUPPORTED, "tensor '%.80s' is not part of a %s model",
                            t->name, c->arch);
     }

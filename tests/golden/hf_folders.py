@@ -65,6 +65,12 @@ CASES.update({
                                                  sliding_window_pattern=2)),
 })
 
+# The same text model beside an image tower, of which the folder has one tensor.
+NESTED = {"gemma3-images": "model.language_model.", "gemma3-images-older": "language_model.model."}
+for name in NESTED:
+    CASES[name] = ("gemma3", "BF16", 1, dict(GEMMA, num_hidden_layers=7, rope_theta=1e6,
+                                             rope_local_base_freq=1e4))
+
 CLASSES = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM",
            "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
            "gemma2": "Gemma2ForCausalLM", "gemma3": "Gemma3ForCausalLM"}
@@ -84,6 +90,16 @@ def config(case):
     if "rope_parameters" not in fields:
         c["rope_theta"] = 10000.0
     c.update(fields)
+    if case in NESTED:
+        outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+                 "dtype": c.pop("dtype"), "eos_token_id": c.pop("eos_token_id"),
+                 "vision_config": {"model_type": "siglip_vision_model", "hidden_size": 16,
+                                   "intermediate_size": 32, "num_hidden_layers": 1,
+                                   "num_attention_heads": 2, "image_size": 28, "patch_size": 14},
+                 "mm_tokens_per_image": 4, "image_token_index": 3, "boi_token_index": 4,
+                 "eoi_token_index": 5}
+        del c["architectures"]
+        return dict(outer, text_config=c)
     return c
 
 
@@ -94,6 +110,7 @@ def tensors(case):
     """(name, shape, offset, spread) of each."""
     family, _, _, _ = CASES[case]
     c = config(case)
+    c = c.get("text_config", c)
     width, ffn = c["hidden_size"], c["intermediate_size"]
     head = c.get("head_dim") or width // c["num_attention_heads"]
     query, key = head * c["num_attention_heads"], head * c["num_key_value_heads"]
@@ -224,7 +241,10 @@ def write(folder, case):
     parts = []
     for name, shape, offset, spread in tensors(case):
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        parts.append((name, dtype, shape, pack(values(name, count, offset, spread), dtype)))
+        own = name.replace("model.", NESTED.get(case, "model."), 1)
+        parts.append((own, dtype, shape, pack(values(name, count, offset, spread), dtype)))
+    if case in NESTED:
+        parts.append(("vision_tower.vision_model.post_layernorm.bias", dtype, [16], bytes(32)))
     if shards == 1:
         safetensors(os.path.join(folder, "model.safetensors"), parts)
     else:
