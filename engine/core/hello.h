@@ -16,6 +16,11 @@
  * to go on at the other. Both ends come to the same answer. */
 MUST_USE status hello_fits(const message_hello *mine, const message_hello *theirs, diag *d);
 
+/* Of two that fit: the same numerics class. Else they have a model on different numbers of devices:
+ * pages are the same bytes in the same order, for they travel whole, but sums were rounded
+ * elsewhere, and where two tokens are all but equally likely one may choose the other. */
+bool hello_rounds_alike(const message_hello *mine, const message_hello *theirs);
+
 /* What can carry KV between two workers, the best first. */
 typedef enum { HELLO_LOCAL, HELLO_SHM, HELLO_NCCL, HELLO_TCP, HELLO_TRANSPORTS } hello_transport;
 

@@ -259,6 +259,11 @@ static void on_hello(worker_state *w, uint32_t slot, const message *m) {
         p->greeted = true;
         channels_join(w, slot, &m->hello);
         if (!p->doomed) {
+            if (!hello_rounds_alike(&mine, &m->hello)) {
+                LOG(INFO, "peers", "rounds sums elsewhere: its model is on other devices",
+                    "worker=%u here=\"%s\" there=\"%.*s\"", p->worker, w->info->numerics,
+                    (int)m->hello.numerics.bytes, m->hello.numerics.data);
+            }
             LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=%s", p->worker,
                 (unsigned long long)p->epoch, hello_transport_name(p->transport));
         }

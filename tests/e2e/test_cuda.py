@@ -12,6 +12,7 @@ import signal
 import sys
 
 import mixed
+from hosts import Cluster
 from weirtest import BIN, ROOT, Server, Skip, case, generate, main, parallel, scratch, until
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "golden"))
@@ -242,6 +243,23 @@ def two_workers_of_two_devices():
             same(run(server, short(8), 4), reference)
             assert server.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0
             server.check_pages_free()
+
+
+@case
+def prefill_and_decode_on_different_numbers_of_devices():
+    """Two devices compute what one decodes, and the other way round."""
+    reference = want(8)
+    for prefill, decode in ((TWO, ()), ((), TWO)):
+        with Cluster() as c:
+            c.worker("prefill", *CUDA, *prefill, "--kv-block-tokens", "32", env=shared())
+            c.worker("decode", *CUDA, *decode, env=shared())
+            gateway = c.gateway()
+            c.wait_joined(gateway, 2)
+            same(run(gateway, short(8), 4), reference)
+            until(lambda: gateway.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0,
+                  "KV moved")
+            assert "rounds sums elsewhere" in c.nodes[0].log(), c.nodes[0].log()
+            gateway.check_pages_free()
 
 
 @case

@@ -64,6 +64,19 @@ Test(hello, every_single_difference_is_refused_by_name) {
     }
 }
 
+Test(hello, models_may_be_on_any_numbers_of_devices) {
+    message_hello a = sample(), b = sample(), c = sample();
+    diag d;
+    b.numerics = str_from("cpu:v1:int8 tp=2");
+    c.numerics = str_from("cpu:v1:int tp=2");
+    cr_assert(hello_rounds_alike(&a, &a) && !hello_rounds_alike(&a, &b));
+    cr_assert_eq(hello_fits(&a, &b, &d), STATUS_OK);
+    cr_assert_eq(hello_fits(&b, &a, &d), STATUS_OK);
+    cr_assert_eq(hello_fits(&a, &c, &d), STATUS_MISMATCH);
+    cr_assert_eq(hello_fits(&c, &b, &d), STATUS_MISMATCH);
+    cr_assert_not_null(strstr(d.text, "cpu:v1:int tp=2"));
+}
+
 Test(hello, blocks_may_be_of_any_two_sizes_of_whole_pages) {
     message_hello a = sample(), b = sample();
     diag d;
