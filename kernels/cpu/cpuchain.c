@@ -9,7 +9,7 @@
 
 #include "kernels/cpu/cpustate.h"
 
-enum { CHAIN_THREAD_ROWS_MIN = 128 };
+enum { CHAIN_THREAD_ROWS_MIN = 32 };
 
 typedef struct {
     const cpu *c;
@@ -115,8 +115,17 @@ static void chain_item(void *context, int32_t item, int32_t thread) {
 }
 
 bool cpuchain_worth(const cpu *c, const ops_linear *op) {
+    const int32_t rows = op->rows < CPU_ROWS ? op->rows : CPU_ROWS;
     return op->parts[0].weight->activations == BACKEND_ACTIVATIONS_BF16 &&
-           op->rows >= CHAIN_THREAD_ROWS_MIN * c->shared.threads;
+           rows >= CHAIN_THREAD_ROWS_MIN * c->shared.threads;
+}
+
+/* Of an item: as many items as threads, or twice as many, ..., of whole pairs of panels. */
+static int32_t chain_block(const cpu *c, int32_t rows) {
+    enum { PAIR = 2 * ISA_PANEL_ROWS };
+    const int32_t threads = c->shared.threads;
+    const int32_t turns = cpu_divide_up(rows, threads * ISA_PAIRS_BLOCK_ROWS);
+    return cpu_divide_up(cpu_divide_up(rows, turns * threads), PAIR) * PAIR;
 }
 
 status cpuchain_run(backend *b, const ops_linear *ops, int32_t count) {
@@ -129,13 +138,13 @@ status cpuchain_run(backend *b, const ops_linear *ops, int32_t count) {
         TRY(cpulinear_run(b, &ops[i]));
     }
     for (int32_t base = 0; base < ops[0].rows && worth; base += CPU_ROWS) {
-        const int32_t left = ops[0].rows - base;
+        const int32_t left = ops[0].rows - base, rows = left < CPU_ROWS ? left : CPU_ROWS;
         chain_job j = {.c = c,
                        .ops = ops,
                        .count = count,
                        .row_base = base,
-                       .rows = left < CPU_ROWS ? left : CPU_ROWS,
-                       .block = ISA_PAIRS_BLOCK_ROWS};
+                       .rows = rows,
+                       .block = chain_block(c, rows)};
         cpupool_run(c->pool, chain_item, &j, cpu_divide_up(j.rows, j.block));
     }
     return STATUS_OK;

@@ -222,7 +222,7 @@ static void check_chain(backend *b, ops_input gated, bool biased, int32_t rows) 
 }
 
 Test(pairs, a_chain_equals_its_operators_one_by_one) {
-    static const int32_t rows[] = {128, 150, 273, CHAIN_ROWS, 512, 9};
+    static const int32_t rows[] = {33, 150, 273, CHAIN_ROWS, 64, 9};
     for (int threads = 1; threads <= 2; threads++) {
         backend *b = open_pairs("a_chain_equals_its_operators_one_by_one", threads);
         for (int c = 0; b != NULL && c < 6; c++) {
