@@ -129,10 +129,10 @@ MUST_USE status backend_open(const char *name, const backend_options *options, b
                              diag *d);
 void backend_close(backend *b);
 
-/* Another set of threads and scratch over the device of `of`, to be used beside it by one more
- * thread: its operators take the weights and KV pools of `of`, and give the bits that it gives.
- * `threads`: as many for itself; 0: as `of`. To be closed before `of`, which loads nothing
- * meanwhile. STATUS_UNSUPPORTED where a device cannot be shared like that. */
+/* Another set of threads (CUDA: a stream, which goes first) and scratch over the device of `of`, to
+ * be used beside it by one more thread: its operators take the weights and KV pools of `of`, and
+ * give the bits that it gives. `threads`: as many for itself; 0: as `of`. To be closed before `of`,
+ * which loads nothing meanwhile. STATUS_UNSUPPORTED where a device cannot be shared like that. */
 MUST_USE status backend_share(backend *of, int32_t threads, backend **out, diag *d);
 
 /* The backend that "auto" stands for here: "cuda" where its module is and finds a device, else

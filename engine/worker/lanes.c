@@ -11,6 +11,12 @@ status lanes_open(lanes *l, model *of, backend *device, int32_t threads, int32_t
     if (!of) {
         return STATUS_OK;
     }
+    if (!backend_kv_on_host(device)) {
+        TRY(backend_share(device, 0, &l->device, d));
+        LOG(INFO, "worker", "prompts and decoding side by side", "device=%s streams=2",
+            device->isa);
+        return model_share(of, l->device, seqs_max, seqs_max, &l->model, d);
+    }
     CHECK(threads > 0);
     TRY(backend_share(device, 0, &l->device, d));
     TRY(model_share(of, l->device, seqs_max, seqs_max, &l->model, d));

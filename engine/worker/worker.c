@@ -416,11 +416,12 @@ static status open_core(worker_state *w, uint32_t pages) {
     if (!w->lanes.on) {
         return stepper_open(&so, &w->stepper, w->d);
     }
-    so.cores = w->timed ? NULL : &w->lanes.cores[CORE_LANE_PROMPTS];
+    bool divided = w->lanes.cores[CORE_LANE_PROMPTS].board != NULL;
+    so.cores = divided ? &w->lanes.cores[CORE_LANE_PROMPTS] : NULL;
     TRY(stepper_open(&so, &w->stepper, w->d));
     so.model = w->lanes.model;
     so.device = w->lanes.device;
-    so.cores = w->timed ? NULL : &w->lanes.cores[CORE_LANE_DECODE];
+    so.cores = divided ? &w->lanes.cores[CORE_LANE_DECODE] : NULL;
     so.progress_layers = (int32_t)c.layers + 1; /* nothing of its steps is sent anywhere */
     return stepper_open(&so, &w->lanes.stepper, w->d);
 }

@@ -104,8 +104,11 @@ static const char *cuda_fault(const backend *b) {
     return c->failed == cudaSuccess ? cudagroup_fault(c) : cudaGetErrorString(c->failed);
 }
 
+static status cuda_share(backend *of, int32_t threads, backend **out, diag *d);
+
 static const backend_table cuda_table = {
     .close = cuda_close,
+    .share = cuda_share,
     .room = cudamemory_room,
     .memory = cudamemory_memory,
     .fault = cuda_fault,
@@ -148,14 +151,17 @@ status cuda_probe(const backend_options *options, diag *d) {
 }
 
 /* Everything of the device that is not memory for the model. */
-static status cuda_begin(cudastate *c, int device) {
+static status cuda_begin(cudastate *c, int device, bool urgent) {
     void *stage = NULL;
+    int least = 0, greatest = 0;
     TRY(cudastate_check(c, cudaSetDevice(device)));
+    TRY(cudastate_check(c, cudaDeviceGetStreamPriorityRange(&least, &greatest)));
     TRY(cudastate_check(
         c, cudaDeviceGetAttribute(&c->multiprocessors, cudaDevAttrMultiProcessorCount, device)));
     TRY(cudastate_check(c, cudaDeviceGetAttribute(
                                &c->shared_max, cudaDevAttrMaxSharedMemoryPerBlockOptin, device)));
-    TRY(cudastate_check(c, cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking)));
+    TRY(cudastate_check(c, cudaStreamCreateWithPriority(&c->stream, cudaStreamNonBlocking,
+                                                        urgent ? greatest : least)));
     TRY(cudastate_check(c, cudaStreamCreateWithFlags(&c->move_stream, cudaStreamNonBlocking)));
     TRY(cudastate_check(c, cudaMallocHost(&stage, CUDASTATE_STAGE_BYTES)));
     c->stage = stage;
@@ -168,6 +174,41 @@ void cudastate_name(cudastate *c, int32_t ranks) {
     (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
                    c->plain ? "plain" : "tensor", c->capability,
                    c->library == NULL && ranks <= 2 ? "exact" : "fast-2");
+}
+
+/* The rest of an open; closes it on failure. */
+static status cuda_start(cudastate *c, bool urgent, backend **out, diag *d) {
+    cudagraph_open(c);
+    const status s = cuda_begin(c, c->device, urgent);
+    if (s != STATUS_OK) {
+        const int device = c->device;
+        const char *why = cudaGetErrorString(c->failed);
+        cuda_close(&c->base);
+        return status_fail(d, s, "CUDA device %d: %s", device, why);
+    }
+    cudalibrary_open(c);
+    cudastate_name(c, 1);
+    *out = &c->base;
+    return STATUS_OK;
+}
+
+/* A stream of its own in the same context, so weights and pools are the same addresses. Its blocks
+ * go before those of the first: what shares a device with long steps is short. */
+static status cuda_share(backend *of, int32_t threads, backend **out, diag *d) {
+    const cudastate *first = (const cudastate *)of;
+    (void)threads;
+    cudastate *c = mem_calloc(1, sizeof(*c));
+    if (c == NULL) {
+        return status_fail(d, STATUS_NOMEM, "no memory for the CUDA backend");
+    }
+    c->base = first->base;
+    c->base.begun = (ops_batch){0};
+    c->device = first->device;
+    c->capability = first->capability;
+    c->deterministic = first->deterministic;
+    c->memory_fraction = first->memory_fraction;
+    c->plain = first->plain;
+    return cuda_start(c, true, out, d);
 }
 
 status cuda_open(const backend_options *options, backend **out, diag *d) {
@@ -193,16 +234,6 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
         options->memory_fraction > 0 ? options->memory_fraction : BACKEND_MEMORY_FRACTION;
     (void)snprintf(c->base.name, sizeof(c->base.name), "cuda");
     c->plain = plain;
-    cudagraph_open(c);
     (void)snprintf(c->base.isa, sizeof(c->base.isa), plain ? "plain" : "sm_%d", capability);
-    const status s = cuda_begin(c, device);
-    if (s != STATUS_OK) {
-        const char *why = cudaGetErrorString(c->failed);
-        cuda_close(&c->base);
-        return status_fail(d, s, "CUDA device %d: %s", device, why);
-    }
-    cudalibrary_open(c);
-    cudastate_name(c, 1);
-    *out = &c->base;
-    return STATUS_OK;
+    return cuda_start(c, false, out, d);
 }

@@ -9,6 +9,7 @@ import json
 import subprocess
 import time
 
+import emulated
 import mixed
 from weirtest import BIN, FULL, Server, case, generate, main, parallel, tiny_model, until
 
@@ -107,6 +108,23 @@ def scores_of_prompts_are_the_same():
         want = parallel(some, lambda job: generate(server, *job), 1)
     with Server(*MULTIPLEX, "--threads", "2") as server:
         check(parallel(some, lambda job: generate(server, *job), 8), want, some)
+
+
+@case
+def on_a_device_with_two_streams():
+    """As both kinds of workers on the emulated device, which has exact arithmetic too."""
+    env = emulated.device(EMU_MEMORY_MB=192)
+    some = [(path, {**body, "max_tokens": min(body["max_tokens"], 12)})
+            for path, body in mixed.requests(12, seed=9, words_max=60)]
+    answers = []
+    for flags, workers in ((emulated.APART, 1), (("--aggregated",), 6), (MULTIPLEX, 6)):
+        with Server(*emulated.CUDA, *flags, env=env) as server:
+            answers.append(parallel(some, lambda job, at=server: generate(at, *job), workers))
+            if flags is MULTIPLEX:
+                assert "streams=2" in server.log()
+            server.check_pages_free()
+    check(answers[1], answers[0], some)
+    check(answers[2], answers[0], some)
 
 
 @case
