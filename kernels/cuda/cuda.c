@@ -85,6 +85,7 @@ static void cuda_close(backend *b) {
     (void)cudaFree(c->tables.memory);
     (void)cudaFree(c->work.memory);
     (void)cudaFree(c->slots.memory);
+    (void)cudaFree(c->sums.memory);
     cudasample_close(c);
     cudalibrary_close(c);
     (void)cudaFreeHost(c->stage);
@@ -169,11 +170,11 @@ static status cuda_begin(cudastate *c, int device, bool urgent) {
 }
 
 /* Sums of two are the same in either order. Of more, NCCL's order depends on how many numbers there
- * are, that is on the other rows. */
+ * are, that is on the other rows; cudagroup.c has another for --deterministic. */
 void cudastate_name(cudastate *c, int32_t ranks) {
     (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
                    c->plain ? "plain" : "tensor", c->capability,
-                   c->library == NULL && ranks <= 2 ? "exact" : "fast-2");
+                   c->library == NULL && (ranks <= 2 || c->deterministic) ? "exact" : "fast-2");
 }
 
 /* The rest of an open; closes it on failure. */

@@ -126,6 +126,14 @@ typedef struct {
     float cap; /* > 0 */
 } cuda_softcap;
 
+/* x = the sum over ranks, in their order: x itself is rank `rank`'s, others' are in `parts`. */
+typedef struct {
+    float *x;           /* device [count] */
+    const float *parts; /* device [ranks, stride]; [rank] is not read */
+    int64_t count, stride;
+    int32_t rank, ranks;
+} cuda_sum;
+
 typedef struct {
     const float *x;       /* device [x_rows, width] */
     const int32_t *index; /* device [rows] */
@@ -322,6 +330,7 @@ cudaError_t plain_unpack(const cuda_unpack *op, cudaStream_t stream);
 cudaError_t plain_rmsnorm(const cuda_rmsnorm *op, cudaStream_t stream);
 cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream);
 cudaError_t plain_softcap(const cuda_softcap *op, cudaStream_t stream);
+cudaError_t plain_sum(const cuda_sum *op, cudaStream_t stream);
 cudaError_t plain_rows(const cuda_rows *op, cudaStream_t stream); /* reference of stream_rows */
 cudaError_t plain_gather(const cuda_gather *op, cudaStream_t stream);
 cudaError_t plain_linear(const cuda_linear *op, cudaStream_t stream);

@@ -294,6 +294,7 @@ status cudabatch_reserve(backend *b, const ops_sizes *s) {
         TRY(cudastate_reserve(c, &c->work, work));
         TRY(cudastate_reserve(c, &c->slots, slots * slot));
     }
+    TRY(cudagroup_reserve(c, s));
     TRY(cudasample_reserve(c, s));
     TRY(cudalibrary_reserve(c, s));
     c->sealed = true;

@@ -5,6 +5,10 @@
  * at `left` too: a collective that one rank will never join would not end on the others. Who leaves
  * aborts its own communicator.
  *
+ * Of more than two ranks NCCL's sums have an order that depends on how many numbers there are. With
+ * --deterministic each rank therefore adds up a share of the numbers, in the order of the ranks, and
+ * the others send it what they have of it: what goes over the links is what NCCL's ring sends.
+ *
  * The library is opened by name, not linked: a GPU alone needs none.
  */
 #define _GNU_SOURCE
@@ -36,6 +40,10 @@ static_assert(sizeof(ncclUniqueId) == BACKEND_GROUP_ID_BYTES, "an id is handed o
     X(ncclCommInitRankConfig) \
     X(ncclCommGetAsyncError)  \
     X(ncclAllReduce)          \
+    X(ncclSend)               \
+    X(ncclRecv)               \
+    X(ncclGroupStart)         \
+    X(ncclGroupEnd)           \
     X(ncclCommAbort)          \
     X(ncclGetErrorString)
 
@@ -48,6 +56,7 @@ typedef struct {
 struct cudagroup {
     group_calls calls;
     ncclComm_t comm; /* NULL: not there yet, or gone */
+    int32_t rank, ranks;
     char fault[128];
 };
 
@@ -161,6 +170,84 @@ status cudagroup_wait(cudastate *c) {
     }
 }
 
+/* Of `count` numbers, the share that a rank adds up: [first, first + count). */
+typedef struct {
+    size_t first, count;
+} share;
+
+static size_t share_size(const struct cudagroup *g, size_t count) {
+    return (count + (size_t)g->ranks - 1) / (size_t)g->ranks;
+}
+
+static share share_of(const struct cudagroup *g, size_t count, int32_t rank) {
+    const size_t size = share_size(g, count), first = size * (size_t)rank;
+    const size_t left = first < count ? count - first : 0;
+    return (share){first, size < left ? size : left};
+}
+
+/* What one rank has for another; empty shares send nothing. */
+static bool group_pass(const cudastate *c, const float *from, size_t sent, float *into,
+                       size_t received, int32_t peer) {
+    const struct cudagroup *g = c->group;
+    const ncclResult_t s = sent == 0 ? ncclSuccess
+                                     : g->calls.ncclSend(from, sent, ncclFloat32, peer, g->comm,
+                                                         c->stream);
+    const ncclResult_t r = received == 0 ? ncclSuccess
+                                         : g->calls.ncclRecv(into, received, ncclFloat32, peer,
+                                                             g->comm, c->stream);
+    return (s == ncclSuccess || s == ncclInProgress) && (r == ncclSuccess || r == ncclInProgress);
+}
+
+/* `gather`: everybody's part of my share comes into `sums`; else the sums go to everybody. */
+static status group_trade(cudastate *c, float *x, size_t count, bool gather) {
+    struct cudagroup *g = c->group;
+    const share mine = share_of(g, count, g->rank);
+    float *sums = c->sums.memory;
+    bool asked = g->calls.ncclGroupStart() == ncclSuccess;
+    for (int32_t peer = 0; peer < g->ranks && asked; peer++) {
+        const share its = share_of(g, count, peer);
+        float *part = sums + share_size(g, count) * (size_t)peer;
+        if (peer != g->rank) {
+            asked = gather
+                        ? group_pass(c, x + its.first, its.count, part, mine.count, peer)
+                        : group_pass(c, x + mine.first, mine.count, x + its.first, its.count, peer);
+        }
+    }
+    const ncclResult_t r = g->calls.ncclGroupEnd();
+    return asked ? group_settle(c, r) : group_end(c, "a call to NCCL was refused");
+}
+
+static status group_sum_in_order(cudastate *c, float *x, size_t count) {
+    const struct cudagroup *g = c->group;
+    const share mine = share_of(g, count, g->rank);
+    TRY(cudastate_reserve(c, &c->sums,
+                          share_size(g, count) * (size_t)g->ranks * sizeof(float)));
+    const cuda_sum sum = {.x = x + mine.first,
+                          .parts = c->sums.memory,
+                          .count = (int64_t)mine.count,
+                          .stride = (int64_t)share_size(g, count),
+                          .rank = g->rank,
+                          .ranks = g->ranks};
+    TRY(group_trade(c, x, count, true));
+    if (mine.count > 0) {
+        TRY(cudastate_check(c, plain_sum(&sum, c->stream)));
+    }
+    return group_trade(c, x, count, false);
+}
+
+static bool group_orders(const cudastate *c) {
+    return c->deterministic && c->group->ranks > 2;
+}
+
+status cudagroup_reserve(cudastate *c, const ops_sizes *s) {
+    if (c->group == NULL || !group_orders(c)) {
+        return STATUS_OK;
+    }
+    const size_t most = (size_t)s->rows_max * (size_t)s->width_max;
+    return cudastate_reserve(c, &c->sums,
+                             share_size(c->group, most) * (size_t)c->group->ranks * sizeof(float));
+}
+
 status cudagroup_all_reduce(backend *b, const ops_all_reduce *op) {
     cudastate *c = (cudastate *)b;
     struct cudagroup *g = c->group;
@@ -168,6 +255,9 @@ status cudagroup_all_reduce(backend *b, const ops_all_reduce *op) {
     TRY(cudastate_enter(c));
     if (atomic_load(&c->left)) {
         return group_end(c, "");
+    }
+    if (group_orders(c)) {
+        return group_sum_in_order(c, op->x, count);
     }
     return group_settle(
         c, g->calls.ncclAllReduce(op->x, op->x, count, ncclFloat32, ncclSum, g->comm, c->stream));
@@ -180,10 +270,13 @@ static status group_begin(cudastate *c, const backend_group_id *id, int32_t rank
     ncclUniqueId unique;
     memcpy(unique.internal, id->bytes, sizeof(unique.internal));
     config.blocking = 0;
+    g->rank = rank;
+    g->ranks = ranks;
     TRY(group_settle(c, g->calls.ncclCommInitRankConfig(&g->comm, ranks, unique, rank, &config)));
-    TRY(cudastate_reserve(c, &c->index, sizeof(float)));
-    TRY(cudastate_check(c, cudaMemsetAsync(c->index.memory, 0, sizeof(float), c->stream)));
-    const ops_all_reduce first = {c->index.memory, 1, 1};
+    const uint64_t bytes = (uint64_t)ranks * sizeof(float); /* one for each rank to add up */
+    TRY(cudastate_reserve(c, &c->index, bytes));
+    TRY(cudastate_check(c, cudaMemsetAsync(c->index.memory, 0, bytes, c->stream)));
+    const ops_all_reduce first = {c->index.memory, 1, ranks};
     TRY(cudagroup_all_reduce(&c->base, &first));
     return cudamemory_sync(&c->base);
 }
@@ -192,12 +285,6 @@ status cudagroup_join(backend *b, const backend_group_id *id, int32_t rank, int3
                       diag *d) {
     cudastate *c = (cudastate *)b;
     size_t before = 0, after = 0, total;
-    if (c->deterministic && ranks > 2) {
-        return status_fail_param(d, STATUS_UNSUPPORTED, "deterministic",
-                                 "--deterministic with %d devices for one model: NCCL's order of "
-                                 "additions depends on the number of rows (1 or 2 devices)",
-                                 ranks);
-    }
     c->group = mem_calloc(1, sizeof(*c->group));
     if (c->group == NULL) {
         return status_fail(d, STATUS_NOMEM, "no memory for NCCL");
@@ -266,6 +353,12 @@ status cudagroup_all_reduce(backend *b, const ops_all_reduce *op) {
 
 status cudagroup_wait(cudastate *c) {
     return cudastate_check(c, cudaStreamSynchronize(c->stream));
+}
+
+status cudagroup_reserve(cudastate *c, const ops_sizes *sizes) {
+    (void)c;
+    (void)sizes;
+    return STATUS_OK;
 }
 
 const char *cudagroup_fault(const cudastate *c) {

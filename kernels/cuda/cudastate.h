@@ -73,6 +73,7 @@ typedef struct {
     cudastate_buffer tables; /* sequences and block tables */
     cudastate_buffer work;   /* attention's items and merges */
     cudastate_buffer slots;  /* attention's splits */
+    cudastate_buffer sums;   /* cudagroup.c: what other ranks have of this one's share */
     cudastate_buffer choice; /* cudasample.c: rows, histories and biases of one launch */
     cudastate_buffer logits; /* its rows' adjusted logits, then counts, which are zero between */
     cudastate_buffer chosen; /* its result */
@@ -191,6 +192,7 @@ MUST_USE status cudagroup_join(backend *b, const backend_group_id *id, int32_t r
 void cudagroup_leave(backend *b);
 MUST_USE status cudagroup_all_reduce(backend *b, const ops_all_reduce *op);
 MUST_USE status cudagroup_wait(cudastate *c);
+MUST_USE status cudagroup_reserve(cudastate *c, const ops_sizes *sizes);
 const char *cudagroup_fault(const cudastate *c);
 void cudagroup_close(cudastate *c);
 

@@ -152,6 +152,17 @@ __global__ void softcap_kernel(cuda_softcap op) {
     }
 }
 
+__global__ void sum_kernel(cuda_sum op) {
+    const int64_t i = thread_number();
+    if (i < op.count) {
+        float sum = op.rank == 0 ? op.x[i] : op.parts[i];
+        for (int32_t r = 1; r < op.ranks; r++) {
+            sum += r == op.rank ? op.x[i] : op.parts[r * op.stride + i];
+        }
+        op.x[i] = sum;
+    }
+}
+
 /* A thread a row, elements one after the other. */
 __global__ void rows_kernel(cuda_rows op) {
     const int64_t row = thread_number();
@@ -378,6 +389,10 @@ cudaError_t plain_silu_mul(const cuda_silu_mul *op, cudaStream_t stream) {
 
 cudaError_t plain_softcap(const cuda_softcap *op, cudaStream_t stream) {
     return ptx_launch(softcap_kernel, dim3(blocks_for(op->count)), dim3(THREADS), 0, stream, *op);
+}
+
+cudaError_t plain_sum(const cuda_sum *op, cudaStream_t stream) {
+    return ptx_launch(sum_kernel, dim3(blocks_for(op->count)), dim3(THREADS), 0, stream, *op);
 }
 
 cudaError_t plain_rows(const cuda_rows *op, cudaStream_t stream) {

@@ -284,9 +284,6 @@ def what_a_user_of_several_devices_reads():
     assert "several devices for one model need NCCL" in text and "/nowhere" in text, text
     text = refused(shared(), *TWO, "--kv-transport", "nccl")
     assert "the KV cache is on 2 devices" in text, text
-    text = refused(device(EMU_DEVICES=3, EMU_MEMORY_MB=192), "--tensor-parallel-size", "3",
-                   "--deterministic")
-    assert "--deterministic with 3 devices" in text, text
     server = Server("--backend", "cpu", *TWO, wait=False)
     until(lambda: " ends " in server.log(), "a worker says why it ends")
     assert "the cpu backend does not share a model among devices" in server.log(), server.log()
