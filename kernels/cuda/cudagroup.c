@@ -6,8 +6,8 @@
  * aborts its own communicator.
  *
  * Of more than two ranks NCCL's sums have an order that depends on how many numbers there are. With
- * --deterministic each rank therefore adds up a share of the numbers, in the order of the ranks, and
- * the others send it what they have of it: what goes over the links is what NCCL's ring sends.
+ * --deterministic each rank therefore adds up a share of the numbers, in the order of the ranks,
+ * and the others send it what they have of it: what goes over the links is what NCCL's ring sends.
  *
  * The library is opened by name, not linked: a GPU alone needs none.
  */
@@ -189,12 +189,12 @@ static share share_of(const struct cudagroup *g, size_t count, int32_t rank) {
 static bool group_pass(const cudastate *c, const float *from, size_t sent, float *into,
                        size_t received, int32_t peer) {
     const struct cudagroup *g = c->group;
-    const ncclResult_t s = sent == 0 ? ncclSuccess
-                                     : g->calls.ncclSend(from, sent, ncclFloat32, peer, g->comm,
-                                                         c->stream);
-    const ncclResult_t r = received == 0 ? ncclSuccess
-                                         : g->calls.ncclRecv(into, received, ncclFloat32, peer,
-                                                             g->comm, c->stream);
+    const ncclResult_t s =
+        sent == 0 ? ncclSuccess
+                  : g->calls.ncclSend(from, sent, ncclFloat32, peer, g->comm, c->stream);
+    const ncclResult_t r =
+        received == 0 ? ncclSuccess
+                      : g->calls.ncclRecv(into, received, ncclFloat32, peer, g->comm, c->stream);
     return (s == ncclSuccess || s == ncclInProgress) && (r == ncclSuccess || r == ncclInProgress);
 }
 
@@ -220,8 +220,7 @@ static status group_trade(cudastate *c, float *x, size_t count, bool gather) {
 static status group_sum_in_order(cudastate *c, float *x, size_t count) {
     const struct cudagroup *g = c->group;
     const share mine = share_of(g, count, g->rank);
-    TRY(cudastate_reserve(c, &c->sums,
-                          share_size(g, count) * (size_t)g->ranks * sizeof(float)));
+    TRY(cudastate_reserve(c, &c->sums, share_size(g, count) * (size_t)g->ranks * sizeof(float)));
     const cuda_sum sum = {.x = x + mine.first,
                           .parts = c->sums.memory,
                           .count = (int64_t)mine.count,
