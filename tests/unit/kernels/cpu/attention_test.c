@@ -342,25 +342,25 @@ Test(attention, a_window_split_over_positions_changes_no_bit) {
     }
 }
 
-/* A cap that most scores feel, as Gemma 2 has it; with a window on every other case. */
+/* A cap that most scores feel, as Gemma 2 has it; every other case with a window. */
 Test(attention, a_soft_cap_equals_textbook_attention_with_it) {
-    static const int32_t head_dims[] = {64, 80, 96, 128, 256};
-    for (int32_t i = 0; i < 5 * BACKEND_KV_TYPES; i++) {
-        const backend_kv_type type = (backend_kv_type)(i / 5);
-        const int32_t head_dim = head_dims[i % 5], tokens = head_dim == 64 ? 1100 : 200;
+    static const int32_t head_dims[] = {64, 80, 256, 64};
+    for (int32_t i = 0; i < BACKEND_KV_TYPES; i++) {
+        const backend_kv_type type = (backend_kv_type)i;
         softcap = i % 2 == 0 ? 0.7f : 4;
         window = i % 2 == 0 ? 0 : 70;
-        const inputs in = make_inputs(tokens, (shape){4, 2, head_dim, type});
+        const int32_t tokens = head_dims[i] == 64 ? 530 : 90; /* past a chunk, or past a tile */
+        const inputs in = make_inputs(tokens, (shape){4, 2, head_dims[i], type});
         check_naive(&in, 128, bound_of(type), 0);
         cputest_end();
     }
 }
 
 Test(attention, cuts_with_a_soft_cap_change_no_bit) {
-    static const int32_t chunks[] = {650, 100, 17, 5};
+    static const int32_t chunks[] = {100, 17};
     for (int32_t i = 0; i < BACKEND_KV_TYPES; i++) {
         softcap = 1.5f;
         window = i % 2 == 0 ? 0 : 100;
-        check_cuts(i % 2 == 0 ? 650 : 210, (shape){6, 2, 64, (backend_kv_type)i}, chunks, 4);
+        check_cuts(150, (shape){6, 2, 64, (backend_kv_type)i}, chunks, 2);
     }
 }
