@@ -223,24 +223,30 @@ status backend_kv_write(backend *b, const backend_kv *kv, const backend_kv_run *
 }
 
 static status pack(backend *b, const backend_kv *kv, const backend_kv_run *run, bool gather,
-                   void *staging, uint32_t *list, void *stream) {
+                   backend_kv_type type, void *staging, uint32_t *list, void *stream) {
     REFUSE_UNLESS(kv != NULL && staging != NULL && list != NULL && run_fine(kv, run));
     if (!b->table->kv_pack) {
         return STATUS_UNSUPPORTED;
     }
     return run->layers == 0 || run->pages_count == 0
                ? STATUS_OK
-               : b->table->kv_pack(b, kv, run, gather, staging, list, stream);
+               : b->table->kv_pack(b, kv, run, gather, type, staging, list, stream);
 }
 
 status backend_kv_gather(backend *b, const backend_kv *kv, const backend_kv_run *run, void *staging,
                          uint32_t *list, void *stream) {
-    return pack(b, kv, run, true, staging, list, stream);
+    return pack(b, kv, run, true, kv->shape.type, staging, list, stream);
 }
 
 status backend_kv_scatter(backend *b, const backend_kv *kv, const backend_kv_run *run,
                           const void *staging, uint32_t *list, void *stream) {
-    return pack(b, kv, run, false, (void *)(uintptr_t)staging, list, stream);
+    return pack(b, kv, run, false, kv->shape.type, (void *)(uintptr_t)staging, list, stream);
+}
+
+status backend_kv_convert(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                          backend_kv_type type, const void *staging, uint32_t *list, void *stream) {
+    REFUSE_UNLESS(type < BACKEND_KV_TYPES);
+    return pack(b, kv, run, false, type, (void *)(uintptr_t)staging, list, stream);
 }
 
 status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to) {

@@ -227,6 +227,12 @@ MUST_USE status backend_kv_gather(backend *b, const backend_kv *kv, const backen
 MUST_USE status backend_kv_scatter(backend *b, const backend_kv *kv, const backend_kv_run *run,
                                    const void *staging, uint32_t *list, void *stream);
 
+/* The same from what a pool of another type gathered: each token is read, and rounded anew as
+ * rope_append would have done. */
+MUST_USE status backend_kv_convert(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                   backend_kv_type type, const void *staging, uint32_t *list,
+                                   void *stream);
+
 /* Copies one page, all layers. */
 MUST_USE status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
 
@@ -319,7 +325,7 @@ struct backend_table {
                        const uint8_t *in);
     /* `gather`, or scatter; may be NULL. */
     status (*kv_pack)(backend *b, const backend_kv *kv, const backend_kv_run *run, bool gather,
-                      void *staging, uint32_t *list, void *stream);
+                      backend_kv_type type, void *staging, uint32_t *list, void *stream);
     status (*reserve)(backend *b, const ops_sizes *sizes); /* may be NULL */
     status (*batch)(backend *b, const ops_batch *op);      /* may be NULL */
     int32_t (*graph_rows)(const backend *b, int32_t rows); /* may be NULL */

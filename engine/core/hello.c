@@ -2,6 +2,7 @@
 #include "engine/core/hello.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "engine/base/check.h"
 #include "engine/base/limits.h"
@@ -24,6 +25,50 @@ static str without_ranks(str numerics) {
 
 bool hello_rounds_alike(const message_hello *mine, const message_hello *theirs) {
     return str_equal(mine->numerics, theirs->numerics);
+}
+
+/* What of `text` follows `before`, up to a space, a slash or the end. */
+static str part_after(str text, const char *before) {
+    size_t at = str_find(text, str_from(before), 0);
+    if (at == SIZE_MAX) {
+        return str_of(text.data, 0);
+    }
+    size_t from = at + strlen(before), to = from;
+    while (to < text.bytes && text.data[to] != ' ' && text.data[to] != '/') {
+        to++;
+    }
+    return str_of(text.data + from, to - from);
+}
+
+/* The same but for these parts, which both have. */
+static bool same_beside(str a, str a_part, str b, str b_part) {
+    if (a_part.bytes == 0 || b_part.bytes == 0) {
+        return false;
+    }
+    str a_head = str_of(a.data, (size_t)(a_part.data - a.data));
+    str b_head = str_of(b.data, (size_t)(b_part.data - b.data));
+    const char *a_rest = a_part.data + a_part.bytes, *b_rest = b_part.data + b_part.bytes;
+    return str_equal(a_head, b_head) &&
+           str_equal(str_of(a_rest, (size_t)(a.data + a.bytes - a_rest)),
+                     str_of(b_rest, (size_t)(b.data + b.bytes - b_rest)));
+}
+
+str hello_kv_type(const message_hello *h) {
+    return part_after(h->kv_layout, "/");
+}
+
+static bool converts(const message_hello *p, const message_hello *d) {
+    str gpu = str_from("cuda");
+    return p->roles == MESSAGE_ROLE_PREFILL && d->roles == MESSAGE_ROLE_DECODE &&
+           p->kv_layer_page_bytes >= d->kv_layer_page_bytes && str_find(p->numerics, gpu, 0) == 0 &&
+           !str_equal(hello_kv_type(p), hello_kv_type(d)) &&
+           same_beside(p->kv_layout, hello_kv_type(p), d->kv_layout, hello_kv_type(d)) &&
+           same_beside(p->numerics, part_after(p->numerics, "kv="), d->numerics,
+                       part_after(d->numerics, "kv="));
+}
+
+bool hello_converts(const message_hello *mine, const message_hello *theirs) {
+    return converts(mine, theirs) || converts(theirs, mine);
 }
 
 /* Any size fits any other, for messages and transfers name pages; it only must have whole ones. */
@@ -52,8 +97,11 @@ status hello_fits(const message_hello *mine, const message_hello *theirs, diag *
     if (mine->layers != theirs->layers) {
         return differ(d, "layers", mine->layers, theirs->layers);
     }
-    if (!blocks_fine(mine) || !blocks_fine(theirs)) {
+    if (mine->block_tokens != theirs->block_tokens && !(blocks_fine(mine) && blocks_fine(theirs))) {
         return differ(d, "tokens a block", mine->block_tokens, theirs->block_tokens);
+    }
+    if (hello_converts(mine, theirs)) {
+        return STATUS_OK;
     }
     /* Before the bytes a page, which say less: it names the dtype. */
     if (!str_equal(mine->kv_layout, theirs->kv_layout)) {
@@ -90,6 +138,13 @@ static void list_names(uint32_t transports, char out[32]) {
 status hello_carries(const message_hello *mine, const message_hello *theirs, uint32_t reach,
                      hello_transport *out, diag *d) {
     uint32_t both = mine->transports & theirs->transports & reach;
+    if (hello_converts(mine, theirs) && !((both &= HELLO_BIT(HELLO_NCCL)))) {
+        str here = hello_kv_type(mine), there = hello_kv_type(theirs);
+        return status_fail_param(d, STATUS_MISMATCH, "KV transport",
+                                 "KV is %.*s here and %.*s there, which goes over NCCL alone, and "
+                                 "there is none between the two",
+                                 (int)here.bytes, here.data, (int)there.bytes, there.data);
+    }
     bool shared = mine->device == theirs->device && (both & HELLO_BIT(HELLO_NCCL));
     both &= shared ? ~HELLO_BIT(HELLO_NCCL) : UINT32_MAX;
     for (uint32_t t = 0; t < HELLO_TRANSPORTS; t++) {

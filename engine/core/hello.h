@@ -21,6 +21,13 @@ MUST_USE status hello_fits(const message_hello *mine, const message_hello *their
  * elsewhere, and where two tokens are all but equally likely one may choose the other. */
 bool hello_rounds_alike(const message_hello *mine, const message_hello *theirs);
 
+/* Of two that fit: a P and a D on GPUs, of these roles for good, whose KV is of other types, D's no
+ * larger. NCCL alone carries it; D rounds each token anew as it puts it into its pages. */
+bool hello_converts(const message_hello *mine, const message_hello *theirs);
+
+/* The type's name, as the KV layout has it. */
+str hello_kv_type(const message_hello *h);
+
 /* What can carry KV between two workers, the best first. */
 typedef enum { HELLO_LOCAL, HELLO_SHM, HELLO_NCCL, HELLO_TCP, HELLO_TRANSPORTS } hello_transport;
 

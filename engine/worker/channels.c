@@ -131,9 +131,18 @@ static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag
     kvt_pool pool = workio_pool(w);
     uint64_t generation = receiver ? p->epoch : w->epoch;
     if (p->transport == HELLO_NCCL) {
+        bool convert = receiver && p->converts;
         nccl_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
+        if (convert) { /* groups come as large as they are there */
+            o.stage_bytes = w->group_bytes_max / pool.layer_page_bytes * p->kv_page_bytes;
+            pool.layer_page_bytes = p->kv_page_bytes;
+        }
         TRY(nccl_open(&pool, &o, generation, receiver, out, d));
-        workio_channel(w, *out, true);
+        if (convert) {
+            workio_convert(*out, p->kv_type);
+        } else {
+            workio_channel(w, *out, true);
+        }
         return STATUS_OK;
     }
     TRY(p->transport == HELLO_TCP
@@ -205,11 +214,41 @@ static void connect_sides(worker_state *w, uint32_t slot) {
     }
 }
 
+/* What comes of another type has to be as large as pages of that type are here. */
+static status note_type(const worker_state *w, peer *p, const message_hello *theirs, diag *d) {
+    message_hello mine = workio_hello(w);
+    str name = hello_kv_type(theirs);
+    backend_kv_type type = 0;
+    p->converts = hello_converts(&mine, theirs);
+    if (!p->converts) {
+        return STATUS_OK;
+    }
+    while (type < BACKEND_KV_TYPES && !str_equal(name, str_from(backend_kv_type_name(type)))) {
+        type++;
+    }
+    p->kv_type = type;
+    p->kv_page_bytes = backend_kv_head_bytes(type, w->info->head_dim) * (uint64_t)w->info->kv_heads;
+    if (type == BACKEND_KV_TYPES || p->kv_page_bytes != theirs->kv_layer_page_bytes) {
+        return status_fail_param(d, STATUS_MISMATCH, "KV layout",
+                                 "%.*s with %llu bytes a layer page is not known here",
+                                 (int)theirs->kv_layout.bytes, theirs->kv_layout.data,
+                                 (unsigned long long)theirs->kv_layer_page_bytes);
+    }
+    LOG(INFO, "kvt", "KV of another type", "worker=%u there=%.*s", p->worker, (int)name.bytes,
+        name.data);
+    return STATUS_OK;
+}
+
 void channels_join(worker_state *w, uint32_t slot, const message_hello *theirs) {
     peer *p = &w->peers.slots[slot];
-    message_hello mine = {.transports = p->transports, .device = w->channels->device};
+    message_hello mine = workio_hello(w);
+    mine.transports = p->transports;
+    mine.device = w->channels->device;
     diag d = {.text = ""};
     status s = hello_carries(&mine, theirs, reach_of(p), &p->transport, &d);
+    if (s == STATUS_OK) {
+        s = note_type(w, p, theirs, &d);
+    }
     if (s == STATUS_OK) {
         s = open_sides(w, slot, &d);
     }

@@ -15,6 +15,7 @@
 #include "engine/core/core.h"
 #include "engine/core/hello.h"
 #include "engine/net/handshake.h"
+#include "kernels/backend.h"
 #include "kvtransfer/kvt.h"
 #include "kvtransfer/shm.h"
 
@@ -41,7 +42,10 @@ typedef struct {
     wire *wire;
     uint32_t transports;       /* what it was told may carry KV: HELLO_BITs */
     hello_transport transport; /* what does, once greeted */
-    kvt *sender, *receiver;    /* NULL until set up */
+    bool converts;             /* its KV is of another type than here */
+    uint64_t kv_page_bytes;    /* of its (layer, page) */
+    backend_kv_type kv_type;
+    kvt *sender, *receiver; /* NULL until set up */
     shm_pending offer;
     kvt_job *waiting; /* [waiting_count] sends that found no room, a ring of KVT_JOBS_MAX */
     uint32_t waiting_first, waiting_count;

@@ -61,6 +61,43 @@ static bool device_scatter(void *context, const kvt_job *job, const void *stagin
     return model_kv_scatter(context, &run, staging, list, stream) == STATUS_OK;
 }
 
+/* A channel's context is the model: what P's type is, the verb says. */
+static bool convert(model *m, const kvt_job *job, backend_kv_type type, const void *staging,
+                    uint32_t *list, void *stream) {
+    backend_kv_run run = run_of(job);
+    return model_kv_convert(m, &run, type, staging, list, stream) == STATUS_OK;
+}
+
+static bool convert_f16(void *context, const kvt_job *job, const void *staging, uint32_t *list,
+                        void *stream) {
+    return convert(context, job, BACKEND_KV_F16, staging, list, stream);
+}
+
+static bool convert_bf16(void *context, const kvt_job *job, const void *staging, uint32_t *list,
+                         void *stream) {
+    return convert(context, job, BACKEND_KV_BF16, staging, list, stream);
+}
+
+static bool convert_f32(void *context, const kvt_job *job, const void *staging, uint32_t *list,
+                        void *stream) {
+    return convert(context, job, BACKEND_KV_F32, staging, list, stream);
+}
+
+static bool convert_int8(void *context, const kvt_job *job, const void *staging, uint32_t *list,
+                         void *stream) {
+    return convert(context, job, BACKEND_KV_INT8, staging, list, stream);
+}
+
+void workio_convert(kvt *k, backend_kv_type type) {
+    static const kvt_packer packers[BACKEND_KV_TYPES] = {
+        [BACKEND_KV_F16] = {device_gather, convert_f16},
+        [BACKEND_KV_BF16] = {device_gather, convert_bf16},
+        [BACKEND_KV_F32] = {device_gather, convert_f32},
+        [BACKEND_KV_INT8] = {device_gather, convert_int8}};
+    CHECK_LT(type, BACKEND_KV_TYPES);
+    kvt_use_packer(k, &packers[type]);
+}
+
 void workio_channel(const worker_state *w, kvt *k, bool between_devices) {
     static const kvt_device device = {device_load, device_store};
     static const kvt_packer packer = {device_gather, device_scatter};
@@ -259,7 +296,7 @@ static void on_hello(worker_state *w, uint32_t slot, const message *m) {
         p->greeted = true;
         channels_join(w, slot, &m->hello);
         if (!p->doomed) {
-            if (!hello_rounds_alike(&mine, &m->hello)) {
+            if (!p->converts && !hello_rounds_alike(&mine, &m->hello)) {
                 LOG(INFO, "peers", "rounds sums elsewhere: its model is on other devices",
                     "worker=%u here=\"%s\" there=\"%.*s\"", p->worker, w->info->numerics,
                     (int)m->hello.numerics.bytes, m->hello.numerics.data);

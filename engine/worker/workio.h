@@ -98,6 +98,8 @@ message_hello workio_hello(const worker_state *w);
 kvt_pool workio_pool(const worker_state *w);
 /* Before a new channel's first job. */
 void workio_channel(const worker_state *w, kvt *k, bool between_devices);
+/* What a new NCCL channel receives is of that type, and not the pool's. */
+void workio_convert(kvt *k, backend_kv_type type);
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
 

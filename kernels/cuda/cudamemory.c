@@ -232,7 +232,7 @@ status cudamemory_kv_write(backend *b, const backend_kv *kv, const backend_kv_ru
 /* The numbers of the pages go first: from memory that is not pinned they are read before the call
  * returns. */
 status cudamemory_kv_pack(backend *b, const backend_kv *kv, const backend_kv_run *run, bool gather,
-                          void *staging, uint32_t *list, void *stream) {
+                          backend_kv_type type, void *staging, uint32_t *list, void *stream) {
     cudastate *c = (cudastate *)b;
     const cuda_pages op = {.pool = kv->base,
                            .layer_bytes = (uint64_t)kv->shape.pages * kv->layer_page_bytes,
@@ -240,7 +240,7 @@ status cudamemory_kv_pack(backend *b, const backend_kv *kv, const backend_kv_run
                            .head_bytes = kv->head_bytes,
                            .pages = list,
                            .staging = staging,
-                           .staging_head_bytes = kv->head_bytes,
+                           .staging_head_bytes = backend_kv_head_bytes(type, kv->shape.head_dim),
                            .count = (int32_t)run->pages_count,
                            .layer_first = run->layer_first,
                            .layers = run->layers,
@@ -248,7 +248,7 @@ status cudamemory_kv_pack(backend *b, const backend_kv *kv, const backend_kv_run
                            .heads = kv->shape.kv_heads,
                            .head_dim = kv->shape.head_dim,
                            .type = (cuda_kv_type)kv->shape.type,
-                           .staging_type = (cuda_kv_type)kv->shape.type};
+                           .staging_type = (cuda_kv_type)type};
     TRY(cudastate_enter(c));
     TRY(cudastate_check(c, cudaMemcpyAsync(list, run->pages, run->pages_count * sizeof *list,
                                            cudaMemcpyHostToDevice, stream)));

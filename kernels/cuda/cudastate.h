@@ -144,7 +144,8 @@ MUST_USE status cudamemory_kv_read(backend *b, const backend_kv *kv, const backe
 MUST_USE status cudamemory_kv_write(backend *b, const backend_kv *kv, const backend_kv_run *run,
                                     const uint8_t *in);
 MUST_USE status cudamemory_kv_pack(backend *b, const backend_kv *kv, const backend_kv_run *run,
-                                   bool gather, void *staging, uint32_t *list, void *stream);
+                                   bool gather, backend_kv_type type, void *staging, uint32_t *list,
+                                   void *stream);
 status cudamemory_short(const cudastate *c, status s, diag *d, const char *what, uint64_t bytes);
 
 /* cudaweights.c */

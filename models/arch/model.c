@@ -494,6 +494,12 @@ status model_kv_scatter(model *m, const backend_kv_run *run, const void *staging
                     : backend_kv_scatter(m->device, m->kv, run, staging, list, stream);
 }
 
+status model_kv_convert(model *m, const backend_kv_run *run, backend_kv_type type,
+                        const void *staging, uint32_t *list, void *stream) {
+    return m->ranks ? STATUS_UNSUPPORTED
+                    : backend_kv_convert(m->device, m->kv, run, type, staging, list, stream);
+}
+
 void model_kv_copy(model *m, uint32_t from, uint32_t to) {
     for (int32_t i = 0; m->ranks && i < m->ranks->count; i++) {
         model_kv_copy(m->ranks->rank[i].part, from, to);

@@ -126,6 +126,9 @@ MUST_USE status model_kv_gather(model *m, const backend_kv_run *run, void *stagi
                                 void *stream);
 MUST_USE status model_kv_scatter(model *m, const backend_kv_run *run, const void *staging,
                                  uint32_t *list, void *stream);
+/* The same from pages of another type: backend_kv_convert. */
+MUST_USE status model_kv_convert(model *m, const backend_kv_run *run, backend_kv_type type,
+                                 const void *staging, uint32_t *list, void *stream);
 
 /* Copies one whole page, all layers (copy-on-write). */
 void model_kv_copy(model *m, uint32_t from, uint32_t to);

@@ -138,7 +138,8 @@ static status check_fits(hub *h, seat *s, diag *d) {
             continue;
         }
         if (s->who.kind == HANDSHAKE_WORKER && other->who.kind == HANDSHAKE_WORKER) {
-            return hello_fits(&other->hello.hello, hello, d);
+            TRY(hello_fits(&other->hello.hello, hello, d));
+            continue;
         }
         if (hello->model_hash != other->hello.hello.model_hash) {
             return status_fail(d, STATUS_MISMATCH,

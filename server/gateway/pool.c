@@ -251,7 +251,6 @@ status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) 
     for (uint32_t i = 0; i < p->count; i++) {
         if (p->workers[i].joined) {
             TRY(hello_fits(&p->workers[i].kept.hello, hello, d));
-            break;
         }
     }
     p->model_hash = hello->model_hash;

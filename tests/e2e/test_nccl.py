@@ -4,12 +4,13 @@ emulated NCCL. The oracle is one worker that computes both phases on the same ki
 """
 
 import json
+import os
 import re
 import time
 
 import mixed
 from emulated import APART, CUDA, OVER, device
-from hosts import Cluster
+from hosts import Cluster, Node
 from weirtest import Server, case, generate, main, parallel, until
 
 jobs = [(path, body) for path, body in mixed.requests(200)
@@ -130,6 +131,42 @@ def chosen_by_itself_where_both_can():
 def member(cluster, role, name, *flags):
     return cluster.worker(role, *CUDA, "--memory-fraction", "0.5", *flags,
                           env=device(NCCL_HOSTID=name))
+
+
+@case
+def decode_with_smaller_kv_than_prefill():
+    """D rounds what comes to its own type. First tokens are P's, bit for bit; those that follow are
+    mostly the same as well, where pages of another order or scale would give any."""
+    def tokens(server):
+        return [generate(server, *job).ids[0] for job in jobs[:10]]
+
+    with Cluster() as cluster:
+        member(cluster, "prefill", "p", "--kv-dtype", "bf16")
+        member(cluster, "decode", "d", "--kv-dtype", "int8")
+        gateway = cluster.gateway()
+        cluster.wait_joined(gateway, 2)
+        got = tokens(gateway)
+        log = cluster.nodes[1].log()
+        assert "KV of another type" in log and "transport=nccl" in log, log
+        gateway.check_pages_free()
+    with Server(*CUDA, "--aggregated", "--kv-dtype", "bf16", env=device()) as server:
+        whole = tokens(server)
+    assert [t[0] for t in got] == [t[0] for t in whole], (got, whole)
+    alike = sum(len(os.path.commonprefix([a, b])) for a, b in zip(got, whole))
+    total = sum(map(len, whole))
+    assert 2 * alike > total, f"{alike} of {total} tokens"
+    print(f"# {alike} of {total} tokens as without rounding")
+
+
+@case
+def smaller_kv_on_prefill_than_on_decode_is_refused():
+    with Cluster() as cluster:
+        member(cluster, "prefill", "p", "--kv-dtype", "int8")
+        cluster.hub.wait_log("joined who=worker")
+        node = Node("worker", "--join", cluster.address, "--role", "decode", *CUDA,
+                    "--memory-fraction", "0.5", "--kv-dtype", "bf16", env=device(NCCL_HOSTID="d"))
+        node.wait_log("KV layout differs: ")
+        node.kill()
 
 
 @case

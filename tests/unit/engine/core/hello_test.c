@@ -77,6 +77,57 @@ Test(hello, models_may_be_on_any_numbers_of_devices) {
     cr_assert_not_null(strstr(d.text, "cpu:v1:int tp=2"));
 }
 
+static message_hello on_gpu(uint32_t roles, const char *layout, const char *numerics,
+                            uint64_t bytes) {
+    message_hello h = sample();
+    h.roles = roles;
+    h.kv_layout = str_from(layout);
+    h.numerics = str_from(numerics);
+    h.kv_layer_page_bytes = bytes;
+    h.transports = HELLO_BIT(HELLO_NCCL) | HELLO_BIT(HELLO_TCP);
+    h.device = roles;
+    return h;
+}
+
+Test(hello, decode_may_keep_smaller_kv_than_prefill_on_gpus_and_over_nccl_alone) {
+    enum { P = MESSAGE_ROLE_PREFILL, D = MESSAGE_ROLE_DECODE, F = MESSAGE_ROLE_FLIPS };
+    static const char f16[] = "k16-v16/f16/64", int8[] = "k16-v16/int8/64";
+    static const char wide[] = "cuda-2/sm_90 act=int8 kv=f16 w=q8_0";
+    static const char narrow[] = "cuda-2/sm_90 act=int8 kv=int8 w=q8_0";
+    message_hello p = on_gpu(P, f16, wide, 200), d = on_gpu(D, int8, narrow, 108);
+    diag why;
+    hello_transport t;
+    cr_assert(hello_converts(&p, &d) && hello_converts(&d, &p));
+    cr_assert_eq(hello_fits(&p, &d, &why), STATUS_OK);
+    cr_assert_eq(hello_carries(&p, &d, UINT32_MAX, &t, &why), STATUS_OK);
+    cr_assert_eq(t, HELLO_NCCL);
+    cr_assert_eq(hello_carries(&p, &d, HELLO_BIT(HELLO_TCP), &t, &why), STATUS_MISMATCH);
+    cr_assert_not_null(strstr(why.text, "KV is f16 here and int8 there"));
+    const message_hello wrong[] = {
+        on_gpu(P, int8, narrow, 108),
+        on_gpu(D | F, int8, narrow, 108),
+        on_gpu(P | D, int8, narrow, 108),
+        on_gpu(D, int8, narrow, 201),
+        on_gpu(D, "k16-v16/int8/128", narrow, 108),
+        on_gpu(D, "int8", narrow, 108),
+        on_gpu(D, "k16-v16/", narrow, 108),
+        on_gpu(D, int8, "cuda-2/sm_80 act=int8 kv=int8 w=q8_0", 108),
+        on_gpu(D, int8, "cuda-2/sm_90 act=int8 kv=int8", 108),
+        on_gpu(D, int8, "cuda-2/sm_90 act=int8", 108),
+        on_gpu(D, int8, "", 108),
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        cr_assert_not(hello_converts(&p, &wrong[i]), "%zu", i);
+        cr_assert_eq(hello_fits(&wrong[i], &p, &why), STATUS_MISMATCH, "%zu", i);
+    }
+    message_hello cpu[] = {on_gpu(P, f16, "cpu-2 kv=f16", 200),
+                           on_gpu(D, int8, "cpu-2 kv=int8", 108)};
+    cr_assert_not(hello_converts(&cpu[0], &cpu[1]));
+    message_hello other = on_gpu(D, f16, wide, 200);
+    cr_assert_eq(hello_fits(&p, &other, &why), STATUS_OK);
+    cr_assert_eq(hello_fits(&d, &other, &why), STATUS_MISMATCH, "decode workers are alike");
+}
+
 Test(hello, blocks_may_be_of_any_two_sizes_of_whole_pages) {
     message_hello a = sample(), b = sample();
     diag d;
