@@ -5,6 +5,8 @@
 #include "kernels/cpu/cpustate.h"
 #include "kernels/kmath.h"
 
+enum { APPEND_ROWS_MIN = 2 }; /* worth telling another thread of */
+
 typedef struct {
     const cpu *c;
     const void *op;
@@ -121,12 +123,19 @@ status cpuops_rope_table(backend *b, const ops_rope_table *op) {
     return STATUS_OK;
 }
 
+typedef struct {
+    const cpu *c;
+    const ops_rope_append *op;
+    int32_t rows; /* of an item */
+} append_job;
+
 /* The part of each sequence that lies in this block of batch rows. */
 static void rope_append_item(void *context, int32_t item, int32_t thread) {
-    const row_job *j = context;
+    const append_job *j = context;
     const ops_rope_append *op = j->op;
     (void)thread;
-    const int32_t first = item * CPU_ROW_ITEM, end = first + item_rows(item, op->rows);
+    const int32_t first = item * j->rows, left = op->rows - first;
+    const int32_t end = first + (left < j->rows ? left : j->rows);
     for (int32_t i = 0; i < op->seqs_count; i++) {
         const ops_seq *s = &op->seqs[i];
         const int32_t from = s->row_first > first ? s->row_first : first;
@@ -138,7 +147,17 @@ static void rope_append_item(void *context, int32_t item, int32_t thread) {
     }
 }
 
+/* Rows of one sequence write the same lines of a page, rows of different ones wait for different
+ * pages to come: such are shared out to all threads, be they ever so few. */
 status cpuops_rope_append(backend *b, const ops_rope_append *op) {
-    rows_run(cpu_of(b), rope_append_item, op, op->rows);
+    const cpu *c = cpu_of(b);
+    append_job job = {c, op, CPU_ROW_ITEM};
+    if (op->seqs_count == op->rows) {
+        const int32_t each = cpu_divide_up(op->rows, 2 * c->shared.threads);
+        job.rows = each < APPEND_ROWS_MIN ? APPEND_ROWS_MIN
+                   : each < CPU_ROW_ITEM  ? each
+                                          : CPU_ROW_ITEM;
+    }
+    cpupool_run(c->pool, rope_append_item, &job, cpu_divide_up(op->rows, job.rows));
     return STATUS_OK;
 }

@@ -35,8 +35,7 @@
 enum {
     AMX_PLACES = 4, /* tile registers of integers, and what they are stored to, used in turn */
     AMX_LATE = 2,   /* steps from a product to its store, and from there to its sum */
-    AMX_BLOCK_STEPS = 18, /* steps unpacked at a time */
-    AMX_AHEAD_LINES = 5,  /* of weights fetched beside a step: a group's, at most formats' size */
+    AMX_BLOCK_STEPS = 18,                           /* steps unpacked at a time */
     AMX_STEP_BYTES = 8 * TILE_BLOCK_BYTES + 2 * 64, /* quants, scales, minimums */
     AMX_DOT_BYTES = ISA_PANEL_ROWS * 64,            /* integers of 16 rows */
     AMX_DOTS_BYTES = AMX_PLACES * AMX_DOT_BYTES,
@@ -64,6 +63,7 @@ typedef struct {
     float *sums;             /* [rows / 16 up][16][TILE_OUTPUTS] */
     int32_t groups, steps, tile;
     const uint8_t *ahead; /* weights that are unpacked next */
+    int32_t ahead_bytes;  /* of them fetched beside each step */
     bool first, last;     /* sums start at 0; are finished */
 } amx_block;
 
@@ -208,7 +208,7 @@ BODY_INLINE void amx_run(const amx_block *b, const int32_t halves, const bool mi
     v16 sum[ISA_PANEL_ROWS];
     amx_load_sums(b, sum, row);
     const uint8_t *ahead = b->ahead;
-    const uint8_t *const ahead_end = ahead + b->steps * AMX_AHEAD_LINES * 64;
+    const uint8_t *const ahead_end = ahead + b->steps * b->ahead_bytes;
     UNROLL for (int k = 0; k < AMX_PLACES; k++) {
         if (k < total) {
             amx_multiply(&made, k);
@@ -227,10 +227,10 @@ BODY_INLINE void amx_run(const amx_block *b, const int32_t halves, const bool mi
                     amx_advance(b, &made, halves);
                 }
                 if (ahead != ahead_end) { /* by the first rows, for all */
-                    UNROLL for (int line = 0; line < AMX_AHEAD_LINES; line++) {
-                        vec_prefetch(ahead + 64 * line);
+                    for (int32_t byte = 0; byte < b->ahead_bytes; byte += 64) {
+                        vec_prefetch(ahead + byte);
                     }
-                    ahead += AMX_AHEAD_LINES * 64;
+                    ahead += b->ahead_bytes;
                 }
                 amx_add(&added, b->dots + k * AMX_DOT_BYTES, sum, minimum);
                 amx_advance(b, &added, halves);
@@ -316,6 +316,7 @@ void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
     const int32_t halves = mode == TILE_ZERO128_HALF ? 2 : 1, block = AMX_BLOCK_STEPS / halves;
     const int32_t groups = l->inputs / TILE_GROUP;
     const uint64_t bytes = tile_bytes(l->format, l->inputs);
+    const uint64_t group_bytes = bytes / (uint64_t)groups;
     uint8_t *unpacked = scratch + AMX_DOTS_BYTES;
     amx_block b = {
         .l = l,
@@ -333,7 +334,8 @@ void isa_amx_linear(const isa_linear *l, uint8_t *scratch) {
             __asm__ volatile("" ::: "memory"); /* tile loads do not tell the compiler they read */
             b.panels = l->panels + (int64_t)(l->row_first / ISA_PANEL_ROWS) * groups + g;
             b.steps = count * halves;
-            b.ahead = tile + bytes / (uint64_t)groups * (uint64_t)(g + count);
+            b.ahead = tile + group_bytes * (uint64_t)(g + count);
+            b.ahead_bytes = (int32_t)group_bytes / halves;
             b.first = g == 0;
             b.last = g + count == groups;
             amx_runs[mode](&b);
