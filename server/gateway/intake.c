@@ -13,7 +13,14 @@
 #include "server/api/reply.h"
 #include "server/gateway/reqtrace.h"
 
-enum { THREADS_MAX = 16, TEXT_BYTES_MAX = 64 << 20, IDLE_WAIT_US = 60000000 };
+/* HERE: a body up to this is worked on by the thread that read it. Its text takes less time than
+ * waking another thread would. */
+enum {
+    HERE_BYTES_MAX = 4096,
+    THREADS_MAX = 16,
+    TEXT_BYTES_MAX = 64 << 20,
+    IDLE_WAIT_US = 60000000
+};
 
 struct intake {
     intake_options options;
@@ -43,15 +50,6 @@ static void drop(intake_item *item) {
         refuse_busy(item->exchange);
     }
     intake_discard(item);
-}
-
-void intake_request(void *self, routes_route route, exchange *x, openai_request *r) {
-    intake *i = self;
-    intake_item item = {
-        .kind = r ? INTAKE_START : INTAKE_PLAIN, .route = route, .exchange = x, .request = r};
-    if (!queue_push(r ? &i->waiting : &i->ready, &item)) {
-        drop(&item);
-    }
 }
 
 void intake_gone(void *self, exchange *x) {
@@ -120,6 +118,17 @@ static void prepare_item(intake *i, intake_item *item) {
         intake_discard(item);
     } else if (!queue_push(&i->ready, item)) {
         drop(item);
+    }
+}
+
+void intake_request(void *self, routes_route route, exchange *x, openai_request *r) {
+    intake *i = self;
+    intake_item item = {
+        .kind = r ? INTAKE_START : INTAKE_PLAIN, .route = route, .exchange = x, .request = r};
+    if (r && exchange_body(x).bytes <= HERE_BYTES_MAX) {
+        prepare_item(i, &item);
+    } else if (!queue_push(r ? &i->waiting : &i->ready, &item)) {
+        drop(&item);
     }
 }
 

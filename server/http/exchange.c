@@ -171,11 +171,16 @@ bool exchange_gone(const exchange *x) {
     return gone;
 }
 
-/* Lets the connection look again. Each suspension is answered by exactly one resumption. */
-static void exchange_wake(exchange *x) {
-    if (x->suspended) {
-        x->suspended = false;
-        MHD_resume_connection(x->connection);
+/* Unlocks, then lets the connection look again, if `wake`: with the lock held, its thread would
+ * wake up only to wait. Each suspension is answered by exactly one resumption, and a suspended
+ * connection stays until then. */
+static void exchange_unlock_waking(exchange *x, bool wake) {
+    struct MHD_Connection *waiting = wake && x->suspended ? x->connection : NULL;
+    exchange_hooks *hooks = x->hooks;
+    x->suspended = x->suspended && !wake;
+    exchange_unlock(x);
+    if (waiting != NULL) {
+        hooks->resume(hooks->self, waiting);
     }
 }
 
@@ -224,9 +229,8 @@ bool exchange_respond(exchange *x, int http_code, const char *content_type, str 
             strbuf_clear(&x->out);
         }
         x->stage = EXCHANGE_WHOLE;
-        exchange_wake(x);
     }
-    exchange_unlock(x);
+    exchange_unlock_waking(x, ok);
     return ok;
 }
 
@@ -236,9 +240,8 @@ bool exchange_begin(exchange *x, int http_code, const char *content_type,
     bool ok = exchange_start(x, http_code, content_type, headers, headers_count);
     if (ok) {
         x->stage = EXCHANGE_STREAM;
-        exchange_wake(x);
     }
-    exchange_unlock(x);
+    exchange_unlock_waking(x, ok);
     return ok;
 }
 
@@ -273,18 +276,17 @@ bool exchange_write(exchange *x, str bytes) {
         x->gone = true;
         atomic_fetch_add(&x->hooks->gone_count, 1);
     }
-    exchange_wake(x);
-    exchange_unlock(x);
+    exchange_unlock_waking(x, true);
     return ok;
 }
 
 static void exchange_stop(exchange *x, exchange_stage stage) {
     exchange_lock(x);
-    if (x->stage == EXCHANGE_STREAM) {
+    bool open = x->stage == EXCHANGE_STREAM;
+    if (open) {
         x->stage = stage;
-        exchange_wake(x);
     }
-    exchange_unlock(x);
+    exchange_unlock_waking(x, open);
 }
 
 void exchange_end(exchange *x) {
@@ -379,8 +381,7 @@ void exchange_leave(exchange *x) {
     exchange_lock(x);
     bool tell = !x->gone && (x->stage == EXCHANGE_OPEN || x->stage == EXCHANGE_STREAM);
     x->gone = true;
-    exchange_wake(x);
-    exchange_unlock(x);
+    exchange_unlock_waking(x, true);
     if (tell) {
         atomic_fetch_add(&x->hooks->gone_count, 1);
         x->hooks->gone(x->hooks->self, x);
@@ -404,14 +405,13 @@ bool exchange_tick(exchange *x, int64_t now_us) {
     exchange_lock(x);
     bool gone = x->gone;
     bool waiting = x->out.bytes > x->out_sent;
+    bool beat = false;
     bool stalled = !gone && x->queued && waiting && now_us - x->progress_us > x->hooks->stall_us;
     if (!gone && !stalled && x->queued && x->stage == EXCHANGE_STREAM && x->events && !waiting &&
         now_us - x->written_us >= x->hooks->heartbeat_us) {
-        if (exchange_append(x, str_from(x->hooks->heartbeat_bytes), now_us)) {
-            exchange_wake(x);
-        }
+        beat = exchange_append(x, str_from(x->hooks->heartbeat_bytes), now_us);
     }
-    exchange_unlock(x);
+    exchange_unlock_waking(x, beat);
     if (stalled) {
         exchange_leave(x);
     }

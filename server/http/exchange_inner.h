@@ -18,6 +18,7 @@
 typedef struct {
     void *self;
     void (*gone)(void *self, exchange *x);
+    void (*resume)(void *self, struct MHD_Connection *connection);
     const char *heartbeat_bytes;
     int64_t heartbeat_us;
     int64_t stall_us;

@@ -235,7 +235,7 @@ static void http_completed(void *cls, struct MHD_Connection *c, void **con_cls,
         /* MHD 0.9.75 looks at a connection that its reader ended no more before its timeout, but it
          * looks at what is resumed. */
         MHD_suspend_connection(c);
-        MHD_resume_connection(c);
+        sweeper_resume(h->sweep, c);
     }
     strbuf_close(&call->body);
     mem_free(call);
@@ -288,8 +288,10 @@ static status http_start_daemon(http *h, diag *d) {
     struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, (intptr_t)o->threads, NULL},
                                     {MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
+    /* A single thread is the sweeper's: a request then wakes nobody on its way in. */
+    unsigned threads = o->threads > 1 ? MHD_USE_INTERNAL_POLLING_THREAD : MHD_NO_FLAG;
     h->daemon =
-        MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
+        MHD_start_daemon(threads | MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
                              MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ERROR_LOG,
                          0, NULL, NULL, http_handle, h, MHD_OPTION_EXTERNAL_LOGGER, http_mhd_log,
                          NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_CONNECTION_LIMIT, limit,
@@ -308,6 +310,11 @@ static void http_gone(void *self, exchange *x) {
     h->handlers.gone(h->handlers.self, x);
 }
 
+static void http_resume(void *self, struct MHD_Connection *c) {
+    const http *h = self;
+    sweeper_resume(h->sweep, c);
+}
+
 status http_open(const http_options *options, const http_handlers *handlers, http **out, diag *d) {
     http *h = mem_calloc(1, sizeof *h);
     if (h == NULL) {
@@ -318,6 +325,7 @@ status http_open(const http_options *options, const http_handlers *handlers, htt
     http_defaults(&h->options);
     h->hooks.self = h;
     h->hooks.gone = http_gone;
+    h->hooks.resume = http_resume;
     h->hooks.heartbeat_bytes = h->options.heartbeat_bytes;
     h->hooks.heartbeat_us = h->options.heartbeat_us;
     h->hooks.stall_us = h->options.stall_deadline_us;
@@ -337,7 +345,7 @@ status http_open(const http_options *options, const http_handlers *handlers, htt
         code = http_start_daemon(h, d);
     }
     if (code == STATUS_OK) {
-        code = sweeper_start(h->sweep, h->daemon, d);
+        code = sweeper_start(h->sweep, h->daemon, h->options.threads == 1, d);
     }
     if (code != STATUS_OK) {
         http_close(h);

@@ -29,8 +29,12 @@ enum {
     SWEEPER_ACCEPTS = 64 /* in a row */
 };
 
+/* Whose thread this is. */
+static _Thread_local const sweeper *sweeper_here;
+
 #define SWEEPER_LISTEN UINT64_MAX
 #define SWEEPER_WAKE (UINT64_MAX - 1)
+#define SWEEPER_MHD (UINT64_MAX - 2)
 
 static void sweeper_wake(sweeper *s) {
     uint64_t one = 1;
@@ -125,9 +129,45 @@ static void sweeper_begin_drain(sweeper *s) {
     }
 }
 
+/* A turn of libmicrohttpd: what was resumed, what came, what has taken too long. */
+static void sweeper_run(sweeper *s) {
+    MHD_UNSIGNED_LONG_LONG wait_ms = 0;
+    (void)atomic_exchange(&s->woken, false); /* before it looks: who comes later wakes us again */
+    s->resumed = false;
+    (void)MHD_run(s->daemon);
+    s->pending = s->resumed || (MHD_get_timeout(s->daemon, &wait_ms) == MHD_YES && wait_ms == 0);
+}
+
+/* A daemon without a thread of its own has no way to be woken either. Many are woken at once. */
+void sweeper_resume(sweeper *s, struct MHD_Connection *connection) {
+    MHD_resume_connection(connection);
+    if (!s->runs) {
+        return;
+    }
+    if (sweeper_here == s) {
+        s->resumed = true;
+    } else if (!atomic_exchange(&s->woken, true)) {
+        sweeper_wake(s);
+    }
+}
+
+static void sweeper_handle(sweeper *s, const struct epoll_event *e) {
+    if (e->data.u64 == SWEEPER_LISTEN) {
+        sweeper_accept(s);
+    } else if (e->data.u64 < SWEEPER_MHD) {
+        sweeper_slot_event(s, e->data.u64, e->events);
+    }
+}
+
+/* An idle server sleeps. */
+static int sweeper_wait_ms(const sweeper *s, bool busy) {
+    return s->pending ? 0 : busy ? SWEEPER_TICK_US / 1000 : -1;
+}
+
 static void *sweeper_main(void *arg) {
     sweeper *s = arg;
     int64_t tick_us = 0;
+    sweeper_here = s;
     for (;;) {
         sweeper_table_lock(s);
         bool draining = s->draining;
@@ -141,23 +181,17 @@ static void *sweeper_main(void *arg) {
             sweeper_begin_drain(s);
         }
         struct epoll_event events[SWEEPER_EVENTS];
-        /* An idle server sleeps. */
-        int n = epoll_wait(s->epoll_fd, events, SWEEPER_EVENTS, busy ? SWEEPER_TICK_US / 1000 : -1);
+        int n = epoll_wait(s->epoll_fd, events, SWEEPER_EVENTS, sweeper_wait_ms(s, busy));
         for (int i = 0; i < n; i++) {
-            if (events[i].data.u64 == SWEEPER_WAKE) {
-                uint64_t count;
-                ssize_t got = read(s->wake_fd, &count, sizeof count);
-                (void)got;
-            } else if (events[i].data.u64 == SWEEPER_LISTEN) {
-                sweeper_accept(s);
-            } else {
-                sweeper_slot_event(s, events[i].data.u64, events[i].events);
-            }
+            sweeper_handle(s, &events[i]);
         }
         int64_t now_us = clock_now_us();
         if (busy && now_us >= tick_us) {
             sweeper_tick(s);
             tick_us = now_us + SWEEPER_TICK_US;
+        }
+        if (s->runs) {
+            sweeper_run(s);
         }
     }
 }
@@ -181,7 +215,8 @@ status sweeper_open(const sweeper_options *options, sweeper **out, diag *d) {
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     CHECK_EQ(pthread_mutex_init(&s->lock, NULL), 0);
-    struct epoll_event wake = {.events = EPOLLIN, .data.u64 = SWEEPER_WAKE};
+    /* Each write is an edge, so that nobody needs to read. */
+    struct epoll_event wake = {.events = EPOLLIN | EPOLLET, .data.u64 = SWEEPER_WAKE};
     if (s->slots == NULL || s->peeked == NULL || s->epoll_fd < 0 || s->wake_fd < 0 ||
         (!options->later && !sweeper_watch_listener(s)) ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->wake_fd, &wake) != 0) {
@@ -196,8 +231,18 @@ status sweeper_open(const sweeper_options *options, sweeper **out, diag *d) {
     return STATUS_OK;
 }
 
-status sweeper_start(sweeper *s, struct MHD_Daemon *daemon, diag *d) {
+static bool sweeper_watch_daemon(sweeper *s) {
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(s->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = SWEEPER_MHD};
+    return info != NULL && epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, info->epoll_fd, &e) == 0;
+}
+
+status sweeper_start(sweeper *s, struct MHD_Daemon *daemon, bool runs, diag *d) {
     s->daemon = daemon;
+    s->runs = runs;
+    if (runs && !sweeper_watch_daemon(s)) {
+        return status_fail_errno(d, STATUS_IO, "the HTTP server's events");
+    }
     if (pthread_create(&s->thread, NULL, sweeper_main, s) != 0) {
         return status_fail(d, STATUS_IO, "the connection thread cannot be started");
     }

@@ -46,8 +46,9 @@ typedef struct {
 
 MUST_USE status sweeper_open(const sweeper_options *options, sweeper **out, diag *d);
 
-/* Starts the thread; sockets go to `daemon`. */
-MUST_USE status sweeper_start(sweeper *s, struct MHD_Daemon *daemon, diag *d);
+/* Starts the thread; sockets go to `daemon`. `runs`: it has no thread of its own, and the sweeper's
+ * runs it. */
+MUST_USE status sweeper_start(sweeper *s, struct MHD_Daemon *daemon, bool runs, diag *d);
 
 /* Takes connections, where `options.later` made it wait. */
 MUST_USE status sweeper_listen(sweeper *s, diag *d);
@@ -66,6 +67,9 @@ void sweeper_stop(sweeper *s, int64_t wait_us);
 void sweeper_close(sweeper *s);
 
 void sweeper_count(sweeper *s, sweeper_counts *out);
+
+/* MHD_resume_connection, from any thread. */
+void sweeper_resume(sweeper *s, struct MHD_Connection *connection);
 
 /* MHD has begun to work with a socket: its slot; NULL when it is not known any more. */
 sweeper_slot *sweeper_started(sweeper *s, int fd, struct MHD_Connection *connection);

@@ -48,7 +48,7 @@ void sweeper_slots_after(sweeper *s, sweeper_after *a) {
         exchange_drop(a->left);
     }
     if (a->resume != NULL) {
-        MHD_resume_connection(a->resume);
+        sweeper_resume(s, a->resume);
     }
     if (a->hand_fd >= 0) {
         struct sockaddr_in any = {.sin_family = AF_INET};

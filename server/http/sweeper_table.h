@@ -11,6 +11,7 @@
 #define SERVER_HTTP_SWEEPER_TABLE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 
 #include "engine/base/check.h"
@@ -48,6 +49,10 @@ struct sweeper_slot {
 struct sweeper {
     sweeper_options options;
     struct MHD_Daemon *daemon;
+    bool runs;          /* the daemon, on this thread */
+    bool resumed;       /* on this thread, since the daemon's last turn began */
+    bool pending;       /* the daemon has more to do at once */
+    _Atomic bool woken; /* by another thread, since that turn began */
     int listen_fd;
     int epoll_fd;
     int wake_fd;
