@@ -323,6 +323,7 @@ void core_link_up(core *c, uint32_t peer, core_peer_kind kind, uint32_t worker, 
     k->epoch = epoch;
     k->heard_us = now_us;
     k->send_next = k->receive_next = 0;
+    k->group_layers = c->options.group_layers;
     k->reader = (cachelog_reader){0};
     core_settle(c);
 }
@@ -584,9 +585,10 @@ void core_set_roles(core *c, uint32_t roles) {
     c->accepts = roles;
 }
 
-void core_set_group_layers(core *c, uint32_t layers) {
+void core_set_group_layers(core *c, uint32_t peer, uint32_t layers) {
     CHECK(layers > 0);
-    c->options.group_layers = layers < c->options.layers ? layers : c->options.layers;
+    CHECK_LT(peer, c->links.count_max);
+    c->links.list[peer].group_layers = layers < c->options.layers ? layers : c->options.layers;
 }
 
 uint32_t core_roles(const core *c) {

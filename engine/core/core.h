@@ -107,8 +107,10 @@ void core_hand_back(core *c, int64_t now_us);
 void core_set_roles(core *c, uint32_t roles);
 uint32_t core_roles(const core *c);
 
-/* As core_options.group_layers, from now on; at most the model's layers count. */
-void core_set_group_layers(core *c, uint32_t layers);
+/* As core_options.group_layers, for this link as long as it is up; at most the model's layers
+ * count.
+ */
+void core_set_group_layers(core *c, uint32_t peer, uint32_t layers);
 
 /* No requests, no step of any lane, no transfer that touches a page. */
 bool core_idle(const core *c);

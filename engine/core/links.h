@@ -51,6 +51,7 @@ typedef struct {
     uint64_t epoch;
     int64_t heard_us;
     uint32_t send_next, receive_next; /* sequence numbers */
+    uint32_t group_layers;            /* pushed at once while later ones compute */
     cachelog_reader reader;           /* a gateway's: of the prefix cache */
     links_transfer *sends;            /* [LINKS_SENDS_MAX] by sequence */
     links_transfer *receives;         /* [LINKS_RECEIVES_MAX] by sequence */

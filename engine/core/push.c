@@ -111,7 +111,7 @@ static bool push_open_range(const core *c, record *r) {
 }
 
 /* The next group that is final. Groups go range after range, in each the layers upwards. */
-static bool push_next_group(const core *c, record *r, push_group *g) {
+static bool push_next_group(const core *c, const links_link *k, record *r, push_group *g) {
     const core_options *o = &c->options;
     if (r->range_pages == 0 && !push_open_range(c, r)) {
         return false;
@@ -126,10 +126,10 @@ static bool push_next_group(const core *c, record *r, push_group *g) {
     uint32_t layers = final - r->layer_next;
     uint32_t most = o->group_cells_max / r->range_pages;
     if (!r->range_whole) {
-        if (layers < o->group_layers && final < o->layers) {
+        if (layers < k->group_layers && final < o->layers) {
             return false;
         }
-        most = most < o->group_layers ? most : o->group_layers;
+        most = most < k->group_layers ? most : k->group_layers;
     }
     CHECK(most > 0);
     *g = (push_group){.layer_first = r->layer_next,
@@ -145,7 +145,7 @@ static bool push_announce(core *c, record *r, links_link *k) {
         return false;
     }
     push_group g;
-    if (!push_next_group(c, r, &g)) {
+    if (!push_next_group(c, k, r, &g)) {
         return false;
     }
     links_transfer *t = links_send_add(k);

@@ -25,6 +25,7 @@ enum { SENDER, RECEIVER, SIDES, LOOK_US = 500000 };
 typedef struct {
     uint32_t serial;           /* of the link */
     nccl_times counted[SIDES]; /* what the metrics have */
+    pacing pacing;             /* of what is sent on it */
     int64_t used_us;           /* since when no group has moved */
 } pair_use;
 
@@ -32,7 +33,8 @@ struct channels {
     uint32_t may;    /* HELLO_BITs */
     uint64_t device; /* as HELLO's */
     kvstats stats;
-    pacing pacing;
+    pacing pacing;         /* of a link that nothing is known of yet */
+    uint32_t layers_least; /* of all links */
     pair_use uses[PEERS_MAX];
     uint64_t refused[CHANNELS_REFUSED_MAX]; /* epochs of peers whose pair never came up */
     uint32_t refused_next;
@@ -314,7 +316,7 @@ static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
     const peer *p = &w->peers.slots[slot];
     pair_use *u = &w->channels->uses[slot];
     if (u->serial != p->serial) {
-        *u = (pair_use){.serial = p->serial, .used_us = now_us};
+        *u = (pair_use){.serial = p->serial, .pacing = w->channels->pacing, .used_us = now_us};
     }
     for (int i = 0; i < SIDES; i++) {
         nccl_times t;
@@ -326,7 +328,7 @@ static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
             }
             kvstats_moved(&w->channels->stats, p->worker, i == SENDER, &u->counted[i], &t);
             if (i == SENDER) {
-                pacing_moved(&w->channels->pacing, &u->counted[i], &t);
+                pacing_moved(&u->pacing, &u->counted[i], &t);
             }
             u->counted[i] = t;
         }
@@ -409,18 +411,40 @@ void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a,
 /* ---- the size of groups --------------------------------------------------------------------- */
 
 void channels_stepped(worker_state *w, int32_t rows, int64_t computed_us) {
-    pacing_step(&w->channels->pacing, rows, computed_us);
+    channels *c = w->channels;
+    pacing_step(&c->pacing, rows, computed_us);
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        if (over_nccl(&w->peers.slots[i])) {
+            pacing_step(&c->uses[i].pacing, rows, computed_us);
+        }
+    }
 }
 
+/* Each link has groups of its own size; the step tells of its layers as often as the smallest asks.
+ */
 static void pace(worker_state *w) {
-    pacing *p = &w->channels->pacing;
-    if (pacing_weigh(p)) {
-        core_set_group_layers(w->core, p->layers_now);
-        stepper_wake(w->stepper, (int32_t)p->layers_now);
-        LOG(INFO, "kvt", "groups have another size", "layers=%u layer_us=%.0f link_gbps=%.3f",
-            p->layers_now, p->layer_us, p->bytes_per_us / 1000);
+    channels *c = w->channels;
+    uint32_t least = 0;
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        pacing *p = &c->uses[i].pacing;
+        const peer *to = &w->peers.slots[i];
+        if (!over_nccl(to) || !to->sender || c->uses[i].serial != to->serial) {
+            continue;
+        }
+        if (pacing_weigh(p)) {
+            core_set_group_layers(w->core, i, p->layers_now);
+            LOG(INFO, "kvt", "groups have another size",
+                "worker=%u layers=%u layer_us=%.0f link_gbps=%.3f", to->worker, p->layers_now,
+                p->layer_us, p->bytes_per_us / 1000);
+        }
+        least = least == 0 || p->layers_now < least ? p->layers_now : least;
     }
-    kvstats_paced(&w->channels->stats, p->layers_now);
+    least = least ? least : c->pacing.layers_now;
+    if (least != c->layers_least) {
+        c->layers_least = least;
+        stepper_wake(w->stepper, (int32_t)least);
+    }
+    kvstats_paced(&c->stats, least);
 }
 
 /* ---- failures and numbers ------------------------------------------------------------------- */

@@ -24,9 +24,9 @@ static void register_pairs(metrics *m, kvstats *s) {
     s->staging_bytes = metrics_new_gauge(m, "weir_kv_staging_bytes", "",
                                          "Device memory that NCCL pairs stage pages in.");
     s->aborts = metrics_new_gauge(m, "weir_kv_aborts", "", "NCCL aborts that have not returned.");
-    s->group_layers = metrics_new_gauge(
-        m, "weir_kv_group_layers", "",
-        "P: layers that leave together, chosen by the speed of the links and of the computing.");
+    s->group_layers = metrics_new_gauge(m, "weir_kv_group_layers", "",
+                                        "P: layers that leave together on the link with the "
+                                        "fewest, by its speed and the computing's.");
     s->handshake_us = metrics_new_histogram(
         m, "weir_kv_handshake_seconds", "",
         "From the offer of a unique id to the end of the pair's first transfer.", 1e-6, NULL, 0);

@@ -2,11 +2,10 @@
  *
  * Purpose    A group that is too small costs its overhead once more, one that is too large leaves
  *            after the computing that should have hidden it. What a layer takes to compute and what
- *            the links move is measured all the time; layout_group_layers weighs them.
+ *            a link moves is measured all the time; layout_group_layers weighs them.
  * Ownership  Plain value.
  * Threads    The owner thread.
- * Limits     Links that tell no times (nccl.h does) leave it as it began. One size for all links of
- *            a worker: it follows their bytes taken together.
+ * Limits     A link that tells no times (nccl.h does) leaves it as it began.
  */
 #ifndef ENGINE_WORKER_PACING_H
 #define ENGINE_WORKER_PACING_H

@@ -347,7 +347,8 @@ static void run_world(uint64_t seed, uint32_t faults_in_1000, world *w) {
             dispatch(w, &w->requests[opened++]);
         }
         if (draw(w, 20) == 0) { /* as measurements of a link have it */
-            core_set_group_layers(corenet_core(w->n, (uint32_t)draw(w, WORKERS)),
+            core_set_group_layers(corenet_core(w->n, draw(w, WORKERS)),
+                                  CORENET_FIRST + draw(w, WORKERS),
                                   1 + (uint32_t)draw(w, CORENET_LAYERS));
         }
         if (draw(w, 1000) < faults_in_1000) {

@@ -84,11 +84,11 @@ Test(push, the_size_of_groups_may_change_in_the_middle_of_a_step) {
     cr_assert(corenet_begin(n, P));
     corenet_layers(n, P, 1);
     cr_assert_eq(corenet_waiting(n, P, D), 0);
-    core_set_group_layers(corenet_core(n, P), 1);
+    core_set_group_layers(corenet_core(n, P), CORENET_FIRST + D, 1);
     corenet_layers(n, P, 2);
     expect_group(n, 0, 2, 0, 1);
     expect_group(n, 0, 2, 1, 1);
-    core_set_group_layers(corenet_core(n, P), 99);
+    core_set_group_layers(corenet_core(n, P), CORENET_FIRST + D, 99);
     corenet_layers(n, P, 3);
     cr_assert_eq(corenet_waiting(n, P, D), 0, "the rest goes together");
     corenet_layers(n, P, 4);
@@ -101,6 +101,21 @@ Test(push, the_size_of_groups_may_change_in_the_middle_of_a_step) {
     message m = next(n);
     cr_assert_eq(m.type, MESSAGE_HANDOFF);
     cr_assert_eq(m.handoff.groups, 4);
+    corenet_close(n);
+}
+
+/* Another link's size is its own, and the one of a link that came up anew is the worker's. */
+Test(push, the_size_of_groups_is_a_links) {
+    corenet_options o = corenet_defaults();
+    corenet *n = open_net(&o);
+    core_set_group_layers(corenet_core(n, P), CORENET_FIRST + P, 1);
+    submit(n, 1, 60);
+    grant(n, 1, 0);
+    cr_assert(corenet_begin(n, P));
+    corenet_layers(n, P, 1);
+    cr_assert_eq(corenet_waiting(n, P, D), 0);
+    corenet_layers(n, P, 2);
+    expect_group(n, 0, 2, 0, 2);
     corenet_close(n);
 }
 
