@@ -14,17 +14,32 @@ enum { KEY_BYTES = 96, SIZE_MAX_ANY = 1 << 30 };
 typedef struct {
     const char *name; /* in `architectures` */
     const char *arch;
-    bool biases, head_norms, windows, gemma, nested;
+    hfconfig_windows windows;
+    bool biases, head_norms, gemma, nested;
 } architecture;
 
 static const architecture known[] = {
     {.name = "LlamaForCausalLM", .arch = "llama"},
-    {.name = "MistralForCausalLM", .arch = "llama", .windows = true},
-    {.name = "Qwen2ForCausalLM", .arch = "qwen2", .biases = true},
-    {.name = "Qwen3ForCausalLM", .arch = "qwen3", .head_norms = true},
-    {.name = "Gemma2ForCausalLM", .arch = "gemma2", .windows = true, .gemma = true},
-    {"Gemma3ForCausalLM", "gemma3", .head_norms = true, .windows = true, .gemma = true},
-    {"Gemma3ForConditionalGeneration", "gemma3", .head_norms = true, .windows = true, .gemma = true,
+    {.name = "MistralForCausalLM", .arch = "llama", .windows = HFCONFIG_WINDOWS_ALL},
+    {.name = "Qwen2ForCausalLM",
+     .arch = "qwen2",
+     .windows = HFCONFIG_WINDOWS_UPPER,
+     .biases = true},
+    {.name = "Qwen3ForCausalLM",
+     .arch = "qwen3",
+     .windows = HFCONFIG_WINDOWS_UPPER,
+     .head_norms = true},
+    {.name = "Gemma2ForCausalLM", .arch = "gemma2", .windows = HFCONFIG_WINDOWS_ALL, .gemma = true},
+    {.name = "Gemma3ForCausalLM",
+     .arch = "gemma3",
+     .head_norms = true,
+     .windows = HFCONFIG_WINDOWS_ALL,
+     .gemma = true},
+    {.name = "Gemma3ForConditionalGeneration",
+     .arch = "gemma3",
+     .head_norms = true,
+     .windows = HFCONFIG_WINDOWS_ALL,
+     .gemma = true,
      .nested = true},
 };
 
@@ -245,25 +260,74 @@ static status put_positions(const reader *r, int64_t *context) {
     return put_scaling(r, rope, context);
 }
 
-/* Windows of all layers are a key. Where only some layers have one, contexts end there: within it,
- * attention over a window is attention over everything. */
-static status put_window(const reader *r, const hfconfig *c, int64_t *context) {
-    bool used = true;
-    status s = jsonfile_flag(r->json, FILE_NAME, "use_sliding_window", &used, r->d);
+/* ---- windows --------------------------------------------------------------------------------- */
+
+/* Which layers have the window: a list of all; false: there is none. */
+static status put_layer_types(const reader *r, int32_t layers, bool *listed) {
+    const cJSON *types = jsonfile_member(r->json, "layer_types");
+    char key[KEY_BYTES];
+    *listed = types != NULL;
+    if (types == NULL) {
+        return STATUS_OK;
+    }
+    if (!cJSON_IsArray(types) || cJSON_GetArraySize(types) != layers) {
+        return status_fail_param(
+            r->d, STATUS_CORRUPT, "layer_types",
+            FILE_NAME ": \"layer_types\" must name each of the %d layers' kind", layers);
+    }
+    ggufmake_array(r->keys, key_of(r, "attention.sliding_window_pattern", key), GGUF_KIND_I32,
+                   (uint64_t)layers);
+    for (const cJSON *t = types->child; t != NULL; t = t->next) {
+        const str kind = str_from(cJSON_IsString(t) ? t->valuestring : "");
+        const bool near = str_equal_z(kind, "sliding_attention");
+        if (!near && !str_equal_z(kind, "full_attention")) {
+            return refuse(r, "layer_types", "other than full and sliding attention");
+        }
+        ggufmake_element_i32(r->keys, near);
+    }
+    return STATUS_OK;
+}
+
+/* Qwen's: layers from max_window_layers on, if use_sliding_window says so. */
+static status put_upper_window(const reader *r, int32_t layers, int64_t window) {
+    int64_t first = 28;
+    bool used, listed;
+    char key[KEY_BYTES];
+    TRY(take_flag(r, "use_sliding_window", &used));
+    if (!used) {
+        return STATUS_OK;
+    }
+    put_integer(r, "attention.sliding_window", window);
+    TRY(put_layer_types(r, layers, &listed));
+    if (listed) {
+        return STATUS_OK;
+    }
+    status s =
+        jsonfile_integer(r->json, FILE_NAME, "max_window_layers", 0, SIZE_MAX_ANY, &first, r->d);
     if (s != STATUS_NOTFOUND) {
         TRY(s);
     }
+    ggufmake_array(r->keys, key_of(r, "attention.sliding_window_pattern", key), GGUF_KIND_I32,
+                   (uint64_t)layers);
+    for (int32_t i = 0; i < layers; i++) {
+        ggufmake_element_i32(r->keys, i >= first);
+    }
+    return STATUS_OK;
+}
+
+/* Llama's classes have no windows: a number there is read by nobody. */
+static status put_window(const reader *r, const hfconfig *c, int32_t layers) {
     int64_t window;
-    s = jsonfile_integer(r->json, FILE_NAME, "sliding_window", 1, SIZE_MAX_ANY, &window, r->d);
-    if (s == STATUS_NOTFOUND) {
+    status s =
+        jsonfile_integer(r->json, FILE_NAME, "sliding_window", 1, SIZE_MAX_ANY, &window, r->d);
+    if (s == STATUS_NOTFOUND || c->windows == HFCONFIG_WINDOWS_NONE) {
         return STATUS_OK;
     }
     TRY(s);
-    if (c->windows) {
-        put_integer(r, "attention.sliding_window", window);
-        return STATUS_OK;
+    if (c->windows == HFCONFIG_WINDOWS_UPPER) {
+        return put_upper_window(r, layers, window);
     }
-    *context = used && window < *context ? window : *context;
+    put_integer(r, "attention.sliding_window", window);
     return STATUS_OK;
 }
 
@@ -295,33 +359,6 @@ static status put_scores(const reader *r, bool capped) {
     return STATUS_OK;
 }
 
-/* Which layers have the window: a list of all, or all but the last of so many. */
-static status put_layer_types(const reader *r, int32_t layers, int64_t every) {
-    const cJSON *types = jsonfile_member(r->json, "layer_types");
-    char key[KEY_BYTES];
-    if (types == NULL) {
-        TRY(take_size(r, "sliding_window_pattern", every, &every));
-        put_integer(r, "attention.sliding_window_pattern", every);
-        return STATUS_OK;
-    }
-    if (!cJSON_IsArray(types) || cJSON_GetArraySize(types) != layers) {
-        return status_fail_param(
-            r->d, STATUS_CORRUPT, "layer_types",
-            FILE_NAME ": \"layer_types\" must name each of the %d layers' kind", layers);
-    }
-    ggufmake_array(r->keys, key_of(r, "attention.sliding_window_pattern", key), GGUF_KIND_I32,
-                   (uint64_t)layers);
-    for (const cJSON *t = types->child; t != NULL; t = t->next) {
-        const str kind = str_from(cJSON_IsString(t) ? t->valuestring : "");
-        const bool near = str_equal_z(kind, "sliding_attention");
-        if (!near && !str_equal_z(kind, "full_attention")) {
-            return refuse(r, "layer_types", "other than full and sliding attention");
-        }
-        ggufmake_element_i32(r->keys, near);
-    }
-    return STATUS_OK;
-}
-
 /* The embedding is the output matrix too, unless one of the objects says otherwise. */
 static status take_gemma_tied(const reader *r, const cJSON *whole, bool *out) {
     const cJSON *const objects[] = {r->json, whole};
@@ -345,7 +382,14 @@ static status put_gemma(const reader *r, int32_t layers) {
         return refuse(r, "use_bidirectional_attention", "is not supported");
     }
     TRY(put_scores(r, second));
-    return put_layer_types(r, layers, second ? 2 : 6);
+    bool listed;
+    TRY(put_layer_types(r, layers, &listed));
+    if (!listed) { /* of so many layers all but the last have the window */
+        int64_t every;
+        TRY(take_size(r, "sliding_window_pattern", second ? 2 : 6, &every));
+        put_integer(r, "attention.sliding_window_pattern", every);
+    }
+    return STATUS_OK;
 }
 
 /* ---- sizes ---------------------------------------------------------------------------------- */
@@ -371,7 +415,6 @@ static status put_sizes(const reader *r, hfconfig *out) {
         TRY(s);
     }
     TRY(put_positions(r, &context));
-    TRY(put_window(r, out, &context));
     put_integer(r, "block_count", layers);
     put_integer(r, "embedding_length", width);
     put_integer(r, "feed_forward_length", ffn);
@@ -390,6 +433,7 @@ static status put_sizes(const reader *r, hfconfig *out) {
                                  ": \"num_hidden_layers\" is %lld, at most %d are allowed",
                                  (long long)layers, LIMIT_LAYERS);
     }
+    TRY(put_window(r, out, out->layers));
     return out->gemma ? put_gemma(r, out->layers) : STATUS_OK;
 }
 

@@ -42,8 +42,11 @@ CASES = {
     "qwen2": ("qwen2", "BF16", 1, {"tie_word_embeddings": True, "rope_theta": 1e6}),
     "qwen2-sharded-yarn": ("qwen2", "F32", 2, {"rope_scaling": YARN,
                                                "max_position_embeddings": 64}),
-    "qwen2-window": ("qwen2", "F16", 1, {"use_sliding_window": True, "sliding_window": 96,
+    "qwen2-window": ("qwen2", "F16", 1, {"use_sliding_window": True, "sliding_window": 20,
                                          "max_window_layers": 1}),
+    "qwen3-windows": ("qwen3", "BF16", 1, {
+        "head_dim": 32, "use_sliding_window": True, "sliding_window": 20, "num_hidden_layers": 3,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
     "qwen3": ("qwen3", "BF16", 1, {"tie_word_embeddings": True, "head_dim": 32}),
     "qwen3-sharded": ("qwen3", "BF16", 4, {
         "head_dim": 16, "num_key_value_heads": 1,
