@@ -82,8 +82,8 @@ TYPES = {"gemma3": "gemma3_text"}
 
 def config(case):
     family, dtype, _, fields = CASES[case]
-    c = {"architectures": [CLASSES[family]], "model_type": TYPES.get(family, family), "hidden_size": 64,
-         "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    c = {"architectures": [CLASSES[family]], "model_type": TYPES.get(family, family),
+         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "vocab_size": VOCAB, "max_position_embeddings": CONTEXT,
          "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False,
          "bos_token_id": None, "eos_token_id": VOCAB - 2,
