@@ -59,9 +59,12 @@ static void sweeper_heads_linger(sweeper *s, sweeper_slot *slot, sweeper_after *
     sweeper_slots_shut(s, slot, a);
 }
 
-static void sweeper_heads_pass(sweeper *s, sweeper_slot *slot, const guard_head *head,
+/* `seen` bytes of the socket begin with this head. */
+static void sweeper_heads_pass(sweeper *s, sweeper_slot *slot, const guard_head *head, size_t seen,
                                sweeper_after *a) {
     slot->head = *head;
+    /* MHD would read what is behind this request, and nobody serve it. */
+    slot->head.keep = head->keep && (int64_t)(seen - head->bytes) <= head->body_bytes;
     slot->head.method = str_of(NULL, 0); /* they point into the peek buffer */
     slot->head.target = str_of(NULL, 0);
     slot->passed = true;
@@ -99,7 +102,7 @@ void sweeper_heads_peek(sweeper *s, sweeper_slot *slot, sweeper_after *a) {
         case GUARD_MORE:
             break;
         case GUARD_PASS:
-            sweeper_heads_pass(s, slot, &head, a);
+            sweeper_heads_pass(s, slot, &head, (size_t)n, a);
             break;
         case GUARD_REFUSE:
             s->counts.refused_head++;

@@ -166,14 +166,28 @@ Test(http, reads_chunked_bodies_and_closes_after_them) {
     stop(&f);
 }
 
-Test(http, never_runs_a_pipelined_request) {
+Test(http, closes_a_kept_connection_at_the_idle_deadline) {
     fixture f;
     start(&f, (http_options){.idle_deadline_us = 300000});
+    rawclient c;
+    rawclient_open(&c, http_port(f.server));
+    rawclient_send_z(&c, GET_ECHO);
+    cr_assert(rawclient_wait_end(&c));
+    cr_assert_eq(rawclient_status(&c, 0), 200);
+    cr_assert_null(strstr(c.got, "Connection: close"));
+    rawclient_close(&c);
+    stop(&f);
+}
+
+Test(http, never_runs_a_pipelined_request) {
+    fixture f;
+    start(&f, (http_options){0});
     rawclient c;
     rawclient_open(&c, http_port(f.server));
     rawclient_send_z(&c, GET_ECHO "GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n");
     cr_assert(rawclient_wait_end(&c));
     cr_assert_eq(rawclient_status(&c, 0), 200);
+    cr_assert_not_null(strstr(c.got, "Connection: close"));
     cr_assert_eq(rawclient_status(&c, 1), 0);
     cr_assert_eq(atomic_load(&f.requests), 1);
     rawclient_close(&c);
