@@ -180,6 +180,7 @@ def pools_are_seen_and_told_what_to_do():
                          "decisions are shown")
         backs = []
         for name, width, height, scheme in (("wide-light", 1200, 1000, "light"),
+                                            ("phone-light", 390, 844, "light"),
                                             ("wide-dark", 1200, 1000, "dark"),
                                             ("phone-dark", 390, 844, "dark")):
             await page.look(width, height, scheme)
@@ -188,7 +189,7 @@ def pools_are_seen_and_told_what_to_do():
             backs.append(await page.js("getComputedStyle(document.body).backgroundColor"))
             over = await page.js("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{name}: {over} pixels stand over"
-        assert backs[0] != backs[1] == backs[2], backs
+        assert backs[0] == backs[1] != backs[2] == backs[3], backs
         names = await page.js("[...document.querySelectorAll('button, input')].every(e => "
                               "e.ariaLabel || e.textContent || e.labels?.length)")
         assert names, "a control has no name"
