@@ -238,6 +238,7 @@ Test(ranks, a_page_is_the_page_of_one_device) {
     cr_assert_eq(model_kv_read(b.model, &all, two), STATUS_OK);
     cr_assert_eq(model_kv_write(b.model, &into, two), STATUS_OK);
     model_kv_copy(b.model, 4, 7);
+    cr_assert_eq(forward(&b, 2, 0, 5, logits), STATUS_OK); /* a copy is done when a step is */
     const backend_kv_run copied = {0, LAYERS, (const uint32_t[]){1, 7}, 2};
     cr_assert_eq(model_kv_read(b.model, &copied, back), STATUS_OK);
     cr_assert_eq(memcmp(two, back, LAYERS * 2 * bytes), 0);
