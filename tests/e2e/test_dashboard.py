@@ -189,6 +189,9 @@ def pools_are_seen_and_told_what_to_do():
             backs.append(await page.js("getComputedStyle(document.body).backgroundColor"))
             over = await page.js("document.documentElement.scrollWidth - innerWidth")
             assert over <= 0, f"{name}: {over} pixels stand over"
+            outside = await page.js("[...document.querySelectorAll('button')].filter(b => "
+                                    "b.getBoundingClientRect().right > innerWidth).length")
+            assert outside == 0, f"{name}: {outside} buttons stand outside"
         assert backs[0] == backs[1] != backs[2] == backs[3], backs
         names = await page.js("[...document.querySelectorAll('button, input')].every(e => "
                               "e.ariaLabel || e.textContent || e.labels?.length)")
