@@ -16,8 +16,6 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "engine/base/check.h"
@@ -27,10 +25,12 @@
 #include "kvtransfer/kvtplanted.h"
 #include "kvtransfer/ncclhold.h"
 #include "kvtransfer/ncclmsg.h"
+#include "kvtransfer/sideline.h"
 
-enum { WIRE_BYTES_MAX = 1 << 16, WARM_BYTES = 256, LIST_BYTES = 4 * KVT_JOB_PAGES };
+enum { WARM_BYTES = 256, LIST_BYTES = 4 * KVT_JOB_PAGES };
 _Static_assert(NCCL_UNIQUE_ID_BYTES == NCCLMSG_ID_BYTES, "a unique id fits its message");
-_Static_assert(NCCL_WINDOW_MAX *(FRAME_BYTES + 64) < WIRE_BYTES_MAX, "a window of messages waits");
+_Static_assert(NCCL_WINDOW_MAX *(FRAME_BYTES + 64) < SIDELINE_BYTES_MAX,
+               "a window of messages waits");
 
 /* How far the pair is. */
 typedef enum {
@@ -67,9 +67,7 @@ typedef struct {
     const ncclapi *api;
     nccl_options options;
     bool sender;
-    wire *wire;
-    int epoll_fd, timer_fd;
-    bool ticking;
+    sideline line;
     stage stage;
     bool launching;      /* some group is in LAUNCH */
     int64_t deadline_us; /* of setting up */
@@ -260,9 +258,7 @@ static bool copy_pages(pair *n, uint32_t index, const kvt_job *job) {
 static void say(pair *n, const ncclmsg *m) {
     uint8_t text[NCCLMSG_BYTES_MAX];
     uint32_t bytes = ncclmsg_put(m, text);
-    if (!n->base.failed &&
-        (wire_send(n->wire, str_of((const char *)text, bytes), -1) != STATUS_OK ||
-         !wire_flush(n->wire))) {
+    if (!n->base.failed && !sideline_say(&n->line, str_of((const char *)text, bytes))) {
         broken(n, "nccl: the peer has gone");
     }
 }
@@ -329,7 +325,7 @@ static void hear(pair *n) {
     str text;
     int fd;
     wire_result r = WIRE_AGAIN;
-    while (!n->base.failed && (r = wire_receive(n->wire, &text, &fd)) == WIRE_MESSAGE) {
+    while (!n->base.failed && (r = wire_receive(n->line.wire, &text, &fd)) == WIRE_MESSAGE) {
         ncclmsg m;
         if (fd >= 0) {
             (void)close(fd);
@@ -339,7 +335,7 @@ static void hear(pair *n) {
             broken(n, "nccl: the peer said something out of turn");
         }
     }
-    if (r == WIRE_CLOSED || !wire_flush(n->wire)) {
+    if (r == WIRE_CLOSED || !wire_flush(n->line.wire)) {
         broken(n, "nccl: the peer has gone");
     }
 }
@@ -555,18 +551,9 @@ static void watch_time(pair *n) {
     }
 }
 
-static void tick(pair *n, bool on) {
-    if (on != n->ticking) {
-        long ns = on ? NCCL_TICK_US * 1000L : 0;
-        struct itimerspec t = {{0, ns}, {0, ns}};
-        (void)timerfd_settime(n->timer_fd, 0, &t, NULL);
-        n->ticking = on;
-    }
-}
-
 /* Goes on as far as things are. */
 static void advance(pair *n) {
-    if (!n->wire || n->base.failed) {
+    if (!n->line.wire || n->base.failed) {
         return;
     }
     if (n->api->cudaSetDevice(n->options.device) != cudaSuccess) {
@@ -580,7 +567,7 @@ static void advance(pair *n) {
         watch_time(n);
     }
     bool busy = n->count > 0 || (n->stage != UP && n->stage != ALONE);
-    tick(n, busy && !n->base.failed);
+    sideline_tick(&n->line, busy && !n->base.failed);
 }
 
 /* ---- verbs ---------------------------------------------------------------------------------- */
@@ -591,7 +578,7 @@ static kvt_result nccl_send(kvt *k, const kvt_job *job) {
     if (k->failed) {
         return KVT_FAILED;
     }
-    if (!n->wire || n->count == (uint32_t)n->options.window ||
+    if (!n->line.wire || n->count == (uint32_t)n->options.window ||
         n->sent_count + n->count >= KVT_JOBS_MAX) {
         return KVT_AGAIN;
     }
@@ -646,26 +633,15 @@ static void nccl_idle(kvt *k) {
 }
 
 static int nccl_event_fd(const kvt *k) {
-    return ((const pair *)k)->epoll_fd;
+    return sideline_event_fd(&((const pair *)k)->line);
 }
 
-/* A timer that nobody reads ticks once. */
 static void nccl_event_clear(kvt *k) {
-    struct epoll_event e[2];
-    uint64_t ticks;
-    ssize_t read_bytes = read(((const pair *)k)->timer_fd, &ticks, sizeof ticks);
-    (void)read_bytes;
-    (void)epoll_wait(nccl_event_fd(k), e, 2, 0);
+    sideline_event_clear(&((const pair *)k)->line);
 }
 
 void nccl_get_times(const kvt *k, nccl_times *out) {
     *out = ((const pair *)k)->times;
-}
-
-static void close_fd(int fd) {
-    if (fd >= 0) {
-        (void)close(fd);
-    }
 }
 
 /* Whoever closes a channel may use its pages afterwards. A device that does not end a copy in this
@@ -681,9 +657,7 @@ static void nccl_close(kvt *k) {
         (void)usleep(50);
     }
     ncclhold_let_go(&n->device);
-    wire_close(n->wire);
-    close_fd(n->timer_fd);
-    close_fd(n->epoll_fd);
+    sideline_close(&n->line);
     mem_free(n);
 }
 
@@ -721,13 +695,10 @@ status nccl_open(const kvt_pool *pool, const nccl_options *options, uint64_t gen
     n->api = api;
     set_options(n, options);
     n->sender = !receiver;
-    n->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    n->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    struct epoll_event e = {.events = (uint32_t)EPOLLET | EPOLLIN};
-    status made = n->epoll_fd < 0 || n->timer_fd < 0 ||
-                          epoll_ctl(n->epoll_fd, EPOLL_CTL_ADD, n->timer_fd, &e) != 0
-                      ? STATUS_IO
-                      : kvt_begin(&n->base, &nccl_transport, pool, generation, receiver);
+    status made = sideline_open(&n->line);
+    if (made == STATUS_OK) {
+        made = kvt_begin(&n->base, &nccl_transport, pool, generation, receiver);
+    }
     if (made != STATUS_OK) {
         nccl_close(&n->base);
         return status_fail(d, made, "nccl: opening a channel: %s", status_text(made));
@@ -737,25 +708,7 @@ status nccl_open(const kvt_pool *pool, const nccl_options *options, uint64_t gen
 }
 
 status nccl_attach(kvt *k, int fd, const seal_keys *keys, diag *d) {
-    pair *n = (pair *)k;
-    struct epoll_event e = {.events = (uint32_t)EPOLLET | EPOLLIN | EPOLLOUT | EPOLLRDHUP};
-    wire *w = NULL;
-    if (n->wire) {
-        (void)close(fd);
-        return status_fail(d, STATUS_INVALID, "nccl: the channel has its connection");
-    }
-    status made = wire_open_waiting(WIRE_BYTES_MAX, &w);
-    if (made != STATUS_OK) {
-        (void)close(fd);
-        return status_fail(d, made, "nccl: no memory for a connection");
-    }
-    made = wire_attach(w, fd, keys);
-    if (made != STATUS_OK || epoll_ctl(n->epoll_fd, EPOLL_CTL_ADD, fd, &e) != 0) {
-        wire_close(w);
-        return status_fail(d, STATUS_IO, "nccl: polling the connection");
-    }
-    n->wire = w;
-    return STATUS_OK;
+    return sideline_attach(&((pair *)k)->line, fd, keys, "nccl", d);
 }
 
 #else /* built without nccl.h */

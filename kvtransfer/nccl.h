@@ -24,7 +24,6 @@ enum {
     NCCL_SETUP_US = 15000000,    /* offer to the end of the warm-up transfer */
     NCCL_TRANSFER_US = 10000000, /* announcement to the end of its transfer */
     NCCL_ABORT_US = 5000000,     /* after this an abort counts as hung */
-    NCCL_TICK_US = 500,
     NCCL_CTAS = 2,
     NCCL_WINDOW = 4,
     NCCL_WINDOW_MAX = 16

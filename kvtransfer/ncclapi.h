@@ -17,13 +17,16 @@
 
 /* The calls that are used, once each: NCCLAPI_CALLS(X) is X(name) for all of them. */
 /* clang-format off */
-#define NCCLAPI_CALLS(X) \
+#define NCCLAPI_NCCL(X) \
     X(ncclGetUniqueId) X(ncclCommInitRankConfig) X(ncclCommGetAsyncError) X(ncclGroupStart) \
-    X(ncclGroupEnd) X(ncclSend) X(ncclRecv) X(ncclCommAbort) X(cudaSetDevice) X(cudaMalloc) \
-    X(cudaFree) X(cudaStreamCreateWithPriority) X(cudaStreamDestroy) \
-    X(cudaDeviceGetStreamPriorityRange) X(cudaEventCreateWithFlags) X(cudaEventRecord) \
-    X(cudaEventQuery) X(cudaEventElapsedTime) X(cudaEventDestroy) X(cudaMemcpyAsync) \
-    X(cudaDeviceGetPCIBusId)
+    X(ncclGroupEnd) X(ncclSend) X(ncclRecv) X(ncclCommAbort)
+#define NCCLAPI_RUNTIME(X) \
+    X(cudaSetDevice) X(cudaMalloc) X(cudaFree) X(cudaStreamCreateWithPriority) \
+    X(cudaStreamDestroy) X(cudaDeviceGetStreamPriorityRange) X(cudaEventCreateWithFlags) \
+    X(cudaEventRecord) X(cudaEventQuery) X(cudaEventElapsedTime) X(cudaEventDestroy) \
+    X(cudaMemcpyAsync) X(cudaDeviceGetPCIBusId) X(cudaIpcGetMemHandle) X(cudaIpcOpenMemHandle) \
+    X(cudaIpcCloseMemHandle)
+#define NCCLAPI_CALLS(X) NCCLAPI_NCCL(X) NCCLAPI_RUNTIME(X)
 /* clang-format on */
 
 #define NCCLAPI_MEMBER(name) __typeof__(&name) name;
@@ -34,5 +37,8 @@ typedef struct {
 
 /* NOTFOUND with the loader's reason when one of them is missing. */
 MUST_USE status ncclapi_load(const ncclapi **out, diag *d);
+
+/* As ncclapi_load, for who calls the runtime alone: NCCL may be missing. */
+MUST_USE status ncclapi_runtime(const ncclapi **out, diag *d);
 
 #endif

@@ -15,6 +15,7 @@ typedef struct {
     void *stage;
     uint64_t bytes;
     int device;
+    int64_t rest_us;
 } kept;
 
 static pthread_mutex_t stages_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -27,9 +28,11 @@ uint64_t ncclhold_staged(void) {
 
 static void *take_kept(int device, uint64_t bytes) {
     void *stage = NULL;
+    int64_t now = clock_now_us();
     (void)pthread_mutex_lock(&stages_lock);
     for (int i = 0; i < NCCLHOLD_STAGES && !stage; i++) {
-        if (stages[i].stage && stages[i].device == device && stages[i].bytes == bytes) {
+        if (stages[i].stage && stages[i].device == device && stages[i].bytes == bytes &&
+            stages[i].rest_us <= now) {
             stage = stages[i].stage;
             stages[i].stage = NULL;
         }
@@ -58,7 +61,7 @@ cudaError_t ncclhold_take(ncclhold *h, unsigned events, uint64_t stage_bytes) {
     const ncclapi *api;
     diag d;
     int least = 0, greatest = 0;
-    if (ncclapi_load(&api, &d) != STATUS_OK) {
+    if (ncclapi_runtime(&api, &d) != STATUS_OK) {
         return cudaErrorInitializationError;
     }
     cudaError_t r = api->cudaDeviceGetStreamPriorityRange(&least, &greatest);
@@ -68,7 +71,7 @@ cudaError_t ncclhold_take(ncclhold *h, unsigned events, uint64_t stage_bytes) {
     for (unsigned i = 0; i < events && !r; i++) {
         r = api->cudaEventCreateWithFlags(&h->events[i], cudaEventDefault);
     }
-    return r ? r : take_stage(api, h, stage_bytes);
+    return r || stage_bytes == 0 ? r : take_stage(api, h, stage_bytes);
 }
 
 static void give_stage(const ncclapi *api, const ncclhold *h) {
@@ -80,12 +83,12 @@ static void give_stage(const ncclapi *api, const ncclhold *h) {
     (void)pthread_mutex_lock(&stages_lock);
     for (int i = 0; i < NCCLHOLD_STAGES && !put; i++) {
         if (!stages[i].stage) {
-            stages[i] = (kept){h->stage, h->stage_bytes, h->device};
+            stages[i] = (kept){h->stage, h->stage_bytes, h->device, h->rest_us};
             put = true;
         }
     }
     (void)pthread_mutex_unlock(&stages_lock);
-    if (!put) {
+    if (!put && h->rest_us == 0) { /* what another process has mapped must not be freed */
         (void)api->cudaFree(h->stage);
     }
     atomic_fetch_sub(&staged, h->stage_bytes);
@@ -133,7 +136,7 @@ static void *abort_run(void *argument) {
     const ncclapi *api;
     diag d;
     mem_free(argument);
-    if (ncclapi_load(&api, &d) == STATUS_OK) {
+    if (ncclapi_runtime(&api, &d) == STATUS_OK) {
         (void)api->cudaSetDevice(h.device);
         if (h.comm && !KVTPLANTED(ABORT_DROPPED)) {
             (void)api->ncclCommAbort(h.comm);
@@ -164,7 +167,7 @@ void ncclhold_let_go(ncclhold *h) {
     if (KVTPLANTED(STAGING_TOO_EARLY)) {
         const ncclapi *api;
         diag d;
-        if (ncclapi_load(&api, &d) == STATUS_OK) {
+        if (ncclapi_runtime(&api, &d) == STATUS_OK) {
             give_stage(api, h);
             h->stage = NULL;
         }

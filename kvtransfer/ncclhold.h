@@ -27,10 +27,11 @@ typedef struct {
     void *stage;
     uint64_t stage_bytes;
     int device;
-    int slot; /* of the abort */
+    int slot;        /* of the abort */
+    int64_t rest_us; /* another process has staging mapped, and may read until then; or 0 */
 } ncclhold;
 
-/* Streams, `events` events and staging on the current device, which is the hold's. */
+/* Streams, `events` events and staging (0 bytes: none) on the current device, the hold's. */
 cudaError_t ncclhold_take(ncclhold *h, unsigned events, uint64_t stage_bytes);
 
 /* Lets go of everything in `h`, which is empty afterwards. Returns at once. Copies have ended. */

@@ -17,6 +17,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/rng.h"
+#include "kvtransfer/ipc.h"
 #include "kvtransfer/local.h"
 #include "kvtransfer/nccl.h"
 #include "kvtransfer/shm.h"
@@ -159,6 +160,28 @@ static inline void fixture_open_nccl_within(fixture *f, int64_t limit_us) {
 
 static inline void fixture_open_nccl(fixture *f) {
     fixture_open_nccl_within(f, 60000000);
+}
+
+static inline void fixture_open_ipc_within(fixture *f, int64_t limit_us) {
+    diag d;
+    int fds[2];
+    (void)setenv("EMU_DEVICES", "2", 1);
+    (void)setenv("WEIR_NCCL", WEIR_EMU_LIBRARY, 1);
+    fixture_pools(f);
+    kvt_pool from = fixture_view(f->from), to = fixture_view(f->to);
+    nccl_options o = {.stage_bytes = (uint64_t)FIXTURE_PIECES * FIXTURE_UNIT,
+                      .transfer_us = limit_us};
+    cr_assert_eq(wire_pair(fds), STATUS_OK);
+    cr_assert_eq(ipc_open(&from, &o, FIXTURE_GENERATION, false, &f->sender, &d), STATUS_OK, "%s",
+                 d.text);
+    o.device = 1;
+    cr_assert_eq(ipc_open(&to, &o, FIXTURE_GENERATION, true, &f->receiver, &d), STATUS_OK);
+    cr_assert_eq(ipc_attach(f->sender, fds[0], &fixture_near_keys, &d), STATUS_OK);
+    cr_assert_eq(ipc_attach(f->receiver, fds[1], &fixture_far_keys, &d), STATUS_OK);
+}
+
+static inline void fixture_open_ipc(fixture *f) {
+    fixture_open_ipc_within(f, 60000000);
 }
 #endif
 

@@ -9,7 +9,7 @@
 static void (*const transports[])(fixture *) = {fixture_open_local, fixture_open_shm,
                                                 fixture_open_tcp,
 #ifdef WEIR_EMU_LIBRARY
-                                                fixture_open_nccl
+                                                fixture_open_nccl, fixture_open_ipc
 #endif
 };
 
@@ -263,7 +263,8 @@ static void receive_and_compare(traffic *t) {
 Test(kvt, random_jobs_arrive_in_order_through_a_channel_that_fills_up) {
     fixture f;
     EACH_TRANSPORT(f) {
-        bool emulated = strcmp(kvt_name(f.sender), "nccl") == 0;
+        bool emulated =
+            strcmp(kvt_name(f.sender), "nccl") == 0 || strcmp(kvt_name(f.sender), "ipc") == 0;
         traffic t = {.f = &f, .random = 17, .jobs = emulated ? JOBS_EMULATED : JOBS};
         while (t.done < t.jobs) {
             /* Long runs of one side: the channel fills, and drains. */
