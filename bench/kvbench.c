@@ -22,6 +22,7 @@
 #include "engine/base/config.h"
 #include "engine/base/mem.h"
 #include "engine/base/wire.h"
+#include "kvtransfer/ipc.h"
 #include "kvtransfer/nccl.h"
 #include "kvtransfer/ncclraw.h"
 
@@ -36,7 +37,7 @@ typedef struct {
 
 #define FIELD(name) offsetof(settings, name)
 
-static const char *const transports[] = {"local", "shm", "tcp", "nccl", "all", NULL};
+static const char *const transports[] = {"local", "shm", "tcp", "ipc", "nccl", "all", NULL};
 
 static const config_option options[] = {
     {"transport", CONFIG_ENUM, FIELD(transport), 0, 0, "all", transports, NULL,
@@ -80,7 +81,7 @@ typedef struct {
     bool receiver;
     int sync;                     /* to the other process */
     int raw;                      /* tcp: a socket of the raw loop's own */
-    uint8_t id[NCCLRAW_ID_BYTES]; /* nccl: of the raw loop's communicator */
+    uint8_t id[NCCLRAW_ID_BYTES]; /* ipc, nccl: of the raw loop's communicator */
     ncclraw *raw_nccl;
     uint8_t *raw_bytes; /* tcp: [RAW_BYTES]; local, shm: where memcpy copies to */
     kvend end, other;   /* other: local's D */
@@ -109,6 +110,7 @@ static bool raw_way(side *s, uint32_t tokens) {
     switch (s->transport) {
         case KVEND_TCP:
             return raw_socket(s, bytes);
+        case KVEND_IPC:
         case KVEND_NCCL:
             return ncclraw_run(s->raw_nccl, bytes / groups, groups) == STATUS_OK;
         case KVEND_LOCAL:
@@ -168,7 +170,7 @@ static bool tcp_pair(int fds[2]) {
 static int gpu_of(const side *s) {
     int count = 0;
     diag d;
-    if (s->transport != KVEND_NCCL) {
+    if (!kvend_on_device(s->transport)) {
         return 0;
     }
     (void)setenv("NCCL_HOSTID", s->receiver ? "weir-bench-d" : "weir-bench-p", 0);
@@ -177,7 +179,7 @@ static int gpu_of(const side *s) {
 
 static status open_raw(side *s, int gpu, diag *d) {
     uint64_t bytes = s->end.unit * s->shape.layers * KVEND_POOL_PAGES;
-    if (s->transport == KVEND_NCCL) {
+    if (kvend_on_device(s->transport)) {
         uint64_t most = s->shape.group_bytes > s->end.unit ? s->shape.group_bytes : s->end.unit;
         if (!s->receiver) {
             TRY(ncclraw_id(s->id, d));
@@ -289,8 +291,11 @@ static bool measure(side *s, uint32_t tokens) {
         int64_t raw = us < 0 ? -1 : one(s, ASK_RAW, tokens);
         if (raw < 0) {
             (void)fprintf(stderr, "%s: a transfer of %u tokens failed%s%s\n",
-                          kvend_names[s->transport], tokens, s->transport == KVEND_NCCL ? ": " : "",
-                          s->transport == KVEND_NCCL ? nccl_reason(s->end.channel) : "");
+                          kvend_names[s->transport], tokens,
+                          kvend_on_device(s->transport) ? ": " : "",
+                          s->transport == KVEND_NCCL  ? nccl_reason(s->end.channel)
+                          : s->transport == KVEND_IPC ? ipc_reason(s->end.channel)
+                                                      : "");
             return false;
         }
         best_us = us < best_us ? us : best_us;
@@ -365,7 +370,7 @@ static bool run_transport(const settings *o, kvend_transport t, board *b) {
     bool good = open && measure_all(&s);
     if (!open) {
         (void)printf("%-9s not here: %s\n", kvend_names[t], d.text[0] ? d.text : b->why.text);
-        good = o->transport == (int32_t)KVEND_TRANSPORTS && t == KVEND_NCCL;
+        good = o->transport == (int32_t)KVEND_TRANSPORTS && kvend_on_device(t);
     }
     close_side(&s);
     if (child > 0) {

@@ -9,6 +9,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
+#include "kvtransfer/ipc.h"
 #include "kvtransfer/layout.h"
 #include "kvtransfer/local.h"
 #include "kvtransfer/nccl.h"
@@ -17,7 +18,11 @@
 
 enum { PAGE_TOKENS = 16, WAIT_MS = 20, GENERATION = 1, WIRE_BYTES = 1 << 20 };
 
-const char *const kvend_names[KVEND_TRANSPORTS + 1] = {"local", "shm", "tcp", "nccl", NULL};
+const char *const kvend_names[KVEND_TRANSPORTS + 1] = {"local", "shm", "tcp", "ipc", "nccl", NULL};
+
+bool kvend_on_device(kvend_transport t) {
+    return t == KVEND_IPC || t == KVEND_NCCL;
+}
 
 /* Not secret: both ends are ours. */
 static const seal_keys p_keys = {.send = {1}, .receive = {2}};
@@ -153,16 +158,18 @@ static status open_shm(kvend *e, const kvt_pool *pool, bool receiver, int data, 
     return wire_flush(e->wire) ? STATUS_OK : status_fail(d, STATUS_CLOSED, "shm: D has gone");
 }
 
-static status open_nccl(kvend *e, const kvt_pool *pool, bool receiver, int data, int gpu, diag *d) {
+static status open_device(kvend *e, const kvt_pool *pool, bool receiver, int data, int gpu,
+                          diag *d) {
+    bool ipc = e->transport == KVEND_IPC;
     nccl_options o = {.device = gpu, .stage_bytes = e->shape.group_bytes};
     o.stage_bytes = o.stage_bytes > e->unit ? o.stage_bytes : e->unit;
-    status opened = nccl_open(pool, &o, GENERATION, receiver, &e->channel, d);
+    status opened = (ipc ? ipc_open : nccl_open)(pool, &o, GENERATION, receiver, &e->channel, d);
     if (opened != STATUS_OK) {
         (void)close(data);
         return opened;
     }
     kvt_use_packer(e->channel, &packer);
-    return nccl_attach(e->channel, data, receiver ? &d_keys : &p_keys, d);
+    return (ipc ? ipc_attach : nccl_attach)(e->channel, data, receiver ? &d_keys : &p_keys, d);
 }
 
 static status open_tcp(kvend *e, const kvt_pool *pool, bool receiver, int data, diag *d) {
@@ -179,7 +186,7 @@ status kvend_open(kvend *e, kvend_transport t, const kvend_shape *shape, bool re
     kvt_pool pool;
     *e = (kvend){.shape = *shape, .transport = t};
     e->unit = shape->kv_heads * backend_kv_head_bytes(BACKEND_KV_F16, (int32_t)shape->head_dim);
-    status made = t == KVEND_NCCL ? device_pool(e, gpu, &pool, d) : host_pool(e, &pool, d);
+    status made = kvend_on_device(t) ? device_pool(e, gpu, &pool, d) : host_pool(e, &pool, d);
     if (made != STATUS_OK) {
         if (data >= 0) {
             (void)close(data);
@@ -191,8 +198,9 @@ status kvend_open(kvend *e, kvend_transport t, const kvend_shape *shape, bool re
             return open_shm(e, &pool, receiver, data, d);
         case KVEND_TCP:
             return open_tcp(e, &pool, receiver, data, d);
+        case KVEND_IPC:
         case KVEND_NCCL:
-            return open_nccl(e, &pool, receiver, data, gpu, d);
+            return open_device(e, &pool, receiver, data, gpu, d);
         case KVEND_LOCAL:
         case KVEND_TRANSPORTS:
         default:

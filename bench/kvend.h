@@ -15,7 +15,14 @@
 
 enum { KVEND_POOL_PAGES = 256, KVEND_RING_BYTES = 32 << 20 };
 
-typedef enum { KVEND_LOCAL, KVEND_SHM, KVEND_TCP, KVEND_NCCL, KVEND_TRANSPORTS } kvend_transport;
+typedef enum {
+    KVEND_LOCAL,
+    KVEND_SHM,
+    KVEND_TCP,
+    KVEND_IPC,
+    KVEND_NCCL,
+    KVEND_TRANSPORTS
+} kvend_transport;
 
 typedef struct {
     uint32_t layers, kv_heads, head_dim;
@@ -37,7 +44,10 @@ typedef struct {
 
 extern const char *const kvend_names[KVEND_TRANSPORTS + 1];
 
-/* `data`: the connection, taken over either way; `gpu`: which device (nccl). */
+/* The pools are a device's. */
+bool kvend_on_device(kvend_transport t);
+
+/* `data`: the connection, taken over either way; `gpu`: which device (ipc, nccl). */
 MUST_USE status kvend_open(kvend *e, kvend_transport t, const kvend_shape *shape, bool receiver,
                            int data, int gpu, diag *d);
 /* local: P's end, opened, gets D's pool too. */

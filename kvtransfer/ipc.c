@@ -237,7 +237,8 @@ static void say(pair *n, const ncclmsg *m) {
 }
 
 /* What an offer says where NCCL has a unique id. */
-enum { AT_HANDLE = 0, AT_TOKEN = 64, AT_PID = 72, AT_PLACE = 80, AT_STAGE = 88, AT_WINDOW = 96 };
+enum { AT_HANDLE = 0, AT_TOKEN = 64, AT_PID = 72, AT_STAGE = 80, AT_WINDOW = 88 };
+#define STAGE_BYTES_MAX (1ull << 40)
 _Static_assert(sizeof(cudaIpcMemHandle_t) == AT_TOKEN - AT_HANDLE, "a handle fits its place");
 _Static_assert(AT_WINDOW + 4 <= NCCLMSG_ID_BYTES, "an offer fits");
 
@@ -265,7 +266,6 @@ static void offer(pair *n) {
     memcpy(m.id + AT_HANDLE, &handle, sizeof handle);
     bytes_put(m.id + AT_TOKEN, n->token, 8);
     bytes_put(m.id + AT_PID, (uint64_t)getpid(), 8);
-    bytes_put(m.id + AT_PLACE, n->place_bytes, 8);
     bytes_put(m.id + AT_STAGE, n->options.stage_bytes, 8);
     bytes_put(m.id + AT_WINDOW, window, 4);
     say(n, &m);
@@ -276,19 +276,18 @@ static void offer(pair *n) {
 /* Opens what P has offered. */
 static void accept_offer(pair *n, const uint8_t id[NCCLMSG_ID_BYTES]) {
     cudaIpcMemHandle_t handle;
-    unsigned window = (unsigned)n->options.window;
+    uint64_t window = bytes_get(id + AT_WINDOW, 4), stage = bytes_get(id + AT_STAGE, 8);
     int64_t began = clock_now_us();
-    uint64_t place = bytes_get(id + AT_PLACE, 8), stage = bytes_get(id + AT_STAGE, 8);
-    if (bytes_get(id + AT_WINDOW, 4) != window || stage != n->options.stage_bytes ||
-        place != stage + LIST_BYTES) {
-        broken(n, "ipc: the peer has %llu groups of %llu bytes under way, and this side %u of %llu",
-               (unsigned long long)bytes_get(id + AT_WINDOW, 4), (unsigned long long)stage, window,
-               (unsigned long long)n->options.stage_bytes);
+    if (window == 0 || window > NCCL_WINDOW_MAX || stage > STAGE_BYTES_MAX) {
+        broken(n, "ipc: an offer of %llu groups of %llu bytes", (unsigned long long)window,
+               (unsigned long long)stage);
         return;
     }
-    n->place_bytes = place;
+    n->options.window = (int)window;
+    n->options.stage_bytes = stage;
+    n->place_bytes = stage + LIST_BYTES;
     if (!cuda_ok(n, "memory",
-                 ncclhold_take(&n->device, window * GROUP_EVENTS, window * LIST_BYTES))) {
+                 ncclhold_take(&n->device, (unsigned)window * GROUP_EVENTS, window * LIST_BYTES))) {
         return;
     }
     if (bytes_get(id + AT_PID, 8) == (uint64_t)getpid()) {

@@ -39,18 +39,29 @@ status ncclprobe_device(int device, uint64_t *id, diag *d) {
     const ncclapi *api;
     char text[HOST_BYTES + 32] = "";
     *id = 0;
-    TRY(ncclapi_load(&api, d));
+    TRY(ncclapi_runtime(&api, d));
     host_name(text);
+    uint64_t host = hash_checksum64(1, text, strlen(text));
     size_t used = strlen(text);
     if (api->cudaDeviceGetPCIBusId(text + used, 32, device) != cudaSuccess) {
         return status_fail(d, STATUS_NOTFOUND, "nccl: no device %d", device);
     }
-    *id = hash_checksum64(1, text, strlen(text)) | 1; /* 0 means host memory */
+    /* 0 means host memory. */
+    *id = (host | 1) << 32 | (hash_checksum64(1, text, strlen(text)) & UINT32_MAX);
     return STATUS_OK;
+}
+
+status ncclprobe_opens(diag *d) {
+    const ncclapi *api;
+    return ncclapi_load(&api, d);
 }
 #else
 status ncclprobe_device(int device, uint64_t *id, diag *d) {
     *id = 0;
     return status_fail(d, STATUS_UNSUPPORTED, "nccl: built without NCCL (device %d)", device);
+}
+
+status ncclprobe_opens(diag *d) {
+    return status_fail(d, STATUS_UNSUPPORTED, "nccl: built without NCCL");
 }
 #endif

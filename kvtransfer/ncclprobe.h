@@ -1,4 +1,4 @@
-/* ncclprobe.h -- whether NCCL can carry a worker's KV, and what NCCL would call its device.
+/* ncclprobe.h -- which device a worker's KV is on, and whether NCCL can carry it.
  *
  * Purpose    What a worker says of itself before any pair is made: a peer on the same device is
  *            found at the join, and not by a communicator that fails.
@@ -13,10 +13,13 @@
 
 #include "engine/base/status.h"
 
-/* Opens NCCL. `*id` is the same for two processes exactly where NCCL would take their devices for
- * one: the host (or NCCL_HOSTID) and the bus address. NOTFOUND: no NCCL, or no such device.
- * UNSUPPORTED: built without it. */
+/* `*id` is the same for two processes where NCCL would take their devices for one: the host (or
+ * NCCL_HOSTID), which its upper 32 bits name alone, and the bus address. NOTFOUND: no CUDA runtime,
+ * or no such device. UNSUPPORTED: built without NCCL. */
 MUST_USE status ncclprobe_device(int device, uint64_t *id, diag *d);
+
+/* NOTFOUND with the loader's reason where there is no NCCL. */
+MUST_USE status ncclprobe_opens(diag *d);
 
 /* Lets workers of one GPU join with each other: this process counts as a host of its own, called
  * `name`, unless it has been given a name. Before NCCL is asked anything. */

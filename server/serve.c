@@ -281,7 +281,8 @@ static status make_key(server *s) {
 
 /* Local pairs too get a connection of their own, which a socket of this machine does not have. */
 static bool kv_by_address(const server *s) {
-    return s->set.kv_transport == WORKERFLAGS_KV_TCP || s->set.kv_transport == WORKERFLAGS_KV_NCCL;
+    return s->set.kv_transport == WORKERFLAGS_KV_TCP ||
+           s->set.kv_transport == WORKERFLAGS_KV_NCCL || s->set.kv_transport == WORKERFLAGS_KV_IPC;
 }
 
 static status open_hub(server *s) {

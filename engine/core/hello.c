@@ -118,7 +118,7 @@ status hello_fits(const message_hello *mine, const message_hello *theirs, diag *
 }
 
 const char *hello_transport_name(hello_transport t) {
-    static const char *const names[] = {"local", "shm", "nccl", "tcp"};
+    static const char *const names[] = {"local", "shm", "ipc", "nccl", "tcp"};
     CHECK_LT(t, HELLO_TRANSPORTS);
     return names[t];
 }
@@ -144,6 +144,9 @@ status hello_carries(const message_hello *mine, const message_hello *theirs, uin
                                  "KV is %.*s here and %.*s there, which goes over NCCL alone, and "
                                  "there is none between the two",
                                  (int)here.bytes, here.data, (int)there.bytes, there.data);
+    }
+    if (mine->device >> 32 != theirs->device >> 32 || mine->device == 0) {
+        both &= ~HELLO_BIT(HELLO_IPC); /* other hosts */
     }
     bool shared = mine->device == theirs->device && (both & HELLO_BIT(HELLO_NCCL));
     both &= shared ? ~HELLO_BIT(HELLO_NCCL) : UINT32_MAX;

@@ -29,7 +29,14 @@ bool hello_converts(const message_hello *mine, const message_hello *theirs);
 str hello_kv_type(const message_hello *h);
 
 /* What can carry KV between two workers, the best first. */
-typedef enum { HELLO_LOCAL, HELLO_SHM, HELLO_NCCL, HELLO_TCP, HELLO_TRANSPORTS } hello_transport;
+typedef enum {
+    HELLO_LOCAL,
+    HELLO_SHM,
+    HELLO_IPC,
+    HELLO_NCCL,
+    HELLO_TCP,
+    HELLO_TRANSPORTS
+} hello_transport;
 
 #define HELLO_BIT(transport) (1u << (transport))
 

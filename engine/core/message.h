@@ -16,7 +16,7 @@
 #include "engine/core/stepmodel.h"
 #include "engine/core/waste.h"
 
-enum { MESSAGE_VERSION = 4, MESSAGE_VERSION_MIN = 4 };
+enum { MESSAGE_VERSION = 5, MESSAGE_VERSION_MIN = 5 };
 
 #define MESSAGE_NO_WORKER UINT32_MAX
 
@@ -113,7 +113,7 @@ typedef struct {
     str kv_layout; /* layout and dtype of a page; <= 64 bytes */
     str address;   /* numeric HOST:PORT where other workers and gateways reach it; "": nowhere */
     uint32_t transports; /* that may carry its KV: bits of hello.h; 0 from a gateway */
-    uint64_t device;     /* names what holds its KV, as NCCL tells devices apart; 0: host memory */
+    uint64_t device; /* what holds its KV: 32 bits name the host, 32 the device; 0: host memory */
 } message_hello;
 
 typedef enum {

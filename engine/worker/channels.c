@@ -14,6 +14,7 @@
 #include "engine/worker/hosts.h"
 #include "engine/worker/kvstats.h"
 #include "engine/worker/pacing.h"
+#include "kvtransfer/ipc.h"
 #include "kvtransfer/nccl.h"
 #include "kvtransfer/ncclprobe.h"
 #include "kvtransfer/shm.h"
@@ -21,7 +22,7 @@
 
 enum { SENDER, RECEIVER, SIDES, LOOK_US = 500000 };
 
-/* A link over NCCL, as it was when last looked at. */
+/* A link between devices, as it was when last looked at. */
 typedef struct {
     uint32_t serial;           /* of the link */
     nccl_times counted[SIDES]; /* what the metrics have */
@@ -36,7 +37,10 @@ struct channels {
     pacing pacing;         /* of a link that nothing is known of yet */
     uint32_t layers_least; /* of all links */
     pair_use uses[PEERS_MAX];
-    uint64_t refused[CHANNELS_REFUSED_MAX]; /* epochs of peers whose pair never came up */
+    struct {
+        uint64_t epoch;
+        hello_transport transport;
+    } refused[CHANNELS_REFUSED_MAX]; /* peers of which a pair never came up */
     uint32_t refused_next;
     int64_t look_us; /* when the pairs are looked at next */
 };
@@ -52,13 +56,30 @@ static status probe(worker_state *w, uint64_t *device, diag *d) {
                            "the KV cache is on %d devices, whose pages go through host memory",
                            w->options->ranks);
     }
+    if (w->options->kv_transports == HELLO_BIT(HELLO_NCCL)) {
+        TRY(ncclprobe_opens(d));
+    }
     return ncclprobe_device(w->options->device, device, d);
 }
 
-/* Only links between hosts carry NCCL's own connection: without them there is nothing to find. */
-static bool wants_nccl(const worker_options *o, bool forced) {
+enum { BETWEEN_DEVICES = HELLO_BIT(HELLO_IPC) | HELLO_BIT(HELLO_NCCL) };
+
+/* Only dialled links carry such a channel's own connection: without them there is nothing to find.
+ */
+static bool wants_device(const worker_options *o, bool forced) {
     uint32_t may = o->kv_transports;
-    return forced || ((!may || (may & HELLO_BIT(HELLO_NCCL))) && (o->joins || o->listens));
+    return forced || ((!may || (may & BETWEEN_DEVICES)) && (o->joins || o->listens));
+}
+
+/* What can move this worker's pages without host memory. */
+static uint32_t find_device(worker_state *w, diag *why) {
+    uint32_t wanted = w->options->kv_transports, able = 0;
+    if (probe(w, &w->channels->device, why) != STATUS_OK) {
+        return 0;
+    }
+    able |= ncclprobe_opens(why) == STATUS_OK ? HELLO_BIT(HELLO_NCCL) : 0;
+    able |= ipc_available(why) == STATUS_OK ? HELLO_BIT(HELLO_IPC) : 0;
+    return wanted ? able & wanted : able;
 }
 
 status channels_open(worker_state *w) {
@@ -71,21 +92,23 @@ status channels_open(worker_state *w) {
     kvstats_open(workstats_registry(w->stats), o->kv_pairs_max, &c->stats);
     c->pacing = pacing_make((uint32_t)w->info->layers, w->group_layers_max, w->group_layers,
                             w->info->kv_layer_page_bytes, LIMIT_PAGE_TOKENS);
-    bool forced = o->kv_transports == HELLO_BIT(HELLO_NCCL);
+    bool forced = o->kv_transports && !(o->kv_transports & ~(uint32_t)BETWEEN_DEVICES);
     uint32_t able = HELLO_BIT(HELLO_LOCAL) | HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
     diag why = {.text = ""};
-    if (forced && o->gateway_fd >= 0) {
+    if (o->kv_transports == HELLO_BIT(HELLO_NCCL) && o->gateway_fd >= 0) {
         char name[32]; /* its siblings are on the same GPU */
         (void)snprintf(name, sizeof name, "weir-%016llx", (unsigned long long)w->epoch);
         ncclprobe_apart(name);
     }
-    if (wants_nccl(o, forced)) {
-        if (probe(w, &c->device, &why) == STATUS_OK) {
-            able |= HELLO_BIT(HELLO_NCCL);
-        } else if (forced) {
-            return status_fail(w->d, STATUS_UNSUPPORTED, "--kv-transport nccl: %s", why.text);
-        } else if (w->model && !model_kv_on_host(w->model)) {
-            LOG(INFO, "kvt", "no NCCL: KV moves through host memory", "why=\"%s\"", why.text);
+    if (wants_device(o, forced)) {
+        uint32_t found = find_device(w, &why);
+        able |= found;
+        if (forced && !found) {
+            return status_fail(w->d, STATUS_UNSUPPORTED, "--kv-transport %s: %s",
+                               o->kv_transports & HELLO_BIT(HELLO_IPC) ? "ipc" : "nccl", why.text);
+        }
+        if (!found && w->model && !model_kv_on_host(w->model)) {
+            LOG(INFO, "kvt", "KV moves through host memory", "why=\"%s\"", why.text);
         }
     }
     c->may = o->kv_transports ? able & o->kv_transports : able;
@@ -119,9 +142,9 @@ void channels_tell(worker_state *w, uint32_t slot, message_hello *hello) {
     }
     peer *p = &w->peers.slots[slot];
     for (uint32_t i = 0; i < CHANNELS_REFUSED_MAX; i++) {
-        bool refused = p->epoch && w->channels->refused[i] == p->epoch;
+        bool refused = p->epoch && w->channels->refused[i].epoch == p->epoch;
         if (refused && (hello->transports & HELLO_BIT(HELLO_TCP))) {
-            hello->transports &= ~HELLO_BIT(HELLO_NCCL);
+            hello->transports &= ~HELLO_BIT(w->channels->refused[i].transport);
         }
     }
     p->transports = hello->transports;
@@ -132,14 +155,15 @@ void channels_tell(worker_state *w, uint32_t slot, message_hello *hello) {
 static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag *d) {
     kvt_pool pool = workio_pool(w);
     uint64_t generation = receiver ? p->epoch : w->epoch;
-    if (p->transport == HELLO_NCCL) {
+    if (HELLO_BIT(p->transport) & BETWEEN_DEVICES) {
         bool convert = receiver && p->converts;
         nccl_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
         if (convert) { /* groups come as large as they are there */
             o.stage_bytes = w->group_bytes_max / pool.layer_page_bytes * p->kv_page_bytes;
             pool.layer_page_bytes = p->kv_page_bytes;
         }
-        TRY(nccl_open(&pool, &o, generation, receiver, out, d));
+        TRY((p->transport == HELLO_IPC ? ipc_open : nccl_open)(&pool, &o, generation, receiver, out,
+                                                               d));
         if (convert) {
             workio_convert(*out, p->kv_type);
         } else {
@@ -178,7 +202,11 @@ static status open_sides(worker_state *w, uint32_t slot, diag *d) {
 
 /* What the link itself lets through: descriptors on this host's sockets only. */
 static uint32_t reach_of(const peer *p) {
-    return p->remote ? HELLO_BIT(HELLO_NCCL) | HELLO_BIT(HELLO_TCP) : HELLO_BIT(HELLO_SHM);
+    return p->remote ? BETWEEN_DEVICES | HELLO_BIT(HELLO_TCP) : HELLO_BIT(HELLO_SHM);
+}
+
+static status (*attach(hello_transport t))(kvt *, int, const seal_keys *, diag *) {
+    return t == HELLO_IPC ? ipc_attach : t == HELLO_NCCL ? nccl_attach : tcp_attach;
 }
 
 static void connect_channel(worker_state *w, uint32_t slot, kvt *k, const peers_early *kept,
@@ -188,9 +216,7 @@ static void connect_channel(worker_state *w, uint32_t slot, kvt *k, const peers_
     if (!k) {
         (void)close(kept->fd);
     }
-    if (!k ||
-        (p->transport == HELLO_NCCL ? nccl_attach(k, kept->fd, &kept->keys, &d)
-                                    : tcp_attach(k, kept->fd, &kept->keys, &d)) != STATUS_OK) {
+    if (!k || attach(p->transport)(k, kept->fd, &kept->keys, &d) != STATUS_OK) {
         LOG(WARN, "kvt", "channel refused", "worker=%u purpose=%d why=\"%s\"", p->worker,
             (int)purpose, d.text);
         p->doomed = true;
@@ -321,7 +347,7 @@ static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
     for (int i = 0; i < SIDES; i++) {
         nccl_times t;
         if (side(p, i)) {
-            nccl_get_times(side(p, i), &t);
+            (p->transport == HELLO_IPC ? ipc_get_times : nccl_get_times)(side(p, i), &t);
             bool posted = i == RECEIVER && side(p, i)->posted_count > 0;
             if (posted || p->waiting_count > 0 || t.groups != u->counted[i].groups) {
                 u->used_us = now_us;
@@ -335,19 +361,19 @@ static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
     }
 }
 
-static bool over_nccl(const peer *p) {
-    return p->used && p->greeted && p->transport == HELLO_NCCL;
+static bool over_device(const peer *p) {
+    return p->used && p->greeted && (HELLO_BIT(p->transport) & BETWEEN_DEVICES);
 }
 
-/* A communicator holds device memory as long as it lives. With more of them than there may be, the
- * link that has moved nothing for longest is ended: its gateway makes a new one, which has no
- * communicator until something is sent. */
+/* A pair, which may be a communicator, holds device memory as long as it lives. With more of them
+ * than there may be, the link that has moved nothing for longest is ended: its gateway makes a new
+ * one, which holds nothing until something is sent. */
 static void bound_pairs(worker_state *w, int64_t now_us) {
     uint32_t up = 0, oldest = PEERS_MAX;
     int64_t since = now_us - CHANNELS_IDLE_US;
     for (uint32_t i = 0; i < PEERS_MAX; i++) {
         const pair_use *u = &w->channels->uses[i];
-        if (!over_nccl(&w->peers.slots[i]) || !is_up(u)) {
+        if (!over_device(&w->peers.slots[i]) || !is_up(u)) {
             continue;
         }
         up++;
@@ -367,8 +393,7 @@ static void bound_pairs(worker_state *w, int64_t now_us) {
 
 /* What is this side's own failure, and not that the peer went. */
 static bool is_refusal(const worker_state *w, uint32_t slot, const char *why) {
-    return !is_up(&w->channels->uses[slot]) && why[0] &&
-           strcmp(why, "nccl: the peer has gone") != 0;
+    return !is_up(&w->channels->uses[slot]) && why[0] && !strstr(why, ": the peer has gone");
 }
 
 static void settle_side(worker_state *w, uint32_t slot, const kvt *k) {
@@ -377,18 +402,22 @@ static void settle_side(worker_state *w, uint32_t slot, const kvt *k) {
     if (!k || !kvt_failed(k)) {
         return;
     }
-    const char *why = p->transport == HELLO_NCCL ? nccl_reason(k) : "";
+    const char *why = p->transport == HELLO_NCCL  ? nccl_reason(k)
+                      : p->transport == HELLO_IPC ? ipc_reason(k)
+                                                  : "";
     kvstats_broken(&c->stats, p->transport, p->worker);
     LOG(WARN, "kvt", "channel broken", "worker=%u transport=%s why=\"%s\"", p->worker, kvt_name(k),
         why);
-    if (p->transport == HELLO_NCCL && is_refusal(w, slot, why)) {
-        c->refused[c->refused_next++ % CHANNELS_REFUSED_MAX] = p->epoch;
+    if (is_refusal(w, slot, why)) {
+        uint32_t at = c->refused_next++ % CHANNELS_REFUSED_MAX;
+        c->refused[at].epoch = p->epoch;
+        c->refused[at].transport = p->transport;
     }
 }
 
 void channels_settle(worker_state *w, uint32_t slot) {
     const peer *p = &w->peers.slots[slot];
-    if (over_nccl(p)) {
+    if (over_device(p)) {
         count_pair(w, slot, clock_now_us());
         const nccl_times *t = w->channels->uses[slot].counted;
         LOG(INFO, "kvt", "pair ended",
@@ -414,7 +443,7 @@ void channels_stepped(worker_state *w, int32_t rows, int64_t computed_us) {
     channels *c = w->channels;
     pacing_step(&c->pacing, rows, computed_us);
     for (uint32_t i = 0; i < PEERS_MAX; i++) {
-        if (over_nccl(&w->peers.slots[i])) {
+        if (over_device(&w->peers.slots[i])) {
             pacing_step(&c->uses[i].pacing, rows, computed_us);
         }
     }
@@ -428,7 +457,7 @@ static void pace(worker_state *w) {
     for (uint32_t i = 0; i < PEERS_MAX; i++) {
         pacing *p = &c->uses[i].pacing;
         const peer *to = &w->peers.slots[i];
-        if (!over_nccl(to) || !to->sender || c->uses[i].serial != to->serial) {
+        if (!over_device(to) || !to->sender || c->uses[i].serial != to->serial) {
             continue;
         }
         if (pacing_weigh(p)) {
@@ -457,7 +486,7 @@ void channels_turn(worker_state *w, int64_t now_us) {
     }
     c->look_us = now_us + LOOK_US;
     for (uint32_t i = 0; i < PEERS_MAX; i++) {
-        if (over_nccl(&w->peers.slots[i])) {
+        if (over_device(&w->peers.slots[i])) {
             count_pair(w, i, now_us);
         }
     }

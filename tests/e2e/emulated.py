@@ -1,4 +1,7 @@
-"""emulated.py -- workers on emulated devices (tests/emu) with the emulated NCCL, for the end-to-end tests."""
+"""emulated.py -- workers on emulated devices (tests/emu) with the emulated NCCL, for the end-to-end tests.
+
+WEIR_CUDA_DEVICE=real: on a GPU with the real NCCL, for the cases that need no emulator (tests/gpu/run).
+"""
 
 import os
 
@@ -15,6 +18,10 @@ OVER = (*CUDA, *APART, "--kv-transport", "nccl")
 
 
 def device(**more):
+    if os.environ.get("WEIR_CUDA_DEVICE") == "real":
+        if any(name.startswith("EMU_") or name == "WEIR_NCCL" for name in more):
+            raise Skip("needs the emulated device")
+        return {name: str(value) for name, value in more.items()}
     if not os.path.exists(MODULE):
         raise Skip("built without the emulated device: no CUDA headers here")
     return {**DEVICE, **{name: str(value) for name, value in more.items()}}

@@ -40,13 +40,15 @@ def host_transports_move_the_pages_of_each_length():
 
 
 @case
-def nccl_moves_pages_between_two_devices_beside_its_raw_loop():
+def pages_move_between_two_devices_beside_the_raw_loop():
     if not os.path.exists(EMULATOR):
         raise Skip("built without the emulated device: no CUDA headers here")
-    code, said = bench("--transport", "nccl", "--tokens", "1,100", "--json", EMU_DEVICES="2",
-                       WEIR_NCCL=EMULATOR, WEIR_CUDA_MODULE=MODULE)
-    assert code == 0, said
-    assert [(r["tokens"], r["bytes"]) for r in lines(said)] == [(1, PAGE), (100, 7 * PAGE)], said
+    for transport in ("ipc", "nccl"):
+        code, said = bench("--transport", transport, "--tokens", "1,100", "--json",
+                           EMU_DEVICES="2", WEIR_NCCL=EMULATOR, WEIR_CUDA_MODULE=MODULE)
+        assert code == 0, said
+        moved = [(r["tokens"], r["bytes"]) for r in lines(said)]
+        assert moved == [(1, PAGE), (100, 7 * PAGE)], said
 
 
 @case

@@ -112,10 +112,11 @@ def clients_that_leave():
 
 @case
 def chosen_by_itself_where_both_can():
-    """auto: nccl between two GPUs, tcp where they are one GPU or one side has none of it."""
+    """auto: ipc on one host, nccl between two, tcp where one side has none of it."""
     common = CUDA
     cases = [({"NCCL_HOSTID": "a"}, {"NCCL_HOSTID": "b"}, (), "nccl"),
-             ({}, {}, (), "tcp"),
+             ({}, {}, (), "ipc"),
+             ({}, {}, ("--kv-transport", "tcp"), "tcp"),
              ({"NCCL_HOSTID": "a"}, {"WEIR_NCCL": "/nonexistent.so"}, (), "tcp"),
              ({"NCCL_HOSTID": "a"}, {"NCCL_HOSTID": "b"}, ("--kv-transport", "tcp"), "tcp")]
     for prefill, decode, flags, transport in cases:

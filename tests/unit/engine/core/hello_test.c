@@ -171,7 +171,7 @@ Test(hello, caches_of_different_dtypes_are_refused_by_their_names) {
 }
 
 Test(hello, both_ends_take_the_best_transport_that_both_may_use) {
-    enum { L = 1, S = 2, N = 4, T = 8, NO = HELLO_TRANSPORTS };
+    enum { L = 1, S = 2, I = 4, N = 8, T = 16, NO = HELLO_TRANSPORTS, FAR = 99 };
     static const struct {
         uint32_t mine, theirs, reach, device;
         int want;
@@ -188,7 +188,12 @@ Test(hello, both_ends_take_the_best_transport_that_both_may_use) {
         {L, L, S, 0, NO},
         {L | S, L | S, L | S, 0, HELLO_LOCAL},
         {0, ~0u, ~0u, 0, NO},
-        {~0u << 4, ~0u << 4, ~0u, 1, NO},
+        {~0u << 5, ~0u << 5, ~0u, 1, NO},
+        {S | I | N | T, S | I | N | T, I | N | T, 1, HELLO_IPC}, /* two devices of a host */
+        {I | N | T, I | N | T, I | N | T, 0, HELLO_IPC},         /* two processes on one */
+        {I | N | T, I | N | T, I | N | T, FAR, HELLO_NCCL},
+        {I | N | T, N | T, I | N | T, 1, HELLO_NCCL},
+        {I, I | T, I | N | T, FAR, NO},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         message_hello a = sample(), b = sample();
@@ -198,6 +203,8 @@ Test(hello, both_ends_take_the_best_transport_that_both_may_use) {
         b.transports = cases[i].theirs;
         a.device = 7;
         b.device = 7 + cases[i].device; /* 0: the same one */
+        a.device += 1ull << 32;
+        b.device += cases[i].device == FAR ? 2ull << 32 : 1ull << 32;
         status s = hello_carries(&a, &b, cases[i].reach, &ab, &d);
         cr_assert_eq(s, cases[i].want == NO ? STATUS_MISMATCH : STATUS_OK, "case %zu", i);
         cr_assert_eq(hello_carries(&b, &a, cases[i].reach, &ba, &d), s);

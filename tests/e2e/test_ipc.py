@@ -1,0 +1,86 @@
+#!/usr/bin/env python3
+"""test_ipc.py -- KV over CUDA IPC between worker processes of one host, on emulated devices.
+
+The oracle is one worker that computes both phases on the same kind of device.
+"""
+
+import signal
+
+import mixed
+from emulated import APART, CUDA, device
+from hosts import Cluster
+from weirtest import Server, case, generate, main, parallel, until
+
+OVER = (*CUDA, *APART, "--kv-transport", "ipc")
+jobs = [(path, body) for path, body in mixed.requests(200)
+        if body.get("n", 1) == 1 and body.get("max_tokens", 99) <= 24 and len(str(body)) < 600]
+expected = {}
+
+
+def want(which):
+    missing = [job for job in which if str(job) not in expected]
+    if missing:
+        with Server(*CUDA, "--aggregated", env=device()) as server:
+            for job in missing:
+                expected[str(job)] = generate(server, *job).key()
+    return [expected[str(job)] for job in which]
+
+
+def same(server, which, workers=4):
+    reference = want(which)
+    for i, result in enumerate(parallel(which, lambda job: generate(server, *job), workers)):
+        assert result.key() == reference[i], f"request {i}: {result.key()} is not {reference[i]}"
+
+
+@case
+def two_and_two_over_ipc_as_aggregated():
+    with Server(*OVER, "--prefill", "2", "--decode", "2", env=device()) as server:
+        same(server, jobs[:12], 8)
+        # Workers tell their numbers now and then.
+        until(lambda: server.metrics().sum("weir_kv_links", transport="ipc") == 8,
+              "each knows its two peers")
+        until(lambda: server.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0,
+              "KV moved")
+        server.check_pages_free()
+        assert server.metrics().sum("weir_kv_staging_bytes", role="prefill") > 0
+
+
+@case
+def a_side_that_dies_in_the_middle_is_done_without():
+    for role, point in (("prefill", "ipc.announced"), ("decode", "ipc.pulling")):
+        with Cluster() as cluster:
+            env = device(WEIR_FAILPOINTS=f"{point}=kill:1@3")
+            mortal = cluster.worker(role, *CUDA, "--kv-transport", "ipc", "--memory-fraction",
+                                    "0.2", env=env)
+            for other in ("prefill", "prefill", "decode", "decode"):
+                cluster.worker(other, *CUDA, "--kv-transport", "ipc", "--memory-fraction", "0.2",
+                               env=device())
+            gateway = cluster.gateway()
+            cluster.wait_joined(gateway, 5)
+            same(gateway, jobs[:18], 9)
+            until(lambda: mortal.process.poll() is not None, f"{point} is reached")
+            mortal.wait_end(-signal.SIGKILL)
+            cluster.nodes.remove(mortal)
+            same(gateway, jobs[18:24])
+            gateway.check_pages_free()
+            assert gateway.metrics().sum("weir_inexact_tokens_total") == 0
+
+
+@case
+def what_cannot_be_is_refused_by_name():
+    server = Server("--backend", "cpu", "--threads", "1", "--kv-transport", "ipc", env=device(),
+                    wait=False)
+    until(lambda: "--kv-transport ipc: the KV cache is in host memory" in server.log(),
+          "it says why")
+    server.kill()
+    with Cluster() as cluster:
+        cluster.worker("prefill", *CUDA, "--kv-transport", "ipc", env=device(NCCL_HOSTID="a"))
+        cluster.worker("decode", *CUDA, "--kv-transport", "ipc", env=device(NCCL_HOSTID="b"))
+        gateway = cluster.gateway()
+        cluster.wait_joined(gateway, 2)
+        for node in cluster.nodes:
+            node.wait_log("no KV transport in common: ")
+
+
+if __name__ == "__main__":
+    main()
