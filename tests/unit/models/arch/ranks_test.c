@@ -51,7 +51,7 @@ static void end(void) {
     (void)unlink(path);
 }
 
-TestSuite(ranks, .init = begin, .fini = end, .timeout = 120);
+TestSuite(ranks, .init = begin, .fini = end);
 
 static status start(bench *b, int32_t ranks, const char *isa, backend_kv_type kv) {
     *b = (bench){.ranks = ranks};
