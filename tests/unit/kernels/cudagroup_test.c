@@ -127,7 +127,7 @@ static void *sum_but_for_the_last(void *argument) {
     return NULL;
 }
 
-Test(cudagroup, nobody_waits_for_a_rank_that_has_failed, .timeout = 60) {
+Test(cudagroup, nobody_waits_for_a_rank_that_has_failed) {
     static member m[RANKS];
     backend_group_id id;
     if (!start(m, RANKS, false, &id)) {
@@ -154,7 +154,7 @@ static void *join_unless_last(void *argument) {
     return NULL;
 }
 
-Test(cudagroup, nor_for_one_that_never_joins, .timeout = 60) {
+Test(cudagroup, nor_for_one_that_never_joins) {
     static member m[2];
     backend_group_id id;
     if (!start(m, 2, false, &id)) {

@@ -194,7 +194,7 @@ static void check_exact(how h, int32_t count) {
     close_bed(&first);
 }
 
-Test(model, chunks_pages_and_threads_change_no_bit, .timeout = 300) {
+Test(model, chunks_pages_and_threads_change_no_bit) {
     static const gguf_type types[] = {GGUF_F32,  GGUF_F16,  GGUF_BF16, GGUF_Q4_0,
                                       GGUF_Q4_1, GGUF_Q5_0, GGUF_Q5_1, GGUF_Q8_0,
                                       GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K};
@@ -246,7 +246,7 @@ static void check_mixes(how h, int32_t sequences, int32_t count) {
     close_bed(&b);
 }
 
-Test(model, batch_mates_change_no_bit, .timeout = 300) {
+Test(model, batch_mates_change_no_bit) {
     static const gguf_type types[] = {GGUF_F32, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q8_0, GGUF_Q6_K};
     for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
         write_model(types[t]);
@@ -255,7 +255,7 @@ Test(model, batch_mates_change_no_bit, .timeout = 300) {
     }
 }
 
-Test(model, the_real_model_is_exact_too, .timeout = 600) {
+Test(model, the_real_model_is_exact_too) {
     const char *real = getenv("WEIR_TEST_MODEL");
     if (!real) {
         cr_skip_test("WEIR_TEST_MODEL names no model file");
@@ -521,7 +521,7 @@ static void *run_beside(void *context) {
     return NULL;
 }
 
-Test(model, two_threads_over_one_set_of_weights_and_pages_change_no_bit, .timeout = 300) {
+Test(model, two_threads_over_one_set_of_weights_and_pages_change_no_bit) {
     static const backend_activations ways[] = {BACKEND_ACTIVATIONS_INT8, BACKEND_ACTIVATIONS_F32};
     write_model(GGUF_Q4_K);
     for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {

