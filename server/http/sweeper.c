@@ -26,7 +26,8 @@
 
 enum {
     SWEEPER_EVENTS = 64,
-    SWEEPER_ACCEPTS = 64 /* in a row */
+    SWEEPER_ACCEPTS = 64,      /* in a row */
+    SWEEPER_DRAIN_US = 1000000 /* for a first head, once no more connections are taken */
 };
 
 /* Whose thread this is. */
@@ -113,16 +114,26 @@ static void sweeper_accept(sweeper *s) {
     }
 }
 
-/* Closes the listening socket and what is idle. */
+static bool sweeper_has_bytes(const sweeper_slot *slot) {
+    char first;
+    return recv(slot->fd, &first, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+/* Closes the listening socket and what is idle. Who has just connected is about to ask, or has
+ * asked already: it gets its answer, if it does not take its time. */
 static void sweeper_begin_drain(sweeper *s) {
+    sweeper_accept(s);
     (void)close(s->listen_fd);
     s->listen_fd = -1;
+    int64_t soon_us = clock_now_us() + SWEEPER_DRAIN_US;
     for (uint32_t i = 0; i < s->slots_count; i++) {
         sweeper_after a = {NULL, -1, NULL};
         sweeper_slot *slot = &s->slots[i];
         sweeper_table_lock(s);
-        if ((slot->state == SWEEPER_IDLE || slot->state == SWEEPER_HEAD) && !slot->partial) {
+        if (slot->state == SWEEPER_IDLE && !slot->partial && !sweeper_has_bytes(slot)) {
             sweeper_slots_shut(s, slot, &a);
+        } else if (slot->state == SWEEPER_HEAD && !slot->partial && slot->deadline_us > soon_us) {
+            slot->deadline_us = soon_us;
         }
         sweeper_table_unlock(s);
         sweeper_slots_after(s, &a);
