@@ -84,7 +84,7 @@ static const config_option worker_flags[] = {
     {"pd-multiplex", CONFIG_BOOL, FIELD(multiplex), 0, 0, "false", NULL, NULL,
      "with --role both: prompts and decoding run side by side over one KV cache, each on a part of "
      "the cores and on all of them while the other is idle"},
-    {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "25", NULL, NULL, WORKERFLAGS_PACE},
+    {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "0", NULL, NULL, WORKERFLAGS_PACE},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
      "KV cache; 0: on a GPU what --memory-fraction leaves, else 1g"},
     {"kv-block-tokens", CONFIG_INT, FIELD(kv_block), LIMIT_PAGE_TOKENS,

@@ -276,7 +276,7 @@ static const config_option options[] = {
      "sequences a worker decodes at once"},
     {"prefill-chunk", CONFIG_INT, FIELD(chunk), 16, 8192, "256", NULL, NULL,
      "prompt tokens of a step; a multiple of 16"},
-    {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "25", NULL, NULL, WORKERFLAGS_PACE},
+    {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "0", NULL, NULL, WORKERFLAGS_PACE},
     {"cluster-listen", CONFIG_STRING, FIELD(cluster_listen), 0, 255, NULL, NULL, "HOST:PORT",
      "be the hub of a cluster there: workers and gateways of other hosts may join"},
     KEY_FLAG,
