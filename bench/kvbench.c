@@ -293,9 +293,7 @@ static bool measure(side *s, uint32_t tokens) {
             (void)fprintf(stderr, "%s: a transfer of %u tokens failed%s%s\n",
                           kvend_names[s->transport], tokens,
                           kvend_on_device(s->transport) ? ": " : "",
-                          s->transport == KVEND_NCCL  ? nccl_reason(s->end.channel)
-                          : s->transport == KVEND_IPC ? ipc_reason(s->end.channel)
-                                                      : "");
+                          kvend_on_device(s->transport) ? devpair_reason(s->end.channel) : "");
             return false;
         }
         best_us = us < best_us ? us : best_us;

@@ -161,7 +161,7 @@ static status open_shm(kvend *e, const kvt_pool *pool, bool receiver, int data, 
 static status open_device(kvend *e, const kvt_pool *pool, bool receiver, int data, int gpu,
                           diag *d) {
     bool ipc = e->transport == KVEND_IPC;
-    nccl_options o = {.device = gpu, .stage_bytes = e->shape.group_bytes};
+    devpair_options o = {.device = gpu, .stage_bytes = e->shape.group_bytes};
     o.stage_bytes = o.stage_bytes > e->unit ? o.stage_bytes : e->unit;
     status opened = (ipc ? ipc_open : nccl_open)(pool, &o, GENERATION, receiver, &e->channel, d);
     if (opened != STATUS_OK) {
@@ -169,7 +169,7 @@ static status open_device(kvend *e, const kvt_pool *pool, bool receiver, int dat
         return opened;
     }
     kvt_use_packer(e->channel, &packer);
-    return (ipc ? ipc_attach : nccl_attach)(e->channel, data, receiver ? &d_keys : &p_keys, d);
+    return devpair_attach(e->channel, data, receiver ? &d_keys : &p_keys, d);
 }
 
 static status open_tcp(kvend *e, const kvt_pool *pool, bool receiver, int data, diag *d) {

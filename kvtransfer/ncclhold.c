@@ -8,6 +8,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
 #include "kvtransfer/kvtplanted.h"
+#include "kvtransfer/nccl.h"
 
 /* ---- staging -------------------------------------------------------------------------------- */
 

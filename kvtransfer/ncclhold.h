@@ -15,10 +15,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "kvtransfer/nccl.h"
+#include "kvtransfer/devpair.h"
 #include "kvtransfer/ncclapi.h"
 
-enum { NCCLHOLD_ABORTS = 64, NCCLHOLD_STAGES = 64, NCCLHOLD_EVENTS = 4 * NCCL_WINDOW_MAX };
+enum { NCCLHOLD_ABORTS = 64, NCCLHOLD_STAGES = 64, NCCLHOLD_EVENTS = 4 * DEVPAIR_WINDOW_MAX };
 
 typedef struct {
     ncclComm_t comm;

@@ -24,10 +24,10 @@ enum { SENDER, RECEIVER, SIDES, LOOK_US = 500000 };
 
 /* A link between devices, as it was when last looked at. */
 typedef struct {
-    uint32_t serial;           /* of the link */
-    nccl_times counted[SIDES]; /* what the metrics have */
-    pacing pacing;             /* of what is sent on it */
-    int64_t used_us;           /* since when no group has moved */
+    uint32_t serial;              /* of the link */
+    devpair_times counted[SIDES]; /* what the metrics have */
+    pacing pacing;                /* of what is sent on it */
+    int64_t used_us;              /* since when no group has moved */
 } pair_use;
 
 struct channels {
@@ -157,7 +157,7 @@ static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag
     uint64_t generation = receiver ? p->epoch : w->epoch;
     if (HELLO_BIT(p->transport) & BETWEEN_DEVICES) {
         bool convert = receiver && p->converts;
-        nccl_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
+        devpair_options o = {.device = w->options->device, .stage_bytes = w->group_bytes_max};
         if (convert) { /* groups come as large as they are there */
             o.stage_bytes = w->group_bytes_max / pool.layer_page_bytes * p->kv_page_bytes;
             pool.layer_page_bytes = p->kv_page_bytes;
@@ -206,7 +206,7 @@ static uint32_t reach_of(const peer *p) {
 }
 
 static status (*attach(hello_transport t))(kvt *, int, const seal_keys *, diag *) {
-    return t == HELLO_IPC ? ipc_attach : t == HELLO_NCCL ? nccl_attach : tcp_attach;
+    return HELLO_BIT(t) & BETWEEN_DEVICES ? devpair_attach : tcp_attach;
 }
 
 static void connect_channel(worker_state *w, uint32_t slot, kvt *k, const peers_early *kept,
@@ -345,9 +345,9 @@ static void count_pair(worker_state *w, uint32_t slot, int64_t now_us) {
         *u = (pair_use){.serial = p->serial, .pacing = w->channels->pacing, .used_us = now_us};
     }
     for (int i = 0; i < SIDES; i++) {
-        nccl_times t;
+        devpair_times t;
         if (side(p, i)) {
-            (p->transport == HELLO_IPC ? ipc_get_times : nccl_get_times)(side(p, i), &t);
+            devpair_get_times(side(p, i), &t);
             bool posted = i == RECEIVER && side(p, i)->posted_count > 0;
             if (posted || p->waiting_count > 0 || t.groups != u->counted[i].groups) {
                 u->used_us = now_us;
@@ -402,9 +402,7 @@ static void settle_side(worker_state *w, uint32_t slot, const kvt *k) {
     if (!k || !kvt_failed(k)) {
         return;
     }
-    const char *why = p->transport == HELLO_NCCL  ? nccl_reason(k)
-                      : p->transport == HELLO_IPC ? ipc_reason(k)
-                                                  : "";
+    const char *why = HELLO_BIT(p->transport) & BETWEEN_DEVICES ? devpair_reason(k) : "";
     kvstats_broken(&c->stats, p->transport, p->worker);
     LOG(WARN, "kvt", "channel broken", "worker=%u transport=%s why=\"%s\"", p->worker, kvt_name(k),
         why);
@@ -419,7 +417,7 @@ void channels_settle(worker_state *w, uint32_t slot) {
     const peer *p = &w->peers.slots[slot];
     if (over_device(p)) {
         count_pair(w, slot, clock_now_us());
-        const nccl_times *t = w->channels->uses[slot].counted;
+        const devpair_times *t = w->channels->uses[slot].counted;
         LOG(INFO, "kvt", "pair ended",
             "worker=%u sent_bytes=%llu received_bytes=%llu handshake_us=%lld wire_us=%lld",
             p->worker, (unsigned long long)t[SENDER].bytes, (unsigned long long)t[RECEIVER].bytes,

@@ -137,8 +137,8 @@ void kvstats_adopted(kvstats *s, hello_transport t, uint32_t worker, uint32_t wa
     metrics_add(p->transfers, 1);
 }
 
-void kvstats_moved(kvstats *s, uint32_t worker, bool sender, const nccl_times *then,
-                   const nccl_times *now) {
+void kvstats_moved(kvstats *s, uint32_t worker, bool sender, const devpair_times *then,
+                   const devpair_times *now) {
     const kvstats_peer *p = kvstats_of(s, worker);
     uint64_t copy_us = (uint64_t)(now->copy_us - then->copy_us);
     uint64_t ready_us = (uint64_t)(now->ready_us - then->ready_us);

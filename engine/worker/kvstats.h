@@ -11,7 +11,7 @@
 
 #include "engine/base/metrics.h"
 #include "engine/core/hello.h"
-#include "kvtransfer/nccl.h"
+#include "kvtransfer/devpair.h"
 
 enum { KVSTATS_PEERS_MAX = 16 };
 
@@ -55,8 +55,8 @@ void kvstats_adopted(kvstats *s, hello_transport t, uint32_t worker, uint32_t wa
                      uint32_t moved_us, int64_t exposed_us);
 
 /* One side of the pair with that worker over NCCL has come from `then` to `now`. */
-void kvstats_moved(kvstats *s, uint32_t worker, bool sender, const nccl_times *then,
-                   const nccl_times *now);
+void kvstats_moved(kvstats *s, uint32_t worker, bool sender, const devpair_times *then,
+                   const devpair_times *now);
 
 /* Layers of a group. */
 void kvstats_paced(const kvstats *s, uint32_t group_layers);

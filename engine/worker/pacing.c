@@ -26,7 +26,7 @@ void pacing_step(pacing *p, int32_t rows, int64_t computed_us) {
     }
 }
 
-void pacing_moved(pacing *p, const nccl_times *then, const nccl_times *now) {
+void pacing_moved(pacing *p, const devpair_times *then, const devpair_times *now) {
     p->groups += (now->groups - now->empty) - (then->groups - then->empty);
     p->bytes += now->bytes - then->bytes;
     p->wire_us += now->wire_us - then->wire_us;

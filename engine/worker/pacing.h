@@ -10,8 +10,8 @@
 #ifndef ENGINE_WORKER_PACING_H
 #define ENGINE_WORKER_PACING_H
 
+#include "kvtransfer/devpair.h"
 #include "kvtransfer/layout.h"
-#include "kvtransfer/nccl.h"
 
 enum {
     PACING_GROUPS = 8, /* moved since the size was last weighed, at least */
@@ -39,7 +39,7 @@ pacing pacing_make(uint32_t layers, uint32_t layers_max, uint32_t layers_first,
 void pacing_step(pacing *p, int32_t rows, int64_t computed_us);
 
 /* A sender has come from `then` to `now`. */
-void pacing_moved(pacing *p, const nccl_times *then, const nccl_times *now);
+void pacing_moved(pacing *p, const devpair_times *then, const devpair_times *now);
 
 /* Weighs what is new. True: layers_now is another than before. */
 bool pacing_weigh(pacing *p);

@@ -82,14 +82,14 @@ void kvpair_check_pages(kvrun *k) {
 static bool open_side(kvrun *k, kvrun_channel *c, bool receiver, uint64_t generation, int fd) {
     kvrun_worker *w = receiver ? &k->d[c->d] : &k->p[c->p];
     kvt_pool pool = {page_of, w, KVRUN_UNIT};
-    nccl_options o = {.device = receiver ? KVRUN_WORKERS + c->d : c->p,
-                      .stage_bytes = KVRUN_LAYERS * KVRUN_JOB_PAGES * KVRUN_UNIT,
-                      .setup_us = KVRUN_SETUP_US,
-                      .transfer_us = KVRUN_TRANSFER_US};
+    devpair_options o = {.device = receiver ? KVRUN_WORKERS + c->d : c->p,
+                         .stage_bytes = KVRUN_LAYERS * KVRUN_JOB_PAGES * KVRUN_UNIT,
+                         .setup_us = KVRUN_SETUP_US,
+                         .transfer_us = KVRUN_TRANSFER_US};
     kvt **side = receiver ? &c->receiver : &c->sender;
     diag d;
     return nccl_open(&pool, &o, generation, receiver, side, &d) == STATUS_OK &&
-           nccl_attach(*side, fd, receiver ? &far_keys : &near_keys, &d) == STATUS_OK;
+           devpair_attach(*side, fd, receiver ? &far_keys : &near_keys, &d) == STATUS_OK;
 }
 
 static kvrun_channel *open_channel(kvrun *k, int p, int d) {
@@ -290,11 +290,11 @@ static int64_t later(int64_t a, int64_t b) {
 
 static void failed(kvrun *k, kvrun_channel *c, bool sender) {
     const kvt *side = sender ? c->sender : c->receiver;
-    kvrun_note(k, "P%d to D%d: %s fails: %s", c->p, c->d, sender ? "P" : "D", nccl_reason(side));
+    kvrun_note(k, "P%d to D%d: %s fails: %s", c->p, c->d, sender ? "P" : "D", devpair_reason(side));
     k->moved++;
     if (!has_cause(k, c)) {
         kvrun_fail(k, "P%d to D%d: %s failed without a cause: %s", c->p, c->d, sender ? "P" : "D",
-                   nccl_reason(side));
+                   devpair_reason(side));
     }
     if (sender) {
         kvpair_close_sender(k, c);

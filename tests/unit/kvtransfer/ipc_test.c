@@ -23,13 +23,13 @@ static void two_devices(void) {
 TestSuite(ipc, .init = two_devices);
 
 static kvt *open_side(fixture_pool *pool, uint64_t stage_bytes, bool receiver, int fd) {
-    nccl_options o = {.stage_bytes = stage_bytes, .device = receiver};
+    devpair_options o = {.stage_bytes = stage_bytes, .device = receiver};
     kvt_pool view = fixture_view(pool);
     kvt *k = NULL;
     diag d;
     cr_assert_eq(ipc_open(&view, &o, FIXTURE_GENERATION, receiver, &k, &d), STATUS_OK, "%s",
                  d.text);
-    cr_assert_eq(ipc_attach(k, fd, receiver ? &fixture_far_keys : &fixture_near_keys, &d),
+    cr_assert_eq(devpair_attach(k, fd, receiver ? &fixture_far_keys : &fixture_near_keys, &d),
                  STATUS_OK);
     return k;
 }
@@ -67,7 +67,7 @@ static void expect_groups(fixture *f, uint32_t count) {
     for (uint32_t i = 0; i < count;) {
         kvt_arrival a;
         kvt_result r = kvt_receive(f->receiver, &a);
-        cr_assert_neq(r, KVT_FAILED, "%s", ipc_reason(f->receiver));
+        cr_assert_neq(r, KVT_FAILED, "%s", devpair_reason(f->receiver));
         cr_assert_lt(clock_now_us(), until);
         if (r == KVT_DONE) {
             kvt_job send = fixture_job(i, i, EACH), post = fixture_job(i, EACH * i, EACH);
@@ -97,8 +97,8 @@ Test(ipc, pages_come_from_another_process_in_order) {
     expect_groups(&f, GROUPS);
     cr_assert_eq(waitpid(child, &ended, 0), child);
     cr_assert(WIFEXITED(ended) && WEXITSTATUS(ended) == 0);
-    nccl_times t;
-    ipc_get_times(f.receiver, &t);
+    devpair_times t;
+    devpair_get_times(f.receiver, &t);
     cr_assert_eq(t.groups, GROUPS);
     cr_assert_eq(t.empty, GROUPS / 3);
     cr_assert_eq(t.bytes, STAGE_BYTES * (GROUPS - GROUPS / 3));
@@ -120,7 +120,7 @@ Test(ipc, a_sender_that_is_killed_is_gone_and_what_was_reported_stays) {
     int64_t until = clock_now_us() + PATIENCE_US;
     while (kvt_receive(f.receiver, &a) != KVT_FAILED && clock_now_us() < until) {
     }
-    cr_assert_str_eq(ipc_reason(f.receiver), "ipc: the peer has gone");
+    cr_assert_str_eq(devpair_reason(f.receiver), "ipc: the peer has gone");
     for (uint32_t i = 0; i < 2; i++) {
         kvt_job send = fixture_job(i, i, EACH), post = fixture_job(i, EACH * i, EACH);
         cr_assert(fixture_same(&f, &send, &post));
@@ -146,7 +146,7 @@ static void expect_refusal(fixture *f, const char *why) {
     while (kvt_receive(f->receiver, &a) == KVT_AGAIN && clock_now_us() < until) {
     }
     cr_assert(kvt_failed(f->receiver));
-    cr_assert(strstr(ipc_reason(f->receiver), why), "%s", ipc_reason(f->receiver));
+    cr_assert(strstr(devpair_reason(f->receiver), why), "%s", devpair_reason(f->receiver));
     cr_assert(fixture_untouched(f));
 }
 
@@ -181,7 +181,7 @@ Test(ipc, a_receiver_that_does_not_answer_breaks_the_channel_at_the_deadline) {
     while (!kvt_failed(f.sender) && clock_now_us() < until) {
         cr_assert_not(kvt_sent(f.sender, &sequence));
     }
-    cr_assert_str_eq(ipc_reason(f.sender), "ipc: a transfer took longer than 200 ms");
+    cr_assert_str_eq(devpair_reason(f.sender), "ipc: a transfer took longer than 200 ms");
     fixture_close(&f);
 }
 
@@ -205,10 +205,10 @@ Test(ipc, staging_goes_to_the_next_pair_but_not_while_it_may_be_read) {
     open_both(&f, STAGE_BYTES);
     cr_assert_eq(memory_free(), one, "the same staging again");
     int64_t until = clock_now_us() + PATIENCE_US;
-    nccl_times t = {0};
+    devpair_times t = {0};
     while (t.copy_us == 0 && clock_now_us() < until) { /* packed, and so announced */
         (void)kvt_sent(f.sender, &done);
-        ipc_get_times(f.sender, &t);
+        devpair_get_times(f.sender, &t);
     }
     fixture_close(&f); /* without an answer */
     open_both(&f, STAGE_BYTES);

@@ -146,16 +146,16 @@ static inline void fixture_open_nccl_within(fixture *f, int64_t limit_us) {
     (void)setenv("WEIR_NCCL", WEIR_EMU_LIBRARY, 1);
     fixture_pools(f);
     kvt_pool from = fixture_view(f->from), to = fixture_view(f->to);
-    nccl_options o = {.stage_bytes = (uint64_t)FIXTURE_PIECES * FIXTURE_UNIT,
-                      .setup_us = limit_us,
-                      .transfer_us = limit_us};
+    devpair_options o = {.stage_bytes = (uint64_t)FIXTURE_PIECES * FIXTURE_UNIT,
+                         .setup_us = limit_us,
+                         .transfer_us = limit_us};
     cr_assert_eq(wire_pair(fds), STATUS_OK);
     cr_assert_eq(nccl_open(&from, &o, FIXTURE_GENERATION, false, &f->sender, &d), STATUS_OK, "%s",
                  d.text);
     o.device = 1;
     cr_assert_eq(nccl_open(&to, &o, FIXTURE_GENERATION, true, &f->receiver, &d), STATUS_OK);
-    cr_assert_eq(nccl_attach(f->sender, fds[0], &fixture_near_keys, &d), STATUS_OK);
-    cr_assert_eq(nccl_attach(f->receiver, fds[1], &fixture_far_keys, &d), STATUS_OK);
+    cr_assert_eq(devpair_attach(f->sender, fds[0], &fixture_near_keys, &d), STATUS_OK);
+    cr_assert_eq(devpair_attach(f->receiver, fds[1], &fixture_far_keys, &d), STATUS_OK);
 }
 
 static inline void fixture_open_nccl(fixture *f) {
@@ -169,15 +169,15 @@ static inline void fixture_open_ipc_within(fixture *f, int64_t limit_us) {
     (void)setenv("WEIR_NCCL", WEIR_EMU_LIBRARY, 1);
     fixture_pools(f);
     kvt_pool from = fixture_view(f->from), to = fixture_view(f->to);
-    nccl_options o = {.stage_bytes = (uint64_t)FIXTURE_PIECES * FIXTURE_UNIT,
-                      .transfer_us = limit_us};
+    devpair_options o = {.stage_bytes = (uint64_t)FIXTURE_PIECES * FIXTURE_UNIT,
+                         .transfer_us = limit_us};
     cr_assert_eq(wire_pair(fds), STATUS_OK);
     cr_assert_eq(ipc_open(&from, &o, FIXTURE_GENERATION, false, &f->sender, &d), STATUS_OK, "%s",
                  d.text);
     o.device = 1;
     cr_assert_eq(ipc_open(&to, &o, FIXTURE_GENERATION, true, &f->receiver, &d), STATUS_OK);
-    cr_assert_eq(ipc_attach(f->sender, fds[0], &fixture_near_keys, &d), STATUS_OK);
-    cr_assert_eq(ipc_attach(f->receiver, fds[1], &fixture_far_keys, &d), STATUS_OK);
+    cr_assert_eq(devpair_attach(f->sender, fds[0], &fixture_near_keys, &d), STATUS_OK);
+    cr_assert_eq(devpair_attach(f->receiver, fds[1], &fixture_far_keys, &d), STATUS_OK);
 }
 
 static inline void fixture_open_ipc(fixture *f) {

@@ -52,10 +52,10 @@ static void pass_one(fixture *f, uint32_t sequence) {
     kvt_arrival a;
     uint32_t done;
     start_one(f, sequence);
-    cr_assert_eq(fixture_arrive(f, &a), KVT_DONE, "%s", nccl_reason(f->receiver));
+    cr_assert_eq(fixture_arrive(f, &a), KVT_DONE, "%s", devpair_reason(f->receiver));
     cr_assert_eq(a.outcome, KVT_ARRIVED);
     cr_assert(fixture_same(f, &job, &job));
-    cr_assert(fixture_done(f, &done), "%s", nccl_reason(f->sender));
+    cr_assert(fixture_done(f, &done), "%s", devpair_reason(f->sender));
     cr_assert_eq(done, sequence);
 }
 
@@ -106,7 +106,7 @@ Test(nccl, every_fault_ends_within_its_deadline_with_pages_untouched_and_nothing
         cr_assert_eq(kvt_post(f.receiver, &job), KVT_DONE);
         cr_assert_neq(kvt_send(f.sender, &job), KVT_AGAIN); /* it may know at once */
         until_both_failed(&f);
-        const char *s = nccl_reason(f.sender), *r = nccl_reason(f.receiver);
+        const char *s = devpair_reason(f.sender), *r = devpair_reason(f.receiver);
         bool sender_says = says(s, faults[i].sender), receiver_says = says(r, faults[i].receiver);
         cr_expect(sender_says || was_told(s), "%s: %s", faults[i].fault, s);
         cr_expect(receiver_says || was_told(r), "%s: %s", faults[i].fault, r);
@@ -141,7 +141,7 @@ Test(nccl, a_peer_that_says_nothing_is_given_up_at_the_deadline) {
          !kvt_failed(f.sender) && clock_now_us() < until;) {
         cr_assert_not(kvt_sent(f.sender, &done));
     }
-    cr_assert(strstr(nccl_reason(f.sender), "transfer took"), "%s", nccl_reason(f.sender));
+    cr_assert(strstr(devpair_reason(f.sender), "transfer took"), "%s", devpair_reason(f.sender));
     fixture_close(&f);
     expect_nothing_left();
 }
@@ -160,7 +160,8 @@ Test(nccl, a_side_that_closes_ends_the_other_at_once) {
         r = kvt_receive(f.receiver, &a);
     }
     cr_assert_eq(r, KVT_FAILED);
-    cr_assert(strstr(nccl_reason(f.receiver), "gone") || strstr(nccl_reason(f.receiver), "NCCL"));
+    cr_assert(strstr(devpair_reason(f.receiver), "gone") ||
+              strstr(devpair_reason(f.receiver), "NCCL"));
     fixture_close(&f);
     expect_nothing_left();
 }
@@ -239,28 +240,28 @@ Test(nccl, a_window_of_groups_is_under_way_at_once_and_arrives_in_order) {
     uint32_t done;
     fixture_open_nccl(&f);
     pass_one(&f, 0);
-    for (uint32_t i = 1; i <= NCCL_WINDOW + 1; i++) {
+    for (uint32_t i = 1; i <= DEVPAIR_WINDOW + 1; i++) {
         kvt_job job = fixture_job(i, i, 2);
         cr_assert_eq(kvt_post(f.receiver, &job), KVT_DONE);
-        cr_assert_eq(kvt_send(f.sender, &job), i <= NCCL_WINDOW ? KVT_DONE : KVT_AGAIN);
+        cr_assert_eq(kvt_send(f.sender, &job), i <= DEVPAIR_WINDOW ? KVT_DONE : KVT_AGAIN);
     }
-    for (uint32_t i = 1; i <= NCCL_WINDOW; i++) {
+    for (uint32_t i = 1; i <= DEVPAIR_WINDOW; i++) {
         cr_assert_eq(fixture_arrive(&f, &a), KVT_DONE);
         cr_assert_eq(a.sequence, i);
     }
     int64_t until = clock_now_us() + PATIENCE_US;
-    while (f.held_sequence < NCCL_WINDOW && clock_now_us() < until) {
+    while (f.held_sequence < DEVPAIR_WINDOW && clock_now_us() < until) {
         if (kvt_sent(f.sender, &done)) {
             f.held_sequence = done;
         }
     }
-    cr_assert_eq(f.held_sequence, NCCL_WINDOW);
-    nccl_times p, d;
-    nccl_get_times(f.sender, &p);
-    nccl_get_times(f.receiver, &d);
-    cr_assert_eq(p.groups, NCCL_WINDOW + 1);
+    cr_assert_eq(f.held_sequence, DEVPAIR_WINDOW);
+    devpair_times p, d;
+    devpair_get_times(f.sender, &p);
+    devpair_get_times(f.receiver, &d);
+    cr_assert_eq(p.groups, DEVPAIR_WINDOW + 1);
     cr_assert_eq(d.bytes, p.bytes);
-    cr_assert_eq(p.bytes, (uint64_t)FIXTURE_LAYERS * FIXTURE_UNIT * (8 + 2 * NCCL_WINDOW));
+    cr_assert_eq(p.bytes, (uint64_t)FIXTURE_LAYERS * FIXTURE_UNIT * (8 + 2 * DEVPAIR_WINDOW));
     cr_assert_gt(p.setup_us, 0);
     fixture_close(&f);
     expect_nothing_left();
@@ -314,7 +315,7 @@ Test(nccl, a_group_larger_than_staging_breaks_the_channel_and_nothing_else) {
     kvt_job job = fixture_job(0, 0, FIXTURE_PAGES);
     job.layers = FIXTURE_LAYERS + 1;
     cr_assert_eq(kvt_send(f.sender, &job), KVT_FAILED);
-    cr_assert(strstr(nccl_reason(f.sender), "staging"));
+    cr_assert(strstr(devpair_reason(f.sender), "staging"));
     fixture_close(&f);
     expect_nothing_left();
 }
@@ -343,7 +344,7 @@ Test(nccl, the_descriptors_alone_carry_a_slow_transfer_to_its_end) {
         }
         if (fds[1].revents) {
             kvt_result r = kvt_receive(f.receiver, &a);
-            cr_assert_neq(r, KVT_FAILED, "%s", nccl_reason(f.receiver));
+            cr_assert_neq(r, KVT_FAILED, "%s", devpair_reason(f.receiver));
             arrived = r == KVT_DONE || arrived;
         }
     }

@@ -74,14 +74,14 @@ static void open_pair(fixture *f, end *p, end *d) {
     int fds[2];
     uint64_t unit = p->kv->layer_page_bytes;
     kvt_pool from = {device_page, p, unit}, to = {device_page, d, unit};
-    nccl_options o = {.stage_bytes = LAYERS * PAGES * unit};
+    devpair_options o = {.stage_bytes = LAYERS * PAGES * unit};
     *f = (fixture){0};
     cr_assert_eq(wire_pair(fds), STATUS_OK);
     cr_assert_eq(nccl_open(&from, &o, 3, false, &f->sender, &why), STATUS_OK, "%s", why.text);
     o.device = 1;
     cr_assert_eq(nccl_open(&to, &o, 3, true, &f->receiver, &why), STATUS_OK);
-    cr_assert_eq(nccl_attach(f->sender, fds[0], &fixture_near_keys, &why), STATUS_OK);
-    cr_assert_eq(nccl_attach(f->receiver, fds[1], &fixture_far_keys, &why), STATUS_OK);
+    cr_assert_eq(devpair_attach(f->sender, fds[0], &fixture_near_keys, &why), STATUS_OK);
+    cr_assert_eq(devpair_attach(f->receiver, fds[1], &fixture_far_keys, &why), STATUS_OK);
     kvt_use_packer(f->sender, &packer);
     kvt_use_packer(f->receiver, &packer);
 }
@@ -110,9 +110,9 @@ Test(ncclpages, kernels_pack_and_unpack_exactly_the_pages_and_layers_of_a_job) {
     kvt_job to = {.layer_first = 1, .layers = 2, .pages_count = 4, .pages = {0, 9, 1, 5}};
     cr_assert_eq(kvt_post(f.receiver, &to), KVT_DONE);
     cr_assert_eq(kvt_send(f.sender, &from), KVT_DONE);
-    cr_assert_eq(fixture_arrive(&f, &a), KVT_DONE, "%s", nccl_reason(f.receiver));
+    cr_assert_eq(fixture_arrive(&f, &a), KVT_DONE, "%s", devpair_reason(f.receiver));
     cr_assert_eq(a.outcome, KVT_ARRIVED);
-    cr_assert(fixture_done(&f, &done), "%s", nccl_reason(f.sender));
+    cr_assert(fixture_done(&f, &done), "%s", devpair_reason(f.sender));
     cr_assert_eq(p.packs, 1);
     cr_assert_eq(d.packs, 1);
     for (uint32_t l = 1; l < 3; l++) { /* what must be there now */

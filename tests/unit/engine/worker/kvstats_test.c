@@ -15,21 +15,21 @@ static kvstats opened(arena *a, uint32_t peers_max) {
 Test(kvstats, sums_of_a_pair_are_counted_by_what_they_grew) {
     arena a;
     kvstats s = opened(&a, 0);
-    nccl_times none = {0};
-    nccl_times first = {.groups = 2,
-                        .bytes = 100,
-                        .empty = 1,
-                        .setup_us = 7,
-                        .copy_us = 10,
-                        .ready_us = 3,
-                        .wire_us = 20};
-    nccl_times second = {.groups = 5,
-                         .bytes = 400,
-                         .empty = 1,
-                         .setup_us = 7,
-                         .copy_us = 15,
-                         .ready_us = 4,
-                         .wire_us = 50};
+    devpair_times none = {0};
+    devpair_times first = {.groups = 2,
+                           .bytes = 100,
+                           .empty = 1,
+                           .setup_us = 7,
+                           .copy_us = 10,
+                           .ready_us = 3,
+                           .wire_us = 20};
+    devpair_times second = {.groups = 5,
+                            .bytes = 400,
+                            .empty = 1,
+                            .setup_us = 7,
+                            .copy_us = 15,
+                            .ready_us = 4,
+                            .wire_us = 50};
     kvstats_moved(&s, 7, true, &none, &first);
     kvstats_moved(&s, 7, true, &first, &second);
     kvstats_moved(&s, 7, true, &second, &second);
@@ -64,8 +64,8 @@ Test(kvstats, each_transport_has_its_own_series) {
 Test(kvstats, each_peer_has_its_own_sums) {
     arena a;
     kvstats s = opened(&a, 0);
-    nccl_times none = {0};
-    nccl_times now = {
+    devpair_times none = {0};
+    devpair_times now = {
         .groups = 2, .bytes = 300, .setup_us = 7, .copy_us = 10, .ready_us = 3, .wire_us = 20};
     kvstats_moved(&s, 7, true, &none, &now);
     kvstats_moved(&s, 7, true, &now, &now);

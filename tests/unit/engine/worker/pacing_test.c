@@ -11,8 +11,8 @@ static pacing made(void) {
 }
 
 /* Sixteen groups over a link of that speed. */
-static void move(pacing *p, nccl_times *sum, double bytes_per_us, int64_t group_us) {
-    nccl_times then = *sum;
+static void move(pacing *p, devpair_times *sum, double bytes_per_us, int64_t group_us) {
+    devpair_times then = *sum;
     sum->groups += 16;
     sum->bytes += 16 * (4u << 20);
     sum->wire_us += (int64_t)(16 * (4u << 20) / bytes_per_us);
@@ -29,7 +29,7 @@ static void compute(pacing *p, int64_t layer_us) {
 
 Test(pacing, nothing_changes_before_enough_is_known) {
     pacing p = made();
-    nccl_times sum = {0};
+    devpair_times sum = {0};
     cr_assert_not(pacing_weigh(&p));
     compute(&p, 2000);
     cr_assert_not(pacing_weigh(&p));
@@ -41,7 +41,7 @@ Test(pacing, nothing_changes_before_enough_is_known) {
 
 Test(pacing, large_groups_on_a_fast_link_and_small_ones_on_a_slow_one) {
     pacing p = made();
-    nccl_times sum = {0};
+    devpair_times sum = {0};
     compute(&p, 2000);
     move(&p, &sum, 42000, 200);
     cr_assert(pacing_weigh(&p));
@@ -61,7 +61,7 @@ Test(pacing, large_groups_on_a_fast_link_and_small_ones_on_a_slow_one) {
 
 Test(pacing, a_single_slow_transfer_does_not_turn_it_round) {
     pacing p = made();
-    nccl_times sum = {0};
+    devpair_times sum = {0};
     compute(&p, 2000);
     for (int i = 0; i < 20; i++) {
         move(&p, &sum, 42000, 200);
@@ -74,13 +74,13 @@ Test(pacing, a_single_slow_transfer_does_not_turn_it_round) {
 
 Test(pacing, it_stays_within_what_a_group_may_have) {
     pacing p = pacing_make(LAYERS, 5, 8, 1 << 16, PAGE_TOKENS);
-    nccl_times sum = {0};
+    devpair_times sum = {0};
     cr_assert_eq(p.layers_now, 5);
     compute(&p, 2000);
     move(&p, &sum, 1e6, 5000);
     (void)pacing_weigh(&p);
     cr_assert_eq(p.layers_now, 4, "with five, two would be left that wait: %u", p.layers_now);
-    nccl_times none = sum;
+    devpair_times none = sum;
     none.groups += 100; /* nobody wanted them */
     none.empty += 100;
     pacing_moved(&p, &sum, &none);
