@@ -1,4 +1,4 @@
-/* cuda.c -- the CUDA backend: a device, its memory, its stream. */
+/* cuda.c -- the CUDA backend: its table, how one is opened, shared and closed. */
 #include "kernels/cuda/cuda.h"
 
 #include <stdio.h>
@@ -7,69 +7,6 @@
 #include "engine/base/mem.h"
 #include "kernels/cuda/cudadevice.h"
 #include "kernels/cuda/cudastate.h"
-
-status cudastate_enter(cudastate *c) {
-    return cudastate_check(c, cudaSetDevice(c->device));
-}
-
-status cudastate_check(cudastate *c, cudaError_t e) {
-    if (e == cudaSuccess) {
-        return c->failed == cudaSuccess ? STATUS_OK : STATUS_DEVICE;
-    }
-    (void)cudaGetLastError(); /* what can be forgotten is forgotten; the rest comes back */
-    if (e == cudaErrorMemoryAllocation) {
-        return STATUS_NOMEM;
-    }
-    if (c->failed == cudaSuccess) {
-        c->failed = e;
-    }
-    return STATUS_DEVICE;
-}
-
-status cudastate_take(cudastate *c, uint64_t bytes, void **out) {
-    *out = NULL;
-    TRY(cudastate_check(c, cudaMalloc(out, bytes != 0 ? bytes : 1)));
-    c->taken += bytes;
-    return STATUS_OK;
-}
-
-status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes) {
-    if (bytes <= b->bytes) {
-        return STATUS_OK;
-    }
-    if (c->sealed) {
-        return STATUS_LIMIT;
-    }
-    void *memory = NULL;
-    TRY(cudastate_take(c, bytes, &memory));
-    const status s = cudastate_check(c, cudaFree(b->memory)); /* waits for what still uses it */
-    c->taken -= b->bytes;
-    *b = (cudastate_buffer){memory, bytes};
-    return s;
-}
-
-status cudastate_send(cudastate *c, void *device, const void *host, uint64_t bytes) {
-    const uint8_t *from = host;
-    uint8_t *to = device;
-    if (c->graph_mode != CUDAGRAPH_NONE) {
-        return cudagraph_send(c, device, host, bytes);
-    }
-    while (bytes > 0) {
-        if (c->stage_used == CUDASTATE_STAGE_BYTES) {
-            TRY(cudamemory_sync(&c->base));
-        }
-        const uint64_t room = CUDASTATE_STAGE_BYTES - c->stage_used;
-        const uint64_t part = bytes < room ? bytes : room;
-        memcpy(c->stage + c->stage_used, from, part);
-        TRY(cudastate_check(c, cudaMemcpyAsync(to, c->stage + c->stage_used, part,
-                                               cudaMemcpyHostToDevice, c->stream)));
-        c->stage_used += part;
-        from += part;
-        to += part;
-        bytes -= part;
-    }
-    return STATUS_OK;
-}
 
 static void cuda_close(backend *b) {
     cudastate *c = (cudastate *)b;
@@ -128,7 +65,7 @@ static const backend_table cuda_table = {
     .batch = cudabatch_begin,
     .graph_rows = cudagraph_rows,
     .batch_end = cudagraph_end,
-    .notify = cudamemory_notify,
+    .notify = cudastream_notify,
     .embed = cudaops_embed,
     .rmsnorm = cudaops_rmsnorm,
     .silu_mul = cudaops_silu_mul,
@@ -139,7 +76,7 @@ static const backend_table cuda_table = {
     .rope_append = cudaops_rope_append,
     .attention = cudaops_attention,
     .sample = cudasample_run,
-    .sync = cudamemory_sync,
+    .sync = cudastream_sync,
     .group_make = cudagroup_make,
     .group_join = cudagroup_join,
     .group_leave = cudagroup_leave,
@@ -167,14 +104,6 @@ static status cuda_begin(cudastate *c, int device, bool urgent) {
     TRY(cudastate_check(c, cudaMallocHost(&stage, CUDASTATE_STAGE_BYTES)));
     c->stage = stage;
     return STATUS_OK;
-}
-
-/* Sums of two are the same in either order. Of more, NCCL's order depends on how many numbers there
- * are, that is on the other rows; cudagroup.c has another for --deterministic. */
-void cudastate_name(cudastate *c, int32_t ranks) {
-    (void)snprintf(c->base.numerics, sizeof(c->base.numerics), "cuda-%s-2/sm_%d/%s",
-                   c->plain ? "plain" : "tensor", c->capability,
-                   c->library == NULL && (ranks <= 2 || c->deterministic) ? "exact" : "fast-2");
 }
 
 /* The rest of an open; closes it on failure. */

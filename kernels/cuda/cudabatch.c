@@ -76,7 +76,7 @@ static status tables_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
     memset(host + used, 0, (words - used) * sizeof(int32_t));
     tables_fill(seqs, seqs_count, rows, firsts, host);
     TRY(cudastate_reserve(c, &c->tables, words * sizeof(int32_t)));
-    TRY(cudastate_send(c, c->tables.memory, host, words * sizeof(int32_t)));
+    TRY(cudastream_send(c, c->tables.memory, host, words * sizeof(int32_t)));
     const int32_t *at = c->tables.memory;
     *out = (cuda_batch){.row_seq = at,
                         .position = at + rows,
@@ -130,7 +130,7 @@ static status plan_send(cudastate *c, const ops_seq *seqs, int32_t seqs_count,
     TRY(cudastate_reserve(c, &c->slots, (uint64_t)n.slots * slot));
     TRY(cudastate_reserve(c, &c->work, *used + items + merges));
     uint8_t *at = (uint8_t *)c->work.memory + *used;
-    TRY(cudastate_send(c, at, host, items + merges));
+    TRY(cudastream_send(c, at, host, items + merges));
     *used += plan_bytes(&n);
     *out = (cuda_attention_work){.items = (const cuda_attention_item *)(const void *)at,
                                  .merges = (const cuda_attention_merge *)(const void *)(at + items),

@@ -277,7 +277,7 @@ static status group_begin(cudastate *c, const backend_group_id *id, int32_t rank
     TRY(cudastate_check(c, cudaMemsetAsync(c->index.memory, 0, bytes, c->stream)));
     const ops_all_reduce first = {c->index.memory, 1, ranks};
     TRY(cudagroup_all_reduce(&c->base, &first));
-    return cudamemory_sync(&c->base);
+    return cudagroup_wait(c);
 }
 
 status cudagroup_join(backend *b, const backend_group_id *id, int32_t rank, int32_t ranks,

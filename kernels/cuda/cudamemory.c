@@ -9,32 +9,6 @@
 
 #include "kernels/cuda/cudastate.h"
 
-status cudamemory_sync(backend *b) {
-    cudastate *c = (cudastate *)b;
-    TRY(c->group != NULL ? cudagroup_wait(c)
-                         : cudastate_check(c, cudaStreamSynchronize(c->stream)));
-    c->stage_used = 0;
-    c->notes_count = 0;
-    cudasample_deliver(c);
-    return STATUS_OK;
-}
-
-static void CUDART_CB note_call(void *argument) {
-    const cudastate_note *n = argument;
-    n->call(n->context, n->number);
-}
-
-status cudamemory_notify(backend *b, void (*call)(void *context, int32_t number), void *context,
-                         int32_t number) {
-    cudastate *c = (cudastate *)b;
-    if (c->notes_count == CUDASTATE_NOTES_MAX) {
-        TRY(cudamemory_sync(b));
-    }
-    cudastate_note *n = &c->notes[c->notes_count++];
-    *n = (cudastate_note){call, context, number};
-    return cudastate_check(c, cudaLaunchHostFunc(c->stream, note_call, n));
-}
-
 status cudamemory_alloc(backend *b, uint64_t bytes, void **out) {
     cudastate *c = (cudastate *)b;
     void *memory = NULL;
@@ -61,7 +35,7 @@ void cudamemory_free(backend *b, void *device) {
 
 status cudamemory_upload(backend *b, void *device, const void *host, uint64_t bytes) {
     TRY(cudastate_enter((cudastate *)b));
-    return cudastate_send((cudastate *)b, device, host, bytes);
+    return cudastream_send((cudastate *)b, device, host, bytes);
 }
 
 status cudamemory_download(backend *b, void *host, const void *device, uint64_t bytes) {
@@ -71,10 +45,10 @@ status cudamemory_download(backend *b, void *host, const void *device, uint64_t 
     TRY(cudastate_enter(c));
     while (bytes > 0) { /* the pinned buffer is free after each wait */
         const uint64_t part = bytes < CUDASTATE_STAGE_BYTES ? bytes : CUDASTATE_STAGE_BYTES;
-        TRY(cudamemory_sync(b));
+        TRY(cudastream_sync(b));
         TRY(cudastate_check(
             c, cudaMemcpyAsync(c->stage, from, part, cudaMemcpyDeviceToHost, c->stream)));
-        TRY(cudamemory_sync(b));
+        TRY(cudastream_sync(b));
         memcpy(to, c->stage, part);
         from += part;
         to += part;
@@ -129,7 +103,7 @@ status cudamemory_kv_open(backend *b, backend_kv *kv, diag *d) {
         s = cudastate_check(c, cudaMemsetAsync(memory, 0, bytes, c->stream));
     }
     if (s == STATUS_OK) {
-        s = cudamemory_sync(b);
+        s = cudastream_sync(b);
     }
     if (s != STATUS_OK) {
         (void)cudaFree(memory);

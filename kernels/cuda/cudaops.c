@@ -15,7 +15,7 @@ static const cuda_matrix *matrix_of(const backend_weight *w) {
 static status send_index(cudastate *c, const void *host, uint64_t bytes, const void **device) {
     TRY(cudastate_reserve(c, &c->index, bytes));
     *device = c->index.memory;
-    return cudastate_send(c, c->index.memory, host, bytes);
+    return cudastream_send(c, c->index.memory, host, bytes);
 }
 
 status cudaops_embed(backend *b, const ops_embed *op) {
@@ -153,8 +153,8 @@ status cudaops_rope_table(backend *b, const ops_rope_table *op) {
     const uint64_t position_bytes = (uint64_t)op->rows * sizeof(int32_t);
     TRY(cudastate_reserve(c, &c->index, frequency_bytes + position_bytes));
     uint8_t *at = c->index.memory;
-    TRY(cudastate_send(c, at, frequency, frequency_bytes));
-    TRY(cudastate_send(c, at + frequency_bytes, op->positions, position_bytes));
+    TRY(cudastream_send(c, at, frequency, frequency_bytes));
+    TRY(cudastream_send(c, at + frequency_bytes, op->positions, position_bytes));
     const cuda_rope_table k = {(const int32_t *)(const void *)(at + frequency_bytes),
                                (const double *)(const void *)at,
                                op->table,

@@ -61,13 +61,6 @@ void cudasample_close(cudastate *c) {
     (void)cudaFreeHost(c->sampled);
 }
 
-void cudasample_deliver(cudastate *c) {
-    if (c->sampled_count > 0) {
-        memcpy(c->sampled_to, c->sampled, (size_t)c->sampled_count * sizeof(ops_sampled));
-        c->sampled_count = 0;
-    }
-}
-
 static cuda_sample_row row_of(const ops_sample_row *r, int32_t history_first,
                               int32_t biases_first) {
     const bool repeats = r->repetition_penalty != 1.0f;
@@ -109,7 +102,7 @@ static status rows_send(cudastate *c, const ops_sample_row *rows, int32_t count,
                           rows_bytes + biases_bytes + (uint64_t)history * sizeof(int32_t)));
     uint8_t *at = c->choice.memory;
     k->row = (const cuda_sample_row *)(const void *)at;
-    TRY(cudastate_send(c, at, host, rows_bytes));
+    TRY(cudastream_send(c, at, host, rows_bytes));
     at += rows_bytes;
     k->biases = (const cuda_sample_bias *)(const void *)at;
     for (int32_t i = 0; i < count; i++) {
@@ -119,16 +112,16 @@ static status rows_send(cudastate *c, const ops_sample_row *rows, int32_t count,
         }
         const uint64_t bytes = (uint64_t)rows[i].biases_count * sizeof(ops_bias);
         const uint64_t more = (uint64_t)rows[i].forbidden_count * sizeof(ops_bias);
-        TRY(cudastate_send(c, at, rows[i].biases, bytes));
-        TRY(cudastate_send(c, at + bytes, never, more));
+        TRY(cudastream_send(c, at, rows[i].biases, bytes));
+        TRY(cudastream_send(c, at + bytes, never, more));
         at += bytes + more;
     }
     k->history = (const int32_t *)(const void *)at;
     for (int32_t i = 0; i < count; i++) {
         const uint64_t prompt = (uint64_t)host[i].prompt_count * sizeof(int32_t);
         const uint64_t generated = (uint64_t)host[i].generated_count * sizeof(int32_t);
-        TRY(cudastate_send(c, at, rows[i].prompt, prompt));
-        TRY(cudastate_send(c, at + prompt, rows[i].generated, generated));
+        TRY(cudastream_send(c, at, rows[i].prompt, prompt));
+        TRY(cudastream_send(c, at + prompt, rows[i].generated, generated));
         at += prompt + generated;
     }
     return STATUS_OK;
@@ -137,7 +130,7 @@ static status rows_send(cudastate *c, const ops_sample_row *rows, int32_t count,
 static status part_run(cudastate *c, const ops_sample *op, int32_t first, int32_t count) {
     cuda_sample k = {.logits = op->logits, .rows = count, .vocab = op->vocab};
     if (c->sampled_count + count > CUDASTATE_SAMPLED_MAX) {
-        TRY(cudamemory_sync(&c->base)); /* hands on what is there */
+        TRY(cudastream_sync(&c->base)); /* hands on what is there */
     }
     if (c->sampled_count == 0) {
         c->sampled_to = op->out + first;
@@ -159,7 +152,7 @@ status cudasample_run(backend *b, const ops_sample *op) {
     const int32_t rows = op->rows < CUDASTATE_SAMPLE_ROWS ? op->rows : CUDASTATE_SAMPLE_ROWS;
     TRY(cudastate_enter(c));
     if (c->sampled_count > 0) {
-        TRY(cudamemory_sync(b)); /* an earlier call's, which go elsewhere */
+        TRY(cudastream_sync(b)); /* an earlier call's, which go elsewhere */
     }
     TRY(pinned_take(c));
     TRY(scratch_take(c, rows, op->vocab));

@@ -107,7 +107,7 @@ typedef struct cudastate_weight {
     struct cudastate_weight *next;
 } cudastate_weight;
 
-/* cuda.c: the class, once it is known who takes part. */
+/* cudastate.c: the numerics class, once it is known who takes part. */
 void cudastate_name(cudastate *c, int32_t ranks);
 
 /* STATUS_OK, STATUS_NOMEM, or STATUS_DEVICE, which stays: a device that failed once is done. */
@@ -123,13 +123,14 @@ MUST_USE status cudastate_take(cudastate *c, uint64_t bytes, void **out);
  * cudabatch_reserve has counted wrongly. */
 MUST_USE status cudastate_reserve(cudastate *c, cudastate_buffer *b, uint64_t bytes);
 
-/* Copies host memory to the device in the stream's order; `host` may change at once after. */
-MUST_USE status cudastate_send(cudastate *c, void *device, const void *host, uint64_t bytes);
+/* cudastream.c: of backend_table; and a copy to the device in the stream's order, after which
+ * `host` may change at once. */
+MUST_USE status cudastream_sync(backend *b);
+MUST_USE status cudastream_notify(backend *b, void (*call)(void *context, int32_t number),
+                                  void *context, int32_t number);
+MUST_USE status cudastream_send(cudastate *c, void *device, const void *host, uint64_t bytes);
 
 /* cudamemory.c: of backend_table, and `s` as an error: `what` ("a KV pool") takes `bytes`. */
-MUST_USE status cudamemory_sync(backend *b);
-MUST_USE status cudamemory_notify(backend *b, void (*call)(void *context, int32_t number),
-                                  void *context, int32_t number);
 MUST_USE status cudamemory_alloc(backend *b, uint64_t bytes, void **out);
 void cudamemory_free(backend *b, void *device);
 MUST_USE status cudamemory_upload(backend *b, void *device, const void *host, uint64_t bytes);
@@ -161,10 +162,9 @@ MUST_USE status cudabatch_tables(cudastate *c, const ops_seq *seqs, int32_t seqs
 MUST_USE status cudabatch_work(cudastate *c, const ops_seq *seqs, int32_t seqs_count, int32_t rows,
                                const cudabatch_heads *heads, cuda_attention_work *out);
 
-/* cudasample.c: of backend_table; memory for it; and what was chosen, once the stream is done. */
+/* cudasample.c: of backend_table; memory for it. What was chosen is the host's after a wait. */
 MUST_USE status cudasample_run(backend *b, const ops_sample *op);
 MUST_USE status cudasample_reserve(cudastate *c, const ops_sizes *sizes);
-void cudasample_deliver(cudastate *c);
 void cudasample_close(cudastate *c);
 
 /* cudagraph.c: of backend_table; the rest is asked for by cuda.c and cudabatch.c. */

@@ -176,7 +176,7 @@ status cudaweights_load(backend *b, const backend_weight *shape, const void *dat
         s = cudastate_take(c, total, &w->memory);
     }
     if (s == STATUS_OK) {
-        s = cudastate_send(c, w->memory, image, total);
+        s = cudastream_send(c, w->memory, image, total);
     }
     mem_free(image);
     if (s != STATUS_OK) {
