@@ -2,7 +2,9 @@
  *
  * Purpose    A worker as a router knows it, and the predictions made of that: how long its queue of
  *            prompts still takes, how long this prompt would, how long a token would take beside
- *            those that decode there. Who has not measured yet is taken to be like one that has.
+ *            those that decode there. Who has not measured yet is taken to be like one that has;
+ *            so is, more and more, who has measured nothing for long: a measure that was bad once
+ *            must not keep a worker from the work that would correct it.
  * Ownership  Plain values.
  * Threads    Pure functions.
  * Limits     Times are at most ROUTECOST_US_MAX.
@@ -30,16 +32,20 @@ typedef struct {
     uint32_t chunk_tokens;      /* most rows of a prompt in a step; 0: no bound known */
     int64_t queued_us;          /* predicted time of queued_tokens, at `told_us` */
     int64_t told_us;
+    int64_t worked_us; /* when it last had work, or was first heard of; 0: not yet */
     stepmodel_fit prefill_fit, decode_fit;
 } routecost_view;
 
-/* What stands in for what a worker does not know: another one's measurements. */
+/* What stands in for what a worker does not know: the measurements of the one that has worked last.
+ */
 typedef struct {
+    int64_t now_us;
     stepmodel_fit prefill_fit, decode_fit;
     uint32_t tokens_per_second, step_us, chunk_tokens;
 } routecost_reference;
 
-routecost_reference routecost_refer(const routecost_view *views, uint32_t views_count);
+routecost_reference routecost_refer(const routecost_view *views, uint32_t views_count,
+                                    int64_t now_us);
 
 /* Until its queue of prompts is done. */
 int64_t routecost_queue_us(const routecost_view *v, const routecost_reference *r, int64_t now_us);

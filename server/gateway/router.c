@@ -506,7 +506,7 @@ static router_choice pair_choice(const pick *p, uint32_t decode, router_path pat
 
 static router_result choose(router *r, const router_view *views, uint32_t views_count,
                             const router_request *q, router_choice *out) {
-    routecost_reference ref = routecost_refer(views, views_count);
+    routecost_reference ref = routecost_refer(views, views_count, q->now_us);
     find_held(r, q);
     pick p = pick_prefill(r, views, views_count, &ref, q);
     if (q->prefill_only && p.best) {

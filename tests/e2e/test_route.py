@@ -100,7 +100,8 @@ def what_a_worker_held_is_forgotten_with_it():
             words = command_line(pid)
             if words[words.index("--worker") + 1] == str(holder):
                 os.kill(pid, signal.SIGKILL)
-        until(lambda: set(server.workers("prefill")) != before and
+        # A new process is there only after the gateway knows that the old one has ended.
+        until(lambda: set(server.workers("prefill")) - before and
               len(explain(server, LONG)["prefill_candidates"]) == 3, "it is started again")
         server.worker_pids |= set(server.workers())
         assert cached(explain(server, LONG))[holder] == 0

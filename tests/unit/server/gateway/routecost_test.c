@@ -58,13 +58,48 @@ Test(routecost, a_token_costs_the_batch_with_it) {
 Test(routecost, who_has_not_measured_is_like_one_that_has) {
     routecost_view views[3] = {
         {.up = false, .prefill_fit = {1, 1, 1, 9}}, {.up = true}, measured()};
-    routecost_reference r = routecost_refer(views, 3);
+    routecost_reference r = routecost_refer(views, 3, 0);
     cr_expect_eq(routecost_prefill_us(&views[1], &r, 100, 0), 1000 + 100 * 10);
     cr_expect_eq(routecost_token_us(&views[1], &r, 0, 16), 5000 + 100);
     views[1].tokens_per_second = 500;
     cr_expect_eq(routecost_prefill_us(&views[1], &r, 100, 0), 200000, "its own word counts more");
-    routecost_reference none = routecost_refer(views, 1);
+    routecost_reference none = routecost_refer(views, 1, 0);
     cr_expect_gt(routecost_prefill_us(&views[0], &none, 100, 0), 0);
+}
+
+Test(routecost, what_was_measured_long_ago_counts_less_and_less) {
+    routecost_view views[2] = {measured(), measured()};
+    const message_heartbeat idle = {.prefill_fit = {4000, 40, 0, 9},
+                                    .decode_fit = {20000, 400, 4, 9},
+                                    .pages_free = 100,
+                                    .pages_total = 100};
+    const message_heartbeat busy = {.queued_tokens = 1,
+                                    .prefill_fit = PREFILL,
+                                    .decode_fit = DECODE,
+                                    .pages_free = 100,
+                                    .pages_total = 100};
+    routecost_told(&views[0], &idle, 1000000); /* the first that is heard of it */
+    int64_t prompt_us = 4000 + 100 * 40, token_us = 20400;
+    for (int64_t now_us = 1000000; now_us < 100000000; now_us += 1000000) {
+        routecost_told(&views[0], &idle, now_us);
+        routecost_told(&views[1], &busy, now_us);
+        routecost_reference r = routecost_refer(views, 2, now_us);
+        int64_t prompt = routecost_prefill_us(&views[0], &r, 100, 0);
+        int64_t token = routecost_token_us(&views[0], &r, 0, 16);
+        cr_expect(prompt == 8000 || prompt < prompt_us, "%lld", (long long)prompt);
+        cr_expect(token == 20400 || token < token_us, "%lld", (long long)token);
+        cr_expect_eq(routecost_prefill_us(&views[1], &r, 100, 0), 2000, "it works all the time");
+        prompt_us = prompt;
+        token_us = token;
+        if (now_us == 11000000) {
+            cr_expect_eq(prompt, (8000 + 2000) / 2);
+            cr_expect_eq(token, (20400 + 5100) / 2);
+        }
+    }
+    cr_expect_lt(prompt_us, 2600);
+    routecost_sent_prompt(&views[0], 100, prompt_us, 100000000);
+    routecost_reference r = routecost_refer(views, 2, 100000000);
+    cr_expect_eq(routecost_prefill_us(&views[0], &r, 100, 0), 8000, "until it has work again");
 }
 
 Test(routecost, nothing_overflows) {
