@@ -5,8 +5,6 @@
  */
 #include "engine/core/core.h"
 
-#include <string.h>
-
 #include "engine/base/check.h"
 #include "engine/core/core_state.h"
 #include "engine/core/decode.h"
@@ -32,7 +30,7 @@ static record_options core_record_options(const core_options *o) {
         /* decoding, gone in a step, taken in between */
         .spares_max = (2 + core_lanes(o)) * seqs,
         .context_tokens = o->context_tokens,
-        .block_pages = o->block_pages ? o->block_pages : 1,
+        .block_pages = core_block_pages(o),
         .lives_max = {lives, lives},
     };
 }
@@ -132,7 +130,7 @@ status core_create(arena *a, const core_options *options, core **out, diag *d) {
         return status_fail(d, STATUS_NOMEM, "no memory for the engine");
     }
     c->options = *options;
-    c->options.block_pages = options->block_pages ? options->block_pages : 1;
+    c->options.block_pages = core_block_pages(options);
     c->accepts = c->options.roles;
     if (core_open_parts(c, a) != STATUS_OK) {
         return status_fail(d, STATUS_NOMEM, "no memory for the engine: %llu bytes are needed",
@@ -142,155 +140,6 @@ status core_create(arena *a, const core_options *options, core **out, diag *d) {
     CHECK_EQ(blocks_free_count(c->blocks), options->pages);
     *out = c;
     return STATUS_OK;
-}
-
-/* ---- what the parts share ------------------------------------------------------------------- */
-
-message *core_send(core *c, uint32_t peer, message_type type, request_id request,
-                   uint32_t attempt) {
-    message *m = &c->unsent;
-    if (links_get(&c->links, peer)) {
-        m = &outbox_add(&c->outbox, CORE_SEND, peer)->message;
-    }
-    CHECK(type >= MESSAGE_HELLO && type <= MESSAGE_LAST);
-    *m = (message){.type = type, .request = request, .attempt = attempt};
-    return m;
-}
-
-void core_reject(core *c, uint32_t peer, const message *about, message_reason reason) {
-    CHECK(about->type != MESSAGE_REJECT);
-    message *m = core_send(c, peer, MESSAGE_REJECT, about->request, about->attempt);
-    m->about = about->type;
-    m->reason = reason;
-    if (about->type == MESSAGE_ANNOUNCE) {
-        m->announce = about->announce;
-    }
-    c->stats.rejects++;
-}
-
-static void core_close_link(core *c, uint32_t peer) {
-    links_link *k = links_get(&c->links, peer);
-    CHECK(k && !k->closing);
-    (void)outbox_add(&c->outbox, CORE_CLOSE, peer);
-    k->closing = true;
-    c->stats.links_closed++;
-}
-
-void core_close(core *c, uint32_t peer, const message *about) {
-    CHECK(links_get(&c->links, peer) != NULL);
-    if (about->type != MESSAGE_REJECT) {
-        core_reject(c, peer, about, MESSAGE_REASON_STATE);
-    }
-    core_close_link(c, peer);
-}
-
-void core_send_tokens(core *c, record *r, const request_token *tokens, int32_t count, bool done) {
-    CHECK(count >= 0 && count <= LIMIT_CHOICES);
-    request_token *copy = outbox_tokens(&c->outbox, count);
-    if (count > 0) {
-        memcpy(copy, tokens, (size_t)count * sizeof *copy);
-    }
-    core_send(c, r->gateway, MESSAGE_TOKENS, r->request, r->attempt)->tokens =
-        (message_tokens){.cached_tokens = core_cached_told(r),
-                         .done = done,
-                         .waited_us = r->begun_us ? core_span_us(r->since_us, r->begun_us) : 0,
-                         .computed_us = core_span_us(r->begun_us, c->now_us),
-                         .tokens_count = count,
-                         .tokens = copy};
-    r->begun_us = 0;
-}
-
-message_reason core_check_submit(const core *c, const message_submit *s) {
-    const request_params *p = s->params;
-    CHECK(p != NULL);
-    if (s->prompt_count <= 0 || s->tokens_count < s->prompt_count || p->choices < 1 ||
-        p->choices > LIMIT_CHOICES || p->max_tokens < 0 || p->choice_first < 0) {
-        return MESSAGE_REASON_STATE;
-    }
-    int32_t delivered = s->tokens_count - s->prompt_count;
-    if (delivered > 0 && (p->choices > 1 || delivered >= p->max_tokens)) {
-        return MESSAGE_REASON_STATE;
-    }
-    int32_t room = c->options.context_tokens - (p->max_tokens > 0 ? 1 : 0);
-    return s->tokens_count > room ? MESSAGE_REASON_LIMIT : MESSAGE_REASON_NONE;
-}
-
-void core_register(core *c, record *r, int32_t choice, int32_t tokens) {
-    record_seq *s = &r->seqs[choice];
-    prefix_chain chain = r->chain;
-    uint32_t whole = core_whole_pages(c, tokens);
-    int32_t count = (int32_t)c->options.block_pages * LIMIT_PAGE_TOKENS;
-    CHECK_LE(whole, s->pages_count);
-    CHECK_LE(tokens, record_seq_tokens(r, s));
-    while (chain.pages < whole) {
-        int32_t block[LIMIT_BLOCK_PAGES * LIMIT_PAGE_TOKENS];
-        int32_t first = (int32_t)chain.pages * LIMIT_PAGE_TOKENS;
-        for (int32_t i = 0; i < count; i++) {
-            int32_t at = first + i;
-            block[i] = at < r->prompt_count ? r->tokens[at] : s->generated[at - r->prompt_count];
-        }
-        prefix_add(c->prefix, r->salt, &chain, block, s->pages[chain.pages]);
-    }
-    if (choice == 0) {
-        r->chain = chain;
-    }
-}
-
-void core_drop_pages(core *c, record *r) {
-    CHECK(!r->in_step || r->state != RECORD_GONE);
-    bool touched = r->in_step && !PLANTED(STEP_PAGES_FREED);
-    for (int32_t i = r->params.choices; i-- > 0;) {
-        record_seq *s = &r->seqs[i];
-        /* The last page first: of a chain, the cache then forgets the end before the beginning. */
-        for (uint32_t k = s->pages_count; k-- > 0;) {
-            if (touched) {
-                blocks_pin(c->blocks, s->pages[k]); /* until the step ends */
-            }
-            blocks_drop(c->blocks, s->pages[k]);
-        }
-        if (!touched) {
-            s->pages_count = 0;
-        }
-    }
-}
-
-/* The planted abort: what is still being received is not waited for. */
-static void core_forget_receives(core *c, const record *r) {
-    for (uint32_t i = 0; PLANTED(ABORT_FREES_PAGES) && i < c->links.count_max; i++) {
-        for (uint32_t k = 0; k < LINKS_RECEIVES_MAX; k++) {
-            links_transfer *t = &c->links.list[i].receives[k];
-            while (t->state == LINKS_MOVING && t->pages_count > 0 && t->request == r->request) {
-                blocks_unpin(c->blocks, t->pages[--t->pages_count]);
-            }
-        }
-    }
-}
-
-void core_leave(core *c, record *r) {
-    CHECK(r->state != RECORD_GONE);
-    core_forget_receives(c, r);
-    if (r->computed < r->tokens_count) {
-        c->stats.prompt_tokens_lost += (uint64_t)(r->computed - r->cached);
-    }
-    if (r->state == RECORD_DECODING && r->computed == r->tokens_count) {
-        for (int32_t i = r->params.choices; i-- > 0;) {
-            const record_seq *s = &r->seqs[i];
-            bool begun = s->generated_count > r->tokens_count - r->prompt_count;
-            if (begun && s->pages_count > 0) {
-                core_register(c, r, i, record_seq_tokens(r, s) - 1);
-            }
-        }
-    }
-    core_drop_pages(c, r);
-    marks_put(&c->tombstones[r->role],
-              &(marks_entry){.request = r->request,
-                             .attempt = r->attempt,
-                             .peer = RECORD_NONE,
-                             .expires_us = c->now_us + c->options.lease_us});
-    record_unlink(&c->records, r);
-    if (!r->in_step) {
-        record_free(&c->records, r);
-    }
 }
 
 /* ---- events --------------------------------------------------------------------------------- */
@@ -475,31 +324,6 @@ static bool core_overdue(core *c, links_transfer *list, uint32_t count) {
     return overdue;
 }
 
-message_heartbeat core_get_heartbeat(const core *c) {
-    core_stats stats;
-    core_get_stats(c, &stats);
-    message_heartbeat h = {
-        .steps = stats.steps,
-        .pages_free = stats.pages_free,
-        .pages_total = stats.pages_total,
-        .running = stats.running,
-        .waiting = stats.waiting,
-        .queued_tokens = stats.queued_tokens,
-        .step_us = stats.step_us,
-        .tokens_per_second = stats.tokens_per_second,
-        .chunk_tokens = (uint32_t)c->options.prefill_chunk_tokens,
-        .queued_us = stats.queued_us,
-        .prefill_fit = stats.prefill_fit,
-        .decode_fit = stats.decode_fit,
-    };
-    if (c->options.waste) {
-        h.waste.unit = c->options.waste->unit;
-        h.waste.share_milli = c->options.waste->share_milli;
-        waste_total(c->options.waste, c->now_us, h.waste.us);
-    }
-    return h;
-}
-
 static void core_heartbeat(core *c, uint32_t peer) {
     message *m = core_send(c, peer, MESSAGE_HEARTBEAT, 0, 0);
     CHECK(links_get(&c->links, peer) != NULL);
@@ -656,91 +480,5 @@ bool core_next(core *c, core_action *out) {
         c->pump = false;
         push_pump(c);
         decode_pump(c);
-    }
-}
-
-/* ---- looking in ----------------------------------------------------------------------------- */
-
-void core_get_stats(const core *c, core_stats *out) {
-    blocks_counts n = blocks_count(c->blocks);
-    *out = c->stats;
-    out->pages_total = n.total;
-    out->pages_free = n.free;
-    out->pages_cached = n.cached;
-    out->pages_owned = n.owned;
-    out->pages_quarantined = n.quarantined;
-    out->parked_grants = marks_count(&c->parked);
-    out->prefill_fit = c->model.fits[STEPMODEL_PREFILL];
-    out->decode_fit = c->model.fits[STEPMODEL_DECODE];
-    CHECK_EQ(n.free + n.owned + n.quarantined, n.total);
-    int64_t pairs = 0;
-    for (int role = 0; role < RECORD_ROLES; role++) {
-        for (const record *r = c->records.first[role]; r; r = r->next) {
-            bool has_pages = r->seqs[0].pages_count > 0;
-            out->running += has_pages;
-            out->waiting += !has_pages;
-            if (role == RECORD_PREFILL || r->local) {
-                CHECK_LE(r->computed, r->tokens_count);
-                out->queued_tokens += (uint64_t)(r->tokens_count - r->computed);
-                pairs += stepmodel_pairs(r->tokens_count - r->computed, r->computed);
-            }
-        }
-    }
-    out->queued_us = (uint64_t)stepmodel_prefill_us(&out->prefill_fit, (int64_t)out->queued_tokens,
-                                                    pairs, c->options.prefill_chunk_tokens);
-}
-
-static void core_count_record(const core *c, const record *r) {
-    bool pinned = r->state == RECORD_GONE;
-    CHECK(!pinned || r->in_step);
-    for (int32_t i = 0; i < r->params.choices; i++) {
-        CHECK_LE(r->seqs[i].pages_count, c->records.seq_pages_max);
-        for (uint32_t k = 0; k < r->seqs[i].pages_count; k++) {
-            (pinned ? c->touched : c->holders)[r->seqs[i].pages[k]]++;
-        }
-    }
-}
-
-static void core_count_transfers(const core *c, const links_transfer *list, uint32_t count) {
-    for (uint32_t i = 0; i < count; i++) {
-        CHECK_LE(list[i].pages_count, LINKS_GROUP_PAGES_MAX);
-        if (list[i].state == LINKS_MOVING && !list[i].junk) {
-            for (uint32_t k = 0; k < list[i].pages_count; k++) {
-                c->touched[list[i].pages[k]]++;
-            }
-        }
-    }
-}
-
-void core_validate(const core *c) {
-    uint32_t lives = 0;
-    blocks_validate(c->blocks);
-    prefix_validate(c->prefix);
-    memset(c->holders, 0, c->options.pages * sizeof *c->holders);
-    memset(c->touched, 0, c->options.pages * sizeof *c->touched);
-    for (uint32_t i = 0; i < c->records.options.count_max; i++) {
-        slab_handle h;
-        const record *r = slab_at(&c->records.slab, i, &h);
-        if (r) {
-            core_count_record(c, r);
-            lives += r->state != RECORD_GONE;
-        }
-    }
-    CHECK_EQ(lives, c->records.lives[RECORD_PREFILL] + c->records.lives[RECORD_DECODE]);
-    for (uint32_t i = 0; i < c->links.count_max; i++) {
-        const links_link *k = &c->links.list[i];
-        if (!k->up) {
-            continue; /* a pin left over by one that ended is found below: nobody counts it */
-        }
-        core_count_transfers(c, k->sends, LINKS_SENDS_MAX);
-        core_count_transfers(c, k->receives, LINKS_RECEIVES_MAX);
-    }
-    for (uint32_t i = 0; i < c->options.pages; i += c->options.block_pages) {
-        for (uint32_t k = 1; k < c->options.block_pages; k++) {
-            c->holders[i] += c->holders[i + k];
-            c->touched[i] += c->touched[i + k];
-        }
-        CHECK_EQ(c->holders[i], blocks_references(c->blocks, i));
-        CHECK_EQ(c->touched[i], blocks_pins(c->blocks, i));
     }
 }

@@ -5,10 +5,10 @@
  *            carries out what comes back (messages and transfers as actions, steps as batches).
  *            engine/core/README.md has the state x message table that this implements.
  * Ownership  All memory is the arena's; nothing is allocated after core_create. What an action
- *            points to lives until the next core call; what a batch points to, until its
- * core_commit. Threads    One owner thread makes every call. Between core_plan and core_commit
- * another thread may read the batch and what it points to, while the owner goes on calling the
- * rest. Limits     The core_options. Peers are slots numbered by the shell, below peers_max.
+ *            points to lives until the next core call; what a batch points to, until its commit.
+ * Threads    One owner thread makes every call. Between core_plan and core_commit another thread
+ *            may read the batch and what it points to, while the owner goes on calling the rest.
+ * Limits     The core_options. Peers are slots numbered by the shell, below peers_max.
  * Contract   After every call that can produce actions (all but the getters), the owner calls
  *            core_next until it returns false before it makes another call. That bounds the queue.
  * Pages      A page is never handed out again while a transfer or the step in flight may touch it;
@@ -107,9 +107,8 @@ void core_hand_back(core *c, int64_t now_us);
 void core_set_roles(core *c, uint32_t roles);
 uint32_t core_roles(const core *c);
 
-/* As core_options.group_layers, for this link as long as it is up; at most the model's layers
- * count.
- */
+/* As core_options.group_layers, but for this link while it is up. More than the model has are the
+ * model's. */
 void core_set_group_layers(core *c, uint32_t peer, uint32_t layers);
 
 /* No requests, no step of any lane, no transfer that touches a page. */

@@ -72,6 +72,11 @@ static inline uint32_t core_lanes(const core_options *o) {
     return o->multiplex ? CORE_LANES : 1;
 }
 
+/* The options as they are given may leave it 0; core.options never does. */
+static inline uint32_t core_block_pages(const core_options *o) {
+    return o->block_pages > 0 ? o->block_pages : 1;
+}
+
 static inline bool core_stepping(const core *c) {
     bool any = false;
     for (uint32_t i = 0; i < CORE_LANES; i++) {
@@ -85,9 +90,10 @@ static inline bool core_stepping(const core *c) {
 message *core_send(core *c, uint32_t peer, message_type type, request_id request, uint32_t attempt);
 
 /* Answers a message that cannot be acted on. core_close also tears down the link it came on: such a
- * message never comes from a correct peer. */
+ * message never comes from a correct peer. core_close_link does that alone. */
 void core_reject(core *c, uint32_t peer, const message *about, message_reason reason);
 void core_close(core *c, uint32_t peer, const message *about);
+void core_close_link(core *c, uint32_t peer);
 
 /* Pages of the blocks that `tokens` tokens need, and of those that they fill. */
 static inline uint32_t core_pages_of(const core *c, int64_t tokens) {

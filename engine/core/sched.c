@@ -18,7 +18,7 @@ static int32_t sched_items_max(const core_options *o) {
 
 /* A choice's own pages of the block that it shares with the others so far. */
 static int32_t sched_copies_max(const core_options *o) {
-    return sched_items_max(o) * (int32_t)(o->block_pages ? o->block_pages : 1);
+    return sched_items_max(o) * (int32_t)core_block_pages(o);
 }
 
 static int32_t sched_wants_max(const core_options *o) {
