@@ -6,67 +6,25 @@ aggregated, schedules of the device's threads and streams drawn by seed, a worke
 breaks, and what a user reads when there is no device, a wrong one or one that is too small.
 """
 
-import json
 import os
 import signal
 import sys
 
-import mixed
+import emulated
+from emulated import APART, CUDA, jobs, same, want
 from hosts import Cluster
-from weirtest import BIN, ROOT, Server, Skip, case, generate, main, parallel, scratch, until
+from weirtest import ROOT, Server, case, generate, main, parallel, scratch, until
 
 sys.path.insert(0, os.path.join(ROOT, "tests", "golden"))
 import hf_folders  # noqa: E402  (beside the golden file, not beside this one)
 
-# WEIR_CUDA_DEVICE=real: on a GPU, for the cases that need no emulator (tests/gpu/run).
-REAL = os.environ.get("WEIR_CUDA_DEVICE") == "real"
-MODULE = os.path.join(os.path.dirname(BIN), "libweir_cuda_emu.so")
-# A device of this size holds the tiny model and more pages than any test here needs.
-DEVICE = {"WEIR_CUDA_MODULE": MODULE, "EMU_MEMORY_MB": "96", "EMU_THREADS": "1"}
-CUDA = ("--backend", "cuda", "--threads", "1", "--max-seqs", "8", "--prefill-chunk", "64",
-        "--deterministic")
-APART = ("--local-prefill-max", "0")
-jobs = mixed.requests(200)
 CHAT = {"messages": [{"role": "user", "content": "What is a weir?"}], "max_tokens": 12, "seed": 5}
-expected = {}
 
 
 def device(**more):
-    if REAL:
-        if more:
-            raise Skip("needs the emulated device")
-        return {}
-    if not os.path.exists(MODULE):
-        raise Skip("built without the emulated device: no CUDA headers here")
-    return {**DEVICE, **{name: str(value) for name, value in more.items()}}
-
-
-def short(count):
-    """Requests that cost the emulated device little: it computes a token in milliseconds."""
-    found = []
-    for path, body in jobs:
-        if body.get("n", 1) == 1 and body.get("max_tokens", 99) <= 24 and len(json.dumps(body)) < 600:
-            found.append((path, body))
-    assert len(found) >= count, len(found)
-    return found[:count]
-
-
-def run(server, which, workers=1):
-    return [r.key() for r in parallel(which, lambda job: generate(server, *job), workers)]
-
-
-def want(count):
-    """The aggregated worker's answers, one request at a time."""
-    if count not in expected:
-        with Server(*CUDA, "--aggregated", env=device()) as server:
-            expected[count] = run(server, short(count))
-            server.check_pages_free()
-    return expected[count]
-
-
-def same(got, reference):
-    for i, (a, b) in enumerate(zip(got, reference)):
-        assert a == b, f"request {i}: {a} is not {b}"
+    """Without an NCCL that would be chosen for the KV too."""
+    env = emulated.device(**more)
+    return {name: env[name] for name in env if name != "WEIR_NCCL" or name in more}
 
 
 def refused(env, *flags):
@@ -92,10 +50,9 @@ def a_chat_through_two_workers():
 
 @case
 def disaggregated_as_aggregated():
-    reference = want(8)
     for flags in (APART, (*APART, "--kv-transport", "tcp"), (*APART, "--decode", "2")):
         with Server(*CUDA, *flags, env=device()) as server:
-            same(run(server, short(8), 4), reference)
+            same(server, jobs[:8])
             server.check_pages_free()
 
 
@@ -103,26 +60,25 @@ def disaggregated_as_aggregated():
 def the_same_apart():
     """One pair of workers beside one that does both, on whatever device this is."""
     with Server(*CUDA, *APART, env=device()) as server:
-        same(run(server, short(8)[:3], 2), want(8)[:3])
+        same(server, jobs[:3], 2)
 
 
 @case
 def every_dtype_of_the_cache():
     for dtype in ("f32", "bf16", "int8"):
         with Server(*CUDA, "--kv-dtype", dtype, "--aggregated", env=device()) as server:
-            reference = run(server, short(3))
+            reference = [generate(server, *job).key() for job in jobs[:3]]
         with Server(*CUDA, "--kv-dtype", dtype, *APART, env=device()) as server:
-            same(run(server, short(3), 3), reference)
+            assert parallel(jobs[:3], lambda job: generate(server, *job).key(), 3) == reference
             server.check_pages_free()
 
 
 @case
 def ten_schedules():
-    reference = want(8)[:2]
     for seed in range(1, 11):
         # Every other one on a device that works without being asked, so that layers leave early.
         with Server(*CUDA, *APART, env=device(EMU_SEED=seed, EMU_BACKGROUND=seed % 2)) as server:
-            same(run(server, short(2), 2), reference)
+            same(server, jobs[:2], 2)
 
 
 def folder(name):
@@ -148,7 +104,7 @@ def a_folder_answers_through_two_workers():
 
 @case
 def a_worker_is_killed():
-    reference = want(8)
+    reference = want(jobs[:8])
     with Server(*CUDA, *APART, "--decode", "2", env=device()) as server:
         victims = server.workers("decode")
 
@@ -156,9 +112,9 @@ def a_worker_is_killed():
             until(lambda: server.metrics().sum("weir_adoptions_total", role="decode") > 0, "decoding")
             os.kill(victims[0], signal.SIGKILL)
 
-        answers = parallel([None, *short(8)], lambda job: kill(job) if job is None
+        answers = parallel([None, *jobs[:8]], lambda job: kill(job) if job is None
                            else generate(server, *job).key(), 5)
-        same(answers[1:], reference)
+        assert answers[1:] == reference
         until(lambda: len(server.workers("decode")) == 2, "the worker comes back")
         server.check_pages_free()
 
@@ -167,10 +123,9 @@ def a_worker_is_killed():
 def a_device_that_breaks():
     """Some calls after its start, each decode worker's device answers nothing any more: a clear line,
     a new life, and no request notices."""
-    reference = want(8)
     fault = "cudaStreamSynchronize,error=700,after=20"
     server = Server(*CUDA, *APART, "--decode", "2", env=device(EMU_CUDA_FAULT=fault))
-    same(run(server, short(8), 4), reference)
+    same(server, jobs[:8])
     until(lambda: "the model's step failed: device runtime error: " in server.log(),
           "a worker says what happened")
     server.kill()
@@ -213,7 +168,7 @@ def a_device_is_taken_by_itself():
 def the_second_device():
     env = device(EMU_DEVICES=2)
     with Server(*CUDA, *APART, "--device", "1", env=env) as server:
-        same(run(server, short(8)[:2]), want(8)[:2])
+        same(server, jobs[:2], 1)
 
 
 def shared(**more):
@@ -226,10 +181,9 @@ TWO = ("--tensor-parallel-size", "2")
 
 @case
 def two_devices_share_a_model():
-    reference = want(8)
     with Server(*CUDA, *TWO, "--aggregated", env=shared()) as server:
         # Sums of two halves: not bit for bit those of one device, but here they choose the same.
-        same(run(server, short(8), 4), reference)
+        same(server, jobs[:8])
         assert " tp=2" in server.log() and "/exact" in server.log(), server.log()
         server.check_pages_free()
 
@@ -237,10 +191,9 @@ def two_devices_share_a_model():
 @case
 def two_workers_of_two_devices():
     """Every rank's keys and values move, over shm and tcp."""
-    reference = want(8)
     for flags in (APART, (*APART, "--kv-transport", "tcp")):
         with Server(*CUDA, *TWO, *flags, env=shared(EMU_SEED=3)) as server:
-            same(run(server, short(8), 4), reference)
+            same(server, jobs[:8])
             assert server.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0
             server.check_pages_free()
 
@@ -248,14 +201,13 @@ def two_workers_of_two_devices():
 @case
 def prefill_and_decode_on_different_numbers_of_devices():
     """Two devices compute what one decodes, and the other way round."""
-    reference = want(8)
     for prefill, decode in ((TWO, ()), ((), TWO)):
         with Cluster() as c:
             c.worker("prefill", *CUDA, *prefill, "--kv-block-tokens", "32", env=shared())
             c.worker("decode", *CUDA, *decode, env=shared())
             gateway = c.gateway()
             c.wait_joined(gateway, 2)
-            same(run(gateway, short(8), 4), reference)
+            same(gateway, jobs[:8])
             until(lambda: gateway.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0,
                   "KV moved")
             assert "rounds sums elsewhere" in c.nodes[0].log(), c.nodes[0].log()
@@ -265,10 +217,9 @@ def prefill_and_decode_on_different_numbers_of_devices():
 @case
 def a_device_of_two_breaks():
     """The worker ends with one line that names the rank, and is started anew; no request notices."""
-    reference = want(8)[:3]
     fault = "cudaLaunchKernel,error=700,after=200,device=1"
     server = Server(*CUDA, *TWO, *APART, "--decode", "2", env=shared(EMU_CUDA_FAULT=fault))
-    same(run(server, short(8)[:3], 3), reference)
+    same(server, jobs[:3], 3)
     until(lambda: "the model's step failed: device runtime error: rank 1 of 2: " in server.log(),
           "a worker says what happened")
     server.kill()

@@ -6,30 +6,11 @@ The oracle is one worker that computes both phases on the same kind of device.
 
 import signal
 
-import mixed
-from emulated import APART, CUDA, device
+from emulated import APART, CUDA, device, jobs, same
 from hosts import Cluster
-from weirtest import Server, case, generate, main, parallel, until
+from weirtest import Server, case, main, until
 
 OVER = (*CUDA, *APART, "--kv-transport", "ipc")
-jobs = [(path, body) for path, body in mixed.requests(200)
-        if body.get("n", 1) == 1 and body.get("max_tokens", 99) <= 24 and len(str(body)) < 600]
-expected = {}
-
-
-def want(which):
-    missing = [job for job in which if str(job) not in expected]
-    if missing:
-        with Server(*CUDA, "--aggregated", env=device()) as server:
-            for job in missing:
-                expected[str(job)] = generate(server, *job).key()
-    return [expected[str(job)] for job in which]
-
-
-def same(server, which, workers=4):
-    reference = want(which)
-    for i, result in enumerate(parallel(which, lambda job: generate(server, *job), workers)):
-        assert result.key() == reference[i], f"request {i}: {result.key()} is not {reference[i]}"
 
 
 @case
