@@ -234,9 +234,21 @@ size_t str_utf8_put(uint32_t c, char out[4]) {
     return 4;
 }
 
+/* Most text is ASCII: eight bytes of that at a time. */
+static size_t ascii_end(str s, size_t at) {
+    uint64_t word;
+    for (; s.bytes - at >= sizeof word; at += sizeof word) {
+        memcpy(&word, s.data + at, sizeof word);
+        if (word & 0x8080808080808080u) {
+            break;
+        }
+    }
+    return at;
+}
+
 bool str_utf8_valid(str s) {
     size_t at = 0;
-    while (at < s.bytes) {
+    while ((at = ascii_end(s, at)) < s.bytes) {
         uint32_t c;
         int n = str_utf8_next(s.data + at, s.bytes - at, &c);
         if (n <= 0) {

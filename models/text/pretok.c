@@ -144,12 +144,33 @@ static pretok_result give(pretok_run *run, size_t end, str *piece) {
     return PRETOK_PIECE;
 }
 
+static bool is_ascii_letter(char c) {
+    return (unsigned char)((c | 0x20) - 'a') < 26;
+}
+
+/* Most words are ASCII letters, perhaps behind a space: every expression above takes those as they
+ * are, up to the first character that is no letter. Where such a word ends, or `at` when it is for
+ * the expression to say. */
+static size_t ascii_word_end(str text, size_t at) {
+    size_t end = at + (text.data[at] == ' ');
+    size_t letters = end;
+    while (end < text.bytes && is_ascii_letter(text.data[end])) {
+        end++;
+    }
+    bool whole = end == text.bytes || (unsigned char)text.data[end] < 0x80;
+    return end > letters && whole ? end : at;
+}
+
 pretok_result pretok_next(pretok_run *run, str *piece) {
     if (run->at >= run->text.bytes) {
         return PRETOK_END;
     }
     if (run->found > run->at) {
         return give(run, run->found, piece);
+    }
+    size_t end = ascii_word_end(run->text, run->at);
+    if (end > run->at) {
+        return give(run, end, piece);
     }
     int n = pcre2_match(run->p->code, (PCRE2_SPTR)run->text.data, run->text.bytes, run->at,
                         PCRE2_NO_UTF_CHECK, run->match, run->limits);

@@ -126,6 +126,25 @@ Test(str, knows_valid_text) {
     }
 }
 
+/* Text is looked at in words of eight bytes: a fault shows wherever it stands. */
+Test(str, finds_a_fault_at_any_place_of_a_long_text) {
+    char text[40];
+    for (size_t bytes = 1; bytes <= sizeof text; bytes++) {
+        for (size_t at = 0; at < bytes; at++) {
+            memset(text, 'a', sizeof text);
+            cr_assert(str_utf8_valid(str_of(text, bytes)));
+            text[at] = '\xff';
+            cr_assert_not(str_utf8_valid(str_of(text, bytes)), "byte %zu of %zu", at, bytes);
+            text[at] = '\xc3';
+            cr_assert_not(str_utf8_valid(str_of(text, bytes)), "byte %zu of %zu", at, bytes);
+            if (at + 1 < bytes) {
+                text[at + 1] = '\xbc';
+                cr_assert(str_utf8_valid(str_of(text, bytes)), "bytes %zu of %zu", at, bytes);
+            }
+        }
+    }
+}
+
 Test(str, integers_are_whole_strings_within_bounds) {
     static const struct {
         const char *text;
