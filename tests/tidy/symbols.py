@@ -15,6 +15,8 @@ import tree
 
 # File (or pattern with *): prefixes its symbols may have beside its own name.
 GROUPS = {
+    "core_state.c": ("core_",),
+    "core_view.c": ("core_",),
     "metrics_render.c": ("metrics_",),
     "str.c": ("strbuf_",),  # slices and buffers are one file
 }
