@@ -1,9 +1,11 @@
 /* routesim.h -- a fleet under a load of prompts that share beginnings, simulated, for one policy.
  *
  * Purpose    The production router (server/gateway/router), told by heartbeats, and the production
- * prefix cache (engine/core/prefix) in each worker; workers compute one prompt at a time, as long
- * as a step model says. What comes out is the time to the first token. Ownership  None. Threads
- * One; virtual time. Limits     ROUTESIM_WORKERS_MAX workers of each role.
+ *            prefix cache (engine/core/prefix) in each worker; workers compute one prompt at a
+ *            time, as long as a step model says. What comes out is the time to the first token.
+ * Ownership  None.
+ * Threads    One; virtual time.
+ * Limits     ROUTESIM_WORKERS_MAX workers of each role.
  */
 #ifndef BENCH_ROUTESIM_H
 #define BENCH_ROUTESIM_H

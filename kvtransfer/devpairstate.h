@@ -3,7 +3,9 @@
  * Purpose    The ring of groups under way, their way from pages to staging and back, messages,
  *            deadlines, and the verbs of kvt.h. What is a transport's own is in its devpair_kind.
  * Ownership  A transport's struct begins with a devpair; devpair_open allocates it, kvt_close
- * frees. Threads    As devpair.h. Limits     As devpair.h.
+ *            frees.
+ * Threads    As devpair.h.
+ * Limits     As devpair.h.
  */
 #ifndef KVTRANSFER_DEVPAIRSTATE_H
 #define KVTRANSFER_DEVPAIRSTATE_H

@@ -5,11 +5,12 @@
  *            Events go in (gate_open, gate_dispatch, gate_message, gate_link_*, gate_cancel,
  *            gate_tick), actions come out (gate_next). No clock, socket or thread: the shell in
  *            server/gateway/gateway.c owns those. Choosing workers is server/gateway/router.h's;
- * this file asks by listing what is pending. The table is in engine/core/README.md. Ownership
- * gate_open copies the prompt and the params. Pointers in actions and in gate_pending borrow from
- * the gate until the next call on it. Threads    One thread (the gateway's loop). Limits
- * gate_options.requests_max records; a call emits a bounded number of actions, so the shell takes
- * all of them (gate_next until false) before it makes the next call.
+ *            this file asks by listing what is pending. The table is in engine/core/README.md.
+ * Ownership  gate_open copies the prompt and the params. Pointers in actions and in gate_pending
+ *            borrow from the gate until the next call on it.
+ * Threads    One thread (the gateway's loop).
+ * Limits     gate_options.requests_max records; a call emits a bounded number of actions, so the
+ *            shell takes all of them (gate_next until false) before it makes the next call.
  *
  * A record's states: PENDING (NEW and PENDING of the table: no pair chosen yet), RUNNING, ADOPTED
  * (RUNNING+adopted); DONE, CANCELLED and FAILED records are gone, and messages about them dropped.

@@ -1,12 +1,13 @@
 /* links.h -- the worker's links, and the transfers under way on them.
  *
  * Purpose    One slot a link: who is at its other end, whether it still talks, and for worker links
- *            the announced groups, each from ANNOUNCE until nothing touches its pages any more.
- *            A link that ends takes all its transfers with it.
+ *            the announced groups, each from ANNOUNCE until nothing touches its pages any more. A
+ *            link that ends takes all its transfers with it.
  * Ownership  Memory is the arena's. A transfer keeps copies of its page ids, because its request
- * may leave long before it does. Threads    The owner thread of the core. Limits LINKS_SENDS_MAX
- * announced groups a link are unfinished at once (the sender waits); a receiver takes
- * LINKS_RECEIVES_MAX, since the two ends finish at different times.
+ *            may leave long before it does.
+ * Threads    The owner thread of the core.
+ * Limits     LINKS_SENDS_MAX announced groups a link are unfinished at once (the sender waits); a
+ *            receiver takes LINKS_RECEIVES_MAX, since the two ends finish at different times.
  */
 #ifndef ENGINE_CORE_LINKS_H
 #define ENGINE_CORE_LINKS_H

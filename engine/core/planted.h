@@ -1,9 +1,11 @@
 /* planted.h -- bugs that the simulator's own build can switch on, to see that they are found.
  *
  * Purpose    Each name is a mistake that this protocol or another system has made
- * (tests/sim/README.md says which, and what finds it). PLANTED(NAME) is plain false in every build
- * but the simulator's, so nothing of it is in the binary. Ownership  None. Threads    The
- * simulator's one. Limits     One bug at a time.
+ *            (tests/sim/README.md says which, and what finds it). PLANTED(NAME) is plain false in
+ *            every build but the simulator's, so nothing of it is in the binary.
+ * Ownership  None.
+ * Threads    The simulator's one.
+ * Limits     One bug at a time.
  */
 #ifndef ENGINE_CORE_PLANTED_H
 #define ENGINE_CORE_PLANTED_H

@@ -1,12 +1,14 @@
 /* record.h -- the requests of a worker: what it knows of each, and which pages each holds.
  *
  * Purpose    One record a (role, request): its prompt and parameters, its place in the protocol,
- * its block tables. Prefill and decode records live in one table and two lists: first requests that
- * go on (their clients have tokens already), then new ones, each in the order of arrival. Ownership
- * Memory is the arena's. A record holds one reference to each page of each block table. Threads The
- * owner thread of the core. What a batch points to (tokens, params, block tables) is not changed
- * while a step is in flight; a record that leaves then stays in its place until the step ends
- * (RECORD_GONE), its pages quarantined. Limits     record_options.
+ *            its block tables. Prefill and decode records live in one table and two lists: first
+ *            requests that go on (their clients have tokens already), then new ones, each in the
+ *            order of arrival.
+ * Ownership  Memory is the arena's. A record holds one reference to each page of each block table.
+ * Threads    The owner thread of the core. What a batch points to (tokens, params, block tables) is
+ *            not changed while a step is in flight; a record that leaves then stays in its place
+ *            until the step ends (RECORD_GONE), its pages quarantined.
+ * Limits     record_options.
  */
 #ifndef ENGINE_CORE_RECORD_H
 #define ENGINE_CORE_RECORD_H

@@ -1,15 +1,17 @@
 /* stepmodel.h -- how long steps take on this worker, learnt from the steps it runs.
  *
  * Purpose    Fits, while the worker serves, us = fixed + row * rows + work * (attention's share)
- * for steps of prompts and for decode steps, so that routers and controllers can ask what a prompt
- * or a batch would cost. Samples of a cold start are left out, old ones fade, slow outliers weigh
- * little, and no part is negative: a fit can be late, never absurd. Ownership  Plain values.
+ *            for steps of prompts and for decode steps, so that routers and controllers can ask
+ *            what a prompt or a batch would cost. Samples of a cold start are left out, old ones
+ *            fade, slow outliers weigh little, and no part is negative: a fit can be late, never
+ *            absurd.
+ * Ownership  Plain values.
  * Threads    One at a time.
  * Limits     None. Everything that comes out is finite.
  * Source     Least squares by the normal equations with exponential forgetting (Haykin, "Adaptive
  *            Filter Theory", on recursive least squares), on the error relative to the step, with a
- *            small ridge towards the one-parameter fit: what the samples cannot tell apart
- *            (prompts that are all of one length) stays where extrapolation is sane.
+ *            small ridge towards the one-parameter fit: what the samples cannot tell apart (prompts
+ *            that are all of one length) stays where extrapolation is sane.
  */
 #ifndef ENGINE_CORE_STEPMODEL_H
 #define ENGINE_CORE_STEPMODEL_H

@@ -1,8 +1,10 @@
 /* cpumap.h -- pages from the system.
  *
- * Purpose: memory for weights, KV pools and scratch, which is too large for an allocator and wants
- * to begin at a page. Ownership: the caller's until it gives them back, with the size it asked for.
- * Threads: any. Limits: none but the system's.
+ * Purpose    Memory for weights, KV pools and scratch, which is too large for an allocator and
+ *            wants to begin at a page.
+ * Ownership  The caller's until it gives them back, with the size it asked for.
+ * Threads    Any.
+ * Limits     None but the system's.
  */
 #ifndef KERNELS_CPU_CPUMAP_H
 #define KERNELS_CPU_CPUMAP_H

@@ -1,8 +1,10 @@
 /* fragment.cuh -- packed weights as operands of mma.sync.
  *
  * Purpose    What stream.cu and gemm.cu share: the 16 bytes a lane has of a chunk (cuda_ops.h)
- * become bf16 pairs in registers, the same for both. Ownership  None. Threads    Device code; each
- * lane for itself. Limits     As cuda_ops.h.
+ *            become bf16 pairs in registers, the same for both.
+ * Ownership  None.
+ * Threads    Device code; each lane for itself.
+ * Limits     As cuda_ops.h.
  */
 #ifndef KERNELS_CUDA_FRAGMENT_CUH
 #define KERNELS_CUDA_FRAGMENT_CUH

@@ -3,8 +3,10 @@
  * Purpose    One small inline function an instruction, so that kernel files hold no asm and no
  *            <<<>>>, and the emulated device (tests/emu/emu_ptx.hpp, same names) can stand in for
  *            each. A wrapper does one thing; what it means is in the PTX ISA manual, named beside
- * it. Ownership  None. Threads    Device code; the collectives are reached by all lanes of a warp
- * together. Limits     sm_80 and later. Hopper's own instructions are in ptx_hopper.cuh.
+ *            it.
+ * Ownership  None.
+ * Threads    Device code; the collectives are reached by all lanes of a warp together.
+ * Limits     sm_80 and later. Hopper's own instructions are in ptx_hopper.cuh.
  */
 #ifndef KERNELS_CUDA_PTX_CUH
 #define KERNELS_CUDA_PTX_CUH

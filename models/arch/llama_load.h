@@ -1,9 +1,12 @@
 /* llama_load.h -- from a model file's tensors to a llama model's weights.
  *
  * Purpose    Takes every tensor in file order: known name, expected shape, loaded on the backend. A
- * tensor the family doesn't know is refused, since a forward pass without it would be wrong.
+ *            tensor the family doesn't know is refused, since a forward pass without it would be
+ *            wrong.
  * Ownership  llama_load_tensors takes device memory that llama_load_free gives back; matrices
- * belong to the backend. Threads    As model.h. Limits     LLAMA_* of llama_keys.h.
+ *            belong to the backend.
+ * Threads    As model.h.
+ * Limits     LLAMA_* of llama_keys.h.
  */
 #ifndef MODELS_ARCH_LLAMA_LOAD_H
 #define MODELS_ARCH_LLAMA_LOAD_H

@@ -2,8 +2,10 @@
  *
  * Purpose    A model that comes in another form is read as the GGUF a converter would have written:
  *            this makes its keys and tensor descriptions, and gguf_read.h parses them like a
- * file's. Ownership  The buffer is the composer's until ggufmake_close. Threads    One thread at a
- * time. Limits     GGUFMAKE_BYTES_MAX; what does not fit is noticed by ggufmake_finish.
+ *            file's.
+ * Ownership  The buffer is the composer's until ggufmake_close.
+ * Threads    One thread at a time.
+ * Limits     GGUFMAKE_BYTES_MAX; what does not fit is noticed by ggufmake_finish.
  */
 #ifndef MODELS_FILE_GGUFMAKE_H
 #define MODELS_FILE_GGUFMAKE_H

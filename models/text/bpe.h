@@ -4,9 +4,10 @@
  *            merging of one word: as long as any pair has a merge, the pair with the lowest rank is
  *            merged, the leftmost of equals.
  * Ownership  bpe_create holds the table until bpe_destroy. A bpe_scratch is the caller's; zero it
- * to start, bpe_scratch_close frees what it grew. Threads    bpe_add from one thread; then
- * bpe_merge from any, each with its own scratch. Limits     Words of at most 2^31 symbols. Time O(n
- * log n), memory 24 bytes a symbol of the longest word; short words take neither heap nor scratch.
+ *            to start, bpe_scratch_close frees what it grew.
+ * Threads    bpe_add from one thread; then bpe_merge from any, each with its own scratch.
+ * Limits     Words of at most 2^31 symbols. Time O(n log n), memory 24 bytes a symbol of the
+ *            longest word; short words take neither heap nor scratch.
  * Source     Sennrich, Haddow, Birch, "Neural machine translation of rare words with subword units"
  *            (ACL 2016), with a priority queue in place of the scan over all pairs.
  */

@@ -1,11 +1,12 @@
 /* fallback.h -- the vocabularies of Llama 1 and 2, Mistral and their kin.
  *
  * Purpose    Such vocabularies hold text, not bytes: a blank is written U+2581, a character that
- * has no token becomes its bytes (<0x00> to <0xFF>), and whole stretches of text are merged without
- * being cut into words. Private to models/text: use tokenizer.h. Ownership  fallback_symbols writes
- * to the caller's array. Threads    Pure functions of an opened vocabulary. Limits     Those of the
- * vocabulary. Source     Kudo, Richardson, "SentencePiece" (EMNLP 2018), its BPE model with byte
- * fallback.
+ *            has no token becomes its bytes (<0x00> to <0xFF>), and whole stretches of text are
+ *            merged without being cut into words. Private to models/text: use tokenizer.h.
+ * Ownership  fallback_symbols writes to the caller's array.
+ * Threads    Pure functions of an opened vocabulary.
+ * Limits     Those of the vocabulary.
+ * Source     Kudo, Richardson, "SentencePiece" (EMNLP 2018), its BPE model with byte fallback.
  */
 #ifndef MODELS_TEXT_FALLBACK_H
 #define MODELS_TEXT_FALLBACK_H

@@ -3,9 +3,9 @@
  * Purpose    Each model family cuts text by its own regular expression before merging. This holds
  *            the known ones by the name a model file gives (tokenizer.ggml.pre).
  * Ownership  pretok_open / pretok_close hold the compiled expression; pretok_start / pretok_stop
- * the match memory of one run. Pieces point into the text. Threads    A pretok never changes after
- * open: share it. A pretok_run belongs to one thread. Limits     The text must be valid UTF-8. Time
- * is linear in the text for every expression here.
+ *            the match memory of one run. Pieces point into the text.
+ * Threads    A pretok never changes after open: share it. A pretok_run belongs to one thread.
+ * Limits     The text must be valid UTF-8. Time is linear in the text for every expression here.
  */
 #ifndef MODELS_TEXT_PRETOK_H
 #define MODELS_TEXT_PRETOK_H

@@ -1,8 +1,10 @@
 /* tokenizer_parts.h -- what a tokenizer is made of.
  *
  * Purpose    Shared by the files that open, ask and encode. Private to models/text: use
- * tokenizer.h. Ownership  The tokenizer owns its parts. Threads    Never written after
- * tokenizer_open, but for `joined`. Limits     Those of tokenizer.h.
+ *            tokenizer.h.
+ * Ownership  The tokenizer owns its parts.
+ * Threads    Never written after tokenizer_open, but for `joined`.
+ * Limits     Those of tokenizer.h.
  */
 #ifndef MODELS_TEXT_TOKENIZER_PARTS_H
 #define MODELS_TEXT_TOKENIZER_PARTS_H

@@ -1,11 +1,12 @@
 /* openai.h -- requests of the OpenAI API, checked field by field.
  *
  * Purpose    Turns a request body into plain data the gateway works with. Every field is checked
- * for type and range and the refusal names it; fields that are known, not supported and would
- * change the answer are refused; unknown fields are ignored (as vLLM does). Ownership  An
- * openai_request owns all it points to; openai_free. It does not keep the body. Threads    Pure
- * functions; one thread at a time for one request. Limits     LIMIT_JSON_*, LIMIT_CHOICES,
- * LIMIT_BATCH_PROMPTS, LIMIT_STOP_*, LIMIT_LOGIT_BIAS, LIMIT_TOP_LOGPROBS, LIMIT_CONTEXT_TOKENS.
+ *            for type and range and the refusal names it; fields that are known, not supported and
+ *            would change the answer are refused; unknown fields are ignored (as vLLM does).
+ * Ownership  An openai_request owns all it points to; openai_free. It does not keep the body.
+ * Threads    Pure functions; one thread at a time for one request.
+ * Limits     LIMIT_JSON_*, LIMIT_CHOICES, LIMIT_BATCH_PROMPTS, LIMIT_STOP_*, LIMIT_LOGIT_BIAS,
+ *            LIMIT_TOP_LOGPROBS, LIMIT_CONTEXT_TOKENS.
  */
 #ifndef SERVER_API_OPENAI_H
 #define SERVER_API_OPENAI_H

@@ -4,9 +4,12 @@
  *            ahead of it, over the rate at which prompts have been getting their first tokens while
  *            the workers were busy: requests waited here, or workers had more than one each. That
  *            rate contains whatever the bottleneck is: prefill, decode slots, KV pages, dead
- * workers. Before it is known, what the workers tell stands in. Past the objective a request is
- * refused at once: by then waiting would make it late, and everybody behind it. Ownership  Plain
- * data. Threads    One thread. Limits     None. Work is in prompt tokens.
+ *            workers. Before it is known, what the workers tell stands in. Past the objective a
+ *            request is refused at once: by then waiting would make it late, and everybody behind
+ *            it.
+ * Ownership  Plain data.
+ * Threads    One thread.
+ * Limits     None. Work is in prompt tokens.
  */
 #ifndef SERVER_GATEWAY_ADMIT_H
 #define SERVER_GATEWAY_ADMIT_H

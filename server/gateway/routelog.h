@@ -2,8 +2,10 @@
  *
  * Purpose    Keeps the last ROUTELOG_DECISIONS decisions and all candidates they were made from,
  *            and writes them as JSON (GET /debug/route; one alone for POST /debug/route/explain) or
- * as one line of the log. Ownership  Memory is the arena's; candidates are copied. Threads    The
- * gateway's thread. Limits     LIMIT_WORKERS candidates a side. No token of a prompt is kept.
+ *            as one line of the log.
+ * Ownership  Memory is the arena's; candidates are copied.
+ * Threads    The gateway's thread.
+ * Limits     LIMIT_WORKERS candidates a side. No token of a prompt is kept.
  */
 #ifndef SERVER_GATEWAY_ROUTELOG_H
 #define SERVER_GATEWAY_ROUTELOG_H

@@ -1,9 +1,10 @@
 /* refusal.h -- errors as the OpenAI API writes them.
  *
- * Purpose:   the HTTP code of a status, its phrase, and the error object of a body.
- * Ownership: the caller's buffers; the texts are static.
- * Threads:   any.
- * Limits:    those of the buffer. */
+ * Purpose    The HTTP code of a status, its phrase, and the error object of a body.
+ * Ownership  The caller's buffers; the texts are static.
+ * Threads    Any.
+ * Limits     Those of the buffer.
+ */
 #ifndef SERVER_HTTP_REFUSAL_H
 #define SERVER_HTTP_REFUSAL_H
 

@@ -2,10 +2,12 @@
  *
  * Purpose    Gateways and workers, each the pure core of the real thing with a small shell around
  *            it (the same order of calls as server/gateway/gateway.c and engine/worker/worker.c),
- * each with a clock of its own; links with delays, cuts and half-open ends; page transfers; clients
- * that know every token they must get. All from one seed, so a run repeats byte for byte. Ownership
- * A `sim` owns everything until sim_close. Threads    One. Limits     The SIM_ constants; more is a
- * failure of the run, not of memory.
+ *            each with a clock of its own; links with delays, cuts and half-open ends; page
+ *            transfers; clients that know every token they must get. All from one seed, so a run
+ *            repeats byte for byte.
+ * Ownership  A `sim` owns everything until sim_close.
+ * Threads    One.
+ * Limits     The SIM_ constants; more is a failure of the run, not of memory.
  */
 #ifndef TESTS_SIM_SIM_H
 #define TESTS_SIM_SIM_H

@@ -3,9 +3,10 @@
  * Purpose    Tests of the engine without a model: a row's KV in a layer is a hash of its token, its
  *            position and the KV of the row before, read through the block table; a token is a hash
  *            of all KV of its sequence, read the same way. So one wrong, stale or missing page
- * changes the tokens, and hashmodel_next tells from the tokens alone what is right. Ownership
- * hashmodel_open takes memory until hashmodel_close. Threads    One at a time. Limits
- * hashmodel_options.
+ *            changes the tokens, and hashmodel_next tells from the tokens alone what is right.
+ * Ownership  hashmodel_open takes memory until hashmodel_close.
+ * Threads    One at a time.
+ * Limits     hashmodel_options.
  */
 #ifndef TESTS_SUPPORT_HASHMODEL_H
 #define TESTS_SUPPORT_HASHMODEL_H

@@ -2,7 +2,8 @@
 """headers.py -- files open with their name and what they are; headers state their contract.
 
 * The first line of a .c or .h is `/* <file name> -- `.
-* A header's first comment has the words Purpose, Ownership, Threads, Limits.
+* A header's first comment has Purpose, Ownership, Threads, Limits, each at the beginning of a line:
+  clang-format fills a comment that is too wide, and runs them together.
 * A header has a guard named after its path.
 * A header compiles on its own as C17, with the warnings of the build.
 """
@@ -31,8 +32,8 @@ def form(path, text):
     if path.endswith(".h"):
         comment = tree.first_comment(text)
         for word in WORDS:
-            if not re.search(rf"\b{word}\b", comment):
-                yield f"{path}: its first comment does not say `{word}`"
+            if not re.search(rf"^ \* {word} +\S", comment, re.M):
+                yield f"{path}: its first comment has no line that begins with `{word}`"
         guard = f"#ifndef {guard_of(path)}\n#define {guard_of(path)}\n"
         if guard not in text and not path.startswith(BODIES):
             yield f"{path}: wants the guard {guard_of(path)}"

@@ -1,9 +1,10 @@
 /* gguf_build.h -- a small GGUF writer for tests.
  *
  * Purpose    Tests make their own model files, whole or broken, instead of shipping binaries.
- * Written from the format's description, apart from the reader it tests. Ownership  gguf_build
- * holds growing buffers; gguf_build_close frees them. Threads    One thread at a time. Limits Files
- * of at most 64 MiB. Every failure aborts the test.
+ *            Written from the format's description, apart from the reader it tests.
+ * Ownership  gguf_build holds growing buffers; gguf_build_close frees them.
+ * Threads    One thread at a time.
+ * Limits     Files of at most 64 MiB. Every failure aborts the test.
  */
 #ifndef TESTS_UNIT_MODELS_FILE_GGUF_BUILD_H
 #define TESTS_UNIT_MODELS_FILE_GGUF_BUILD_H
