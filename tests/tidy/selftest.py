@@ -81,7 +81,7 @@ CASES = [
     (headers.check, {}, []),
     (headers.check, {"engine/base/a.c": "/* b.c -- wrong name. */\n"}, ["`/* a.c -- what it is`"]),
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("Ownership", "Owner")},
-     ["does not say `Ownership`"]),
+     ["no line that begins with `Ownership`"]),
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("_BASE_", "_")}, ["wants the guard"]),
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("(void)", "(size_t n)")},
      ["does not compile on its own"]),
