@@ -1,8 +1,10 @@
 /* kernelcase.hpp -- what the tests of the kernels share: buffers, random numbers, reports, seeds.
  *
  * Purpose    A test fills buffers, calls an entry of kernels/cuda/cuda_ops.h, and compares with
- * what it worked out itself, in double precision or in integers. Ownership  A `device` buffer frees
- * itself. Device memory of the emulator is host memory. Threads    The test's one. Limits     None.
+ *            what it worked out itself, in double precision or in integers.
+ * Ownership  A `device` buffer frees itself. Device memory of the emulator is host memory.
+ * Threads    The test's one.
+ * Limits     None.
  */
 #ifndef TESTS_EMU_KERNELS_KERNELCASE_HPP
 #define TESTS_EMU_KERNELS_KERNELCASE_HPP
