@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 import banned
+import flags
 import format as clang_format
 import headers
 import kernels
@@ -103,6 +104,25 @@ SYMBOLS = [
     ("libweir_base.a:metrics_render.c.o:0000000000000000 T metrics_render", 0),
 ]
 
+HELP = flags.read_help("""usage: weir serve [options]
+
+options:
+  --port N                      where it
+                                listens (from 0 to 65535; default 8000)
+  --[no-]stream                 in parts
+  --route NAME                  how (one of cost,
+                                round-robin; default cost)
+""")
+HELPS = {"serve": HELP, "controller": {"listen": None}, "worker": {"model": None}}
+FLAGS = [
+    ("`weir serve --port 1 --no-stream`, `weir serve`; a `--wheel` of another\n", []),
+    ("text\n    ./weir serve --port 0 \\\n        --prot 1   # --not\n", ["x.md:2: ", "no --prot"]),
+    ("weir controller --listen A -- --model M --listen B\n", ["`weir worker` has no --listen"]),
+    ("| `--route cost\\|round-robin --port 1` | `--any` |\n", []),
+    ("| `--route cost\\|round` | |\n", ["--route takes cost, round-robin, not cost, round"]),
+    ("| `--rout cost` | |\n", ["has no --rout"]),
+]
+
 
 def write(root, files):
     for path, text in files.items():
@@ -134,7 +154,13 @@ def main():
         if len(symbols.check_lines([line])) != count:
             failed += 1
             print(f"symbols on {line}: want {count} problems")
-    print(f"{len(CASES) + len(SYMBOLS)} cases, {failed} wrong")
+    for text, wants in FLAGS:
+        got = "\n".join([*flags.check_calls("x.md", text, HELPS),
+                         *flags.check_table("x.md", text, HELP)])
+        if bool(got) != bool(wants) or not all(w in got for w in wants):
+            failed += 1
+            print(f"flags on {text!r}: said {got!r}, want {wants}")
+    print(f"{len(CASES) + len(SYMBOLS) + len(FLAGS)} cases, {failed} wrong")
     sys.exit(1 if failed else 0)
 
 
