@@ -242,26 +242,6 @@ static int worker_main(int argc, char *const *argv) {
     return code;
 }
 
-static int bench_main(int argc, char *const *argv) {
-    if (argc > 0 && strcmp(argv[0], "engine") == 0) {
-        return engine_bench(argc - 1, argv + 1);
-    }
-    if (argc > 0 && strcmp(argv[0], "serve") == 0) {
-        return loadgen_main(argc - 1, argv + 1);
-    }
-    if (argc > 0 && strcmp(argv[0], "kernels") == 0) {
-        return kernels_bench(argc - 1, argv + 1);
-    }
-    if (argc > 0 && strcmp(argv[0], "route") == 0) {
-        return routebench(argc - 1, argv + 1);
-    }
-    if (argc > 0 && strcmp(argv[0], "kv") == 0) {
-        return kvbench(argc - 1, argv + 1);
-    }
-    (void)fprintf(stderr, "usage: weir bench engine|kernels|kv|serve|route [--help]\n");
-    return 2;
-}
-
 /* Only workers know what a profile is. */
 static status check_profile(const char *path, diag *d) {
     timedprofile read;
@@ -283,45 +263,64 @@ static int version_main(int argc, char *const *argv) {
     return 0;
 }
 
-static const struct {
+typedef struct {
     const char *name;
     int (*run)(int argc, char *const *argv);
     const char *help;
-} commands[] = {
-    {"serve", serve, "serve a model: gateway and local workers"},
-    {"gateway", serve_gateway_main, "an HTTP front end for the workers of a cluster"},
-    {"worker", worker_main, "one model replica: started by serve, or joins a cluster"},
-    {"controller", controller, "the hub of a cluster, which sizes its pools"},
-    {"bench", bench_main, "measure the engine or a running server"},
-    {"tokenize", commands_tokenize, "print the token ids of a text"},
-    {"template", commands_template, "print what a chat template renders"},
-    {"version", version_main, "print the version"},
-};
+} command;
 
-static int usage(FILE *to, int code) {
-    (void)fprintf(to, "usage: weir COMMAND [options]   (weir COMMAND --help tells more)\n\n");
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-        (void)fprintf(to, "  %-11s %s\n", commands[i].name, commands[i].help);
+static int usage(FILE *to, const char *program, const command *list, size_t count) {
+    (void)fprintf(to, "usage: %s COMMAND [options]   (%s COMMAND --help tells more)\n\n", program,
+                  program);
+    for (size_t i = 0; i < count; i++) {
+        (void)fprintf(to, "  %-11s %s\n", list[i].name, list[i].help);
     }
-    return code;
+    return to == stdout ? 0 : 2;
+}
+
+/* Runs the command that the first word names, with the words after it. */
+static int dispatch(const char *program, const command *list, size_t count, int argc,
+                    char *const *argv) {
+    if (argc < 1) {
+        return usage(stderr, program, list, count);
+    }
+    if (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0 ||
+        strcmp(argv[0], "help") == 0) {
+        return usage(stdout, program, list, count);
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(argv[0], list[i].name) == 0) {
+            return list[i].run(argc - 1, argv + 1);
+        }
+    }
+    (void)fprintf(stderr, "%s: there is no command \"%s\"\n\n", program, argv[0]);
+    return usage(stderr, program, list, count);
+}
+
+static int bench_main(int argc, char *const *argv) {
+    static const command list[] = {
+        {"engine", engine_bench, "prefill and decode of a model, without a server"},
+        {"kernels", kernels_bench, "the operators that a model is made of"},
+        {"kv", kvbench, "KV pages over each transport"},
+        {"route", routebench, "what a routing decision costs, and what it is worth"},
+        {"serve", loadgen_main, "load on a running server over HTTP"},
+    };
+    return dispatch("weir bench", list, sizeof list / sizeof list[0], argc, argv);
 }
 
 int main(int argc, char **argv) {
-    if (argc < 2) {
-        return usage(stderr, 2);
-    }
-    if (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0 ||
-        strcmp(argv[1], "help") == 0) {
-        return usage(stdout, 0);
-    }
-    if (strcmp(argv[1], "--version") == 0) {
+    static const command list[] = {
+        {"serve", serve, "serve a model: gateway and local workers"},
+        {"gateway", serve_gateway_main, "an HTTP front end for the workers of a cluster"},
+        {"worker", worker_main, "one model replica: started by serve, or joins a cluster"},
+        {"controller", controller, "the hub of a cluster, which sizes its pools"},
+        {"bench", bench_main, "measure the engine or a running server"},
+        {"tokenize", commands_tokenize, "print the token ids of a text"},
+        {"template", commands_template, "print what a chat template renders"},
+        {"version", version_main, "print the version"},
+    };
+    if (argc > 1 && strcmp(argv[1], "--version") == 0) {
         return version_main(0, NULL);
     }
-    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
-        if (strcmp(argv[1], commands[i].name) == 0) {
-            return commands[i].run(argc - 2, argv + 2);
-        }
-    }
-    (void)fprintf(stderr, "weir: there is no command \"%s\"\n\n", argv[1]);
-    return usage(stderr, 2);
+    return dispatch("weir", list, sizeof list / sizeof list[0], argc - 1, argv + 1);
 }
