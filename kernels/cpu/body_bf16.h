@@ -17,6 +17,21 @@ enum { BF16_TILE_BYTES = 1024 /* one register: 16 x 64 */ };
 /* Tile loads do not tell the compiler that they read memory. */
 #define BF16_WRITTEN() __asm__ volatile("" ::: "memory")
 
+/* Registers 0-3: four sums that follow each other, or zeros for NULL. */
+BODY_INLINE void bf16_load_sums(const uint8_t *sums) {
+    if (sums == NULL) {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    } else {
+        _tile_loadd(0, sums, 64);
+        _tile_loadd(1, sums + BF16_TILE_BYTES, 64);
+        _tile_loadd(2, sums + 2 * BF16_TILE_BYTES, 64);
+        _tile_loadd(3, sums + 3 * BF16_TILE_BYTES, 64);
+    }
+}
+
 /* Scales and minimums of 16 outputs, so that a weight is fma(quant, scale, minimum): of inputs 0-15
  * and 16-31 where these differ. */
 typedef struct {

@@ -262,17 +262,7 @@ BODY_INLINE void bf16_square(const bf16_job *j, const uint8_t *x, int32_t count,
 /* The same with sums that come from memory, unless they begin here, and go back. */
 BODY_INLINE void bf16_square_sums(const bf16_job *j, const uint8_t *x, int32_t count, bool first,
                                   uint8_t *sums, const bool tiles, const bool panels) {
-    if (first) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, sums, 64);
-        _tile_loadd(1, sums + BF16_TILE_BYTES, 64);
-        _tile_loadd(2, sums + 2 * BF16_TILE_BYTES, 64);
-        _tile_loadd(3, sums + 3 * BF16_TILE_BYTES, 64);
-    }
+    bf16_load_sums(first ? NULL : sums);
     bf16_square(j, x, count, tiles, panels);
     _tile_stored(0, sums, 64);
     if (tiles) {

@@ -142,20 +142,6 @@ static void rows_square(const rows_job *j, const uint8_t *x, const uint8_t *x2, 
     }
 }
 
-static void rows_load(const uint8_t *sums) {
-    if (sums == NULL) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-    } else {
-        _tile_loadd(0, sums, 64);
-        _tile_loadd(1, sums + BF16_TILE_BYTES, 64);
-        _tile_loadd(2, sums + 2 * BF16_TILE_BYTES, 64);
-        _tile_loadd(3, sums + 3 * BF16_TILE_BYTES, 64);
-    }
-}
-
 static void rows_store(uint8_t *sums) {
     _tile_stored(0, sums, 64);
     _tile_stored(1, sums + BF16_TILE_BYTES, 64);
@@ -173,7 +159,7 @@ static void rows_groups(const rows_job *j, int32_t from, int32_t count, int32_t 
         const uint8_t *x = j->first->pairs + p * j->panel_bytes + (int64_t)from * BF16_TILE_BYTES;
         uint8_t *sums = j->sums + p / 2 * ROWS_SQUARE_BYTES;
         uint8_t *to = last ? j->done : sums;
-        rows_load(from == 0 ? NULL : sums);
+        bf16_load_sums(from == 0 ? NULL : sums);
         rows_square(j, x, one_panel ? x : x + j->panel_bytes, count, left, ahead,
                     p == 0 ? ahead_bytes : 0);
         rows_store(to);
