@@ -166,6 +166,10 @@ status wire_send(wire *l, str message, int fd) {
     return STATUS_OK;
 }
 
+bool wire_takes_fd(const wire *l) {
+    return !l->dead && l->out_fds_count < FDS_MAX;
+}
+
 status wire_attach(wire *l, int fd, const seal_keys *keys) {
     CHECK(l->fd < 0);
     l->fd = fd;
@@ -233,8 +237,8 @@ bool wire_flush(wire *l) {
         if (sent < 0 && errno == EINTR) {
             continue;
         }
-        if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-            break;
+        if (sent < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == ETOOMANYREFS)) {
+            break; /* the last: of this user, as many descriptors are on their way as may be */
         }
         if (sent <= 0) {
             l->dead = true;

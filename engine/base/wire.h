@@ -45,6 +45,9 @@ int wire_fd(const wire *l); /* -1 while it waits for its socket */
  * STATUS_LIMIT when too much is waiting and STATUS_CLOSED when the peer is known to be gone. */
 MUST_USE status wire_send(wire *l, str message, int fd);
 
+/* Whether a message with a descriptor can be queued now: few of those may wait at once. */
+bool wire_takes_fd(const wire *l);
+
 /* Writes what the socket takes now. False when the peer is gone. */
 bool wire_flush(wire *l);
 

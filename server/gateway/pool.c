@@ -104,7 +104,7 @@ bool pool_send(pool *p, uint32_t worker, const message *m) {
     return send_with(p, worker, m, -1);
 }
 
-void pool_flush(pool *p) {
+static void flush_wires(pool *p) {
     for (uint32_t i = 0; i < p->count; i++) {
         pool_worker *w = &p->workers[i];
         if (!w->used || !wire_flush(w->wire)) {
@@ -142,12 +142,15 @@ static void introduced(bool told, uint32_t prefill, uint32_t decode) {
     }
 }
 
-/* One socket for the pair, an end to each. */
-static void introduce_by_socket(pool *p, uint32_t prefill, uint32_t decode) {
+/* One socket for the pair, an end to each. False: not now, so many are on their way. */
+static bool introduce_by_socket(pool *p, uint32_t prefill, uint32_t decode) {
     int fds[2];
+    if (!wire_takes_fd(p->workers[prefill].wire) || !wire_takes_fd(p->workers[decode].wire)) {
+        return false;
+    }
     if (wire_pair(fds) != STATUS_OK) {
         LOG(ERROR, "pool", "no socket for a pair", "prefill=%u decode=%u", prefill, decode);
-        return;
+        return true;
     }
     const uint32_t pair[2] = {prefill, decode};
     for (int i = 0; i < 2; i++) {
@@ -155,6 +158,7 @@ static void introduce_by_socket(pool *p, uint32_t prefill, uint32_t decode) {
         introduced(send_with(p, pair[i], &m, fds[i]), prefill, decode);
         (void)close(fds[i]); /* the wire has a copy of its own */
     }
+    return true;
 }
 
 /* D is told first: it may then wait, rather than be surprised. */
@@ -174,26 +178,32 @@ static bool *met(pool *p, uint32_t a, uint32_t b) {
     return a < b ? &p->met[a][b] : &p->met[b][a];
 }
 
-static void introduce(pool *p, uint32_t prefill, uint32_t decode, bool mend) {
-    *met(p, prefill, decode) = true;
+/* False: not now; meet_rest tries again. */
+static bool introduce(pool *p, uint32_t prefill, uint32_t decode, bool mend) {
+    bool done = true;
     if (p->by_address || p->workers[prefill].remote || p->workers[decode].remote) {
         introduce_by_address(p, prefill, decode, mend);
     } else {
-        introduce_by_socket(p, prefill, decode);
+        done = introduce_by_socket(p, prefill, decode);
     }
+    *met(p, prefill, decode) = done;
+    p->workers[prefill].unmet = p->workers[prefill].unmet || !done;
+    return done;
 }
 
 /* Introduces them if one can prefill for the other. Where both can, every gateway must let the same
- * one dial: the lower number. */
-static void introduce_pair(pool *p, uint32_t a, uint32_t b, bool mend) {
+ * one dial: the lower number. True when they are. */
+static bool introduce_pair(pool *p, uint32_t a, uint32_t b, bool mend) {
     uint32_t low = a < b ? a : b, high = a < b ? b : a;
     uint32_t low_roles = p->workers[low].hello.roles;
     uint32_t high_roles = p->workers[high].hello.roles;
     if ((low_roles & MESSAGE_ROLE_PREFILL) && (high_roles & MESSAGE_ROLE_DECODE)) {
-        introduce(p, low, high, mend);
-    } else if ((low_roles & MESSAGE_ROLE_DECODE) && (high_roles & MESSAGE_ROLE_PREFILL)) {
-        introduce(p, high, low, mend);
+        return introduce(p, low, high, mend);
     }
+    if ((low_roles & MESSAGE_ROLE_DECODE) && (high_roles & MESSAGE_ROLE_PREFILL)) {
+        return introduce(p, high, low, mend);
+    }
+    return false;
 }
 
 void pool_rejoin(pool *p, uint32_t worker, uint32_t peer, int64_t now_us) {
@@ -205,17 +215,39 @@ void pool_rejoin(pool *p, uint32_t worker, uint32_t peer, int64_t now_us) {
     if (now_us - *last >= REJOIN_US) {
         *last = now_us;
         LOG(INFO, "pool", "a pair gets a new link", "workers=%u,%u", worker, peer);
-        introduce_pair(p, worker, peer, true);
+        (void)introduce_pair(p, worker, peer, true);
     }
 }
 
-/* Everybody of the other role whom it does not know yet. */
-static void meet_others(pool *p, uint32_t worker) {
+/* Everybody of the other role whom it does not know yet. True: to some of them. */
+static bool meet_others(pool *p, uint32_t worker) {
+    bool any = false;
     for (uint32_t i = 0; i < p->count; i++) {
         if (i != worker && p->workers[i].joined && !*met(p, worker, i)) {
-            introduce_pair(p, worker, i, false);
+            any = introduce_pair(p, worker, i, false) || any;
         }
     }
+    return any;
+}
+
+/* Pairs for whose sockets there was no room: most of a large pool that starts at once. */
+static bool meet_rest(pool *p) {
+    bool any = false;
+    for (uint32_t i = 0; i < p->count; i++) {
+        pool_worker *w = &p->workers[i];
+        if (w->unmet && w->joined && wire_takes_fd(w->wire)) {
+            w->unmet = false;
+            any = meet_others(p, i) || any;
+        }
+    }
+    return any;
+}
+
+/* What is flushed makes room for further introductions. */
+void pool_flush(pool *p) {
+    do {
+        flush_wires(p);
+    } while (meet_rest(p));
 }
 
 static void take_role(pool *p, uint32_t worker) {
@@ -229,7 +261,7 @@ void pool_role(pool *p, uint32_t worker, uint32_t roles) {
     pool_worker *w = &p->workers[worker];
     w->hello.roles = (roles & BOTH) | (w->hello.roles & MESSAGE_ROLE_FLIPS);
     take_role(p, worker);
-    meet_others(p, worker);
+    (void)meet_others(p, worker);
 }
 
 status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) {
@@ -267,7 +299,7 @@ status pool_join(pool *p, uint32_t worker, const message_hello *hello, diag *d) 
     for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
         *met(p, worker, i) = false;
     }
-    meet_others(p, worker);
+    (void)meet_others(p, worker);
     return STATUS_OK;
 }
 

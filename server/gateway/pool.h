@@ -19,6 +19,7 @@ typedef struct {
     bool used;   /* a wire is there */
     bool joined; /* its HELLO has come and fits */
     bool writing;
+    bool unmet;  /* not all that it is to know are introduced: there was no room */
     bool remote; /* reached over TCP: not a child of this process */
     wire *wire;
     uint64_t epoch;  /* remote: of the life that was dialled; else 0 until it joins */

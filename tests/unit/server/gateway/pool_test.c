@@ -6,7 +6,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { P = MESSAGE_ROLE_PREFILL, D = MESSAGE_ROLE_DECODE, BOTH = P | D, MANY = 4 };
+enum { P = MESSAGE_ROLE_PREFILL, D = MESSAGE_ROLE_DECODE, BOTH = P | D, MANY = 40 };
 
 typedef struct {
     pool p;
@@ -121,6 +121,26 @@ Test(pool, a_new_life_of_a_worker_is_introduced_again) {
     int near = next_peer(&b, 0, &mine), far = next_peer(&b, 1, &theirs);
     cr_assert_eq(mine.epoch, 999);
     expect_joined(near, far);
+    stop(&b);
+}
+
+Test(pool, a_whole_pool_that_comes_at_once_is_introduced) {
+    bench b;
+    message_peer who;
+    int heard[MANY] = {0};
+    start(&b);
+    for (uint32_t i = 0; i < MANY; i++) { /* nothing is flushed meanwhile */
+        join(&b, i, i % 4 ? P : D);
+    }
+    for (uint32_t i = 0; i < MANY; i++) {
+        for (int fd; (fd = next_peer(&b, i, &who)) >= 0; heard[i]++) {
+            cr_assert_eq(who.roles, i % 4 ? D : P);
+            close(fd);
+        }
+    }
+    for (uint32_t i = 0; i < MANY; i++) {
+        cr_expect_eq(heard[i], i % 4 ? MANY / 4 : MANY - MANY / 4, "worker %u: %d", i, heard[i]);
+    }
     stop(&b);
 }
 
