@@ -10,6 +10,8 @@ static const char *const routings[] = {"cost", "random", "round-robin", NULL};
 
 #define FIELD(name) offsetof(serveflags, name)
 
+enum { POOL_MAX = LIMIT_WORKERS / 2 }; /* workers of a role: both pools fit */
+
 /* What both commands have: a model to know by, an address, limits. */
 #define NAME_FLAGS                                                                          \
     {"host", CONFIG_STRING, FIELD(host),           0, 255, "127.0.0.1",                     \
@@ -205,16 +207,17 @@ static const char *const routings[] = {"cost", "random", "round-robin", NULL};
 
 static const config_option options[] = {
     NAME_FLAGS,
-    {"prefill", CONFIG_INT, FIELD(prefill), 0, 32, "1", NULL, NULL, "prefill workers"},
-    {"decode", CONFIG_INT, FIELD(decode), 0, 32, "1", NULL, NULL, "decode workers"},
+    {"prefill", CONFIG_INT, FIELD(prefill), 0, POOL_MAX, "1", NULL, NULL, "prefill workers"},
+    {"decode", CONFIG_INT, FIELD(decode), 0, POOL_MAX, "1", NULL, NULL, "decode workers"},
     {"autoscale", CONFIG_BOOL, FIELD(autoscale), 0, 0, "false", NULL, NULL,
      "start, stop and flip local workers as the load asks for; --prefill and --decode are how many "
      "there are at first"},
-    {"prefill-min", CONFIG_INT, FIELD(prefill_min), 0, 32, "1", NULL, NULL,
+    {"prefill-min", CONFIG_INT, FIELD(prefill_min), 0, POOL_MAX, "1", NULL, NULL,
      "with --autoscale: never fewer prefill workers; 0: none while nothing comes"},
-    {"prefill-max", CONFIG_INT, FIELD(prefill_max), 1, 32, "4", NULL, NULL, "never more"},
-    {"decode-min", CONFIG_INT, FIELD(decode_min), 0, 32, "1", NULL, NULL, "the same for decode"},
-    {"decode-max", CONFIG_INT, FIELD(decode_max), 1, 32, "4", NULL, NULL, "never more"},
+    {"prefill-max", CONFIG_INT, FIELD(prefill_max), 1, POOL_MAX, "4", NULL, NULL, "never more"},
+    {"decode-min", CONFIG_INT, FIELD(decode_min), 0, POOL_MAX, "1", NULL, NULL,
+     "the same for decode"},
+    {"decode-max", CONFIG_INT, FIELD(decode_max), 1, POOL_MAX, "4", NULL, NULL, "never more"},
     {"gpu-cap", CONFIG_DOUBLE, FIELD(gpu_cap), 0, 1024, "0", NULL, NULL,
      "workers of both roles together, those that still drain too; 0: both maxima"},
     {"slo-ttft-ms", CONFIG_INT, FIELD(slo_ttft_ms), 1, 3600000, "2000", NULL, NULL,

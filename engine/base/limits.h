@@ -15,7 +15,7 @@
 
 enum {
     /* Pools and processes */
-    LIMIT_WORKERS = 64,  /* workers one gateway talks to */
+    LIMIT_WORKERS = 256, /* workers of a cluster: each gateway talks to all of them */
     LIMIT_GATEWAYS = 16, /* gateways one worker serves */
     LIMIT_THREADS = 256, /* compute threads of a worker */
 

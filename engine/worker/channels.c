@@ -371,7 +371,7 @@ static bool over_device(const peer *p) {
 static void bound_pairs(worker_state *w, int64_t now_us) {
     uint32_t up = 0, oldest = PEERS_MAX;
     int64_t since = now_us - CHANNELS_IDLE_US;
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         const pair_use *u = &w->channels->uses[i];
         if (!over_device(&w->peers.slots[i]) || !is_up(u)) {
             continue;
@@ -440,7 +440,7 @@ void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a,
 void channels_stepped(worker_state *w, int32_t rows, int64_t computed_us) {
     channels *c = w->channels;
     pacing_step(&c->pacing, rows, computed_us);
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         if (over_device(&w->peers.slots[i])) {
             pacing_step(&c->uses[i].pacing, rows, computed_us);
         }
@@ -452,7 +452,7 @@ void channels_stepped(worker_state *w, int32_t rows, int64_t computed_us) {
 static void pace(worker_state *w) {
     channels *c = w->channels;
     uint32_t least = 0;
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         pacing *p = &c->uses[i].pacing;
         const peer *to = &w->peers.slots[i];
         if (!over_device(to) || !to->sender || c->uses[i].serial != to->serial) {
@@ -483,7 +483,7 @@ void channels_turn(worker_state *w, int64_t now_us) {
         return;
     }
     c->look_us = now_us + LOOK_US;
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         if (over_device(&w->peers.slots[i])) {
             count_pair(w, i, now_us);
         }
@@ -500,7 +500,7 @@ void channels_turn(worker_state *w, int64_t now_us) {
 
 void channels_count(worker_state *w) {
     uint32_t links[HELLO_TRANSPORTS] = {0};
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         const peer *p = &w->peers.slots[i];
         links[p->transport] += p->used && p->greeted && (p->sender || p->receiver);
     }

@@ -254,7 +254,7 @@ static void accept_worker(worker_state *w, const mesh_event *e) {
 
 /* The link a KV connection belongs to is the one whose secret makes its token. */
 static void accept_channel(worker_state *w, const mesh_event *e) {
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         peer *p = &w->peers.slots[i];
         uint8_t token[HANDSHAKE_TOKEN_BYTES];
         if (!p->used || !p->remote || p->doomed || p->kind != CORE_WORKER || p->dials ||
@@ -305,7 +305,7 @@ static void take_number(worker_state *w, uint32_t number) {
     }
     LOG(INFO, "hosts", "joined the cluster", "worker=%u epoch=%llu", number,
         (unsigned long long)w->epoch);
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         w->peers.slots[i].doomed = w->peers.slots[i].used && !w->peers.slots[i].parent;
     }
     w->number = number;

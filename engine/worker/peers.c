@@ -19,7 +19,7 @@ status peers_open(peers *p, diag *d) {
 }
 
 void peers_close(peers *p) {
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < p->count; i++) {
         if (p->slots[i].used) {
             peers_drop(p, i);
         }
@@ -54,6 +54,9 @@ static status take_slot(peers *p, core_peer_kind kind, const message_peer *who, 
     if (kind == CORE_WORKER && !s->waiting) {
         *s = (peer){0};
         return status_fail(d, STATUS_NOMEM, "no memory for a link");
+    }
+    if (i >= p->count) {
+        p->count = i + 1;
     }
     *slot = i;
     return STATUS_OK;
@@ -138,7 +141,7 @@ void peers_drop(peers *p, uint32_t slot) {
 }
 
 uint32_t peers_find(const peers *p, uint32_t worker) {
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < p->count; i++) {
         const peer *s = &p->slots[i];
         if (s->used && s->kind == CORE_WORKER && s->worker == worker) {
             return i;
@@ -148,7 +151,7 @@ uint32_t peers_find(const peers *p, uint32_t worker) {
 }
 
 uint32_t peers_find_gateway(const peers *p, uint64_t epoch) {
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < p->count; i++) {
         const peer *s = &p->slots[i];
         if (s->used && s->kind == CORE_GATEWAY && s->remote && s->epoch == epoch) {
             return i;
@@ -171,7 +174,7 @@ void peers_send(peers *p, uint32_t slot, str bytes) {
 }
 
 void peers_flush(peers *p) {
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < p->count; i++) {
         peer *s = &p->slots[i];
         if (!s->used || s->doomed) {
             continue;

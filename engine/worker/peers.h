@@ -60,6 +60,7 @@ typedef struct {
 
 typedef struct {
     peer slots[PEERS_MAX];
+    uint32_t count; /* slots ever used */
     uint32_t serial;
     int epoll_fd;
 } peers;

@@ -153,7 +153,7 @@ void workio_send_metrics(worker_state *w, int64_t now_us) {
     workstats_snapshot(w->stats, &w->snapshot);
     if (!w->snapshot.failed) {
         message m = {.type = MESSAGE_METRICS, .metrics = strbuf_str(&w->snapshot)};
-        for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        for (uint32_t i = 0; i < w->peers.count; i++) {
             if (w->peers.slots[i].used && w->peers.slots[i].kind == CORE_GATEWAY) {
                 send_message(w, i, &m);
             }
@@ -249,7 +249,7 @@ void workio_drop(worker_state *w, uint32_t slot) {
 /* Carries out what the core wants, and tells it of the links that broke meanwhile. */
 void workio_act(worker_state *w) {
     drain_actions(w);
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         if (w->peers.slots[i].used && w->peers.slots[i].doomed) {
             workio_drop(w, i);
             i = UINT32_MAX; /* dropping one may doom another */
@@ -327,7 +327,7 @@ static void set_role(worker_state *w, const message_role *role) {
         hosts_greet(w);
     }
     message m = {.type = MESSAGE_ROLE, .role.roles = role->roles};
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         if (w->peers.slots[i].used && w->peers.slots[i].kind == CORE_GATEWAY) {
             send_message(w, i, &m);
         }
@@ -514,7 +514,7 @@ static void take_received(worker_state *w, uint32_t slot) {
 
 /* Sends may have completed and posts may have met data that was there already. */
 void workio_move_pages(worker_state *w) {
-    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+    for (uint32_t i = 0; i < w->peers.count; i++) {
         peer *p = &w->peers.slots[i];
         if (p->used && p->kind == CORE_WORKER) {
             if (p->sender) {

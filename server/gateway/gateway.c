@@ -32,7 +32,7 @@ enum {
     LEASE_US = 30000000,
     LEAVE_US = 250000, /* a handshake that had begun, and the request after it, come within this */
     STOP_US = 5000000, /* workers get this long to go after the drain */
-    METRICS_PAGE_BYTES = 8 << 20,
+    METRICS_PAGE_BYTES = LIMIT_WORKERS * (64 << 10), /* a worker's are some 40 KB */
     DEBUG_PAGE_BYTES = 8 << 20,
     EXPLAIN_TOKENS = 128, /* of the answer that an explained request would want */
     QUANTUM = 512,        /* tokens of a key before the next key's turn */

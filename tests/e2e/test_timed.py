@@ -7,6 +7,7 @@ with a worker killed mean that pages and messages went the same way as with a re
 
 import concurrent.futures
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -90,6 +91,17 @@ def four_and_four_workers_say_what_one_says():
         assert run(server) == want
         m = server.metrics()
         assert m.sum("weir_prompt_tokens_computed_total", role="decode") == 0, "D computed prompts"
+        server.check_pages_free()
+
+
+@case
+def eighty_workers_all_know_each_other():
+    want = expected()
+    with timed("--prefill", "8", "--decode", "72", "--kv-memory", "8m", "--max-seqs", "4") as server:
+        until(lambda: len(server.workers()) == 80, "all are there")
+        assert run(server) == want
+        joined = re.compile(r" (\S+) peers: joined worker=(\d+) ")
+        until(lambda: len(set(joined.findall(server.log()))) == 2 * 8 * 72, "each knows the others")
         server.check_pages_free()
 
 
