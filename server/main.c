@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "bench/engine.h"
@@ -308,6 +309,17 @@ static int bench_main(int argc, char *const *argv) {
     return dispatch("weir bench", list, sizeof list / sizeof list[0], argc, argv);
 }
 
+/* Every client and every link takes descriptors, and nothing here uses select(), for which the soft
+ * limit is kept low. */
+static void raise_descriptors(void) {
+    const rlim_t enough = 1 << 16;
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max && r.rlim_cur < enough) {
+        r.rlim_cur = r.rlim_max < enough ? r.rlim_max : enough;
+        (void)setrlimit(RLIMIT_NOFILE, &r); /* else there are as many as there were */
+    }
+}
+
 int main(int argc, char **argv) {
     static const command list[] = {
         {"serve", serve, "serve a model: gateway and local workers"},
@@ -319,6 +331,7 @@ int main(int argc, char **argv) {
         {"template", commands_template, "print what a chat template renders"},
         {"version", version_main, "print the version"},
     };
+    raise_descriptors();
     if (argc > 1 && strcmp(argv[1], "--version") == 0) {
         return version_main(0, NULL);
     }

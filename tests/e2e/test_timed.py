@@ -8,6 +8,7 @@ with a worker killed mean that pages and messages went the same way as with a re
 import concurrent.futures
 import os
 import re
+import resource
 import signal
 import subprocess
 import threading
@@ -97,7 +98,10 @@ def four_and_four_workers_say_what_one_says():
 @case
 def eighty_workers_all_know_each_other():
     want = expected()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 200), hard))  # a prefill worker takes 300
     with timed("--prefill", "8", "--decode", "72", "--kv-memory", "8m", "--max-seqs", "4") as server:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         until(lambda: len(server.workers()) == 80, "all are there")
         assert run(server) == want
         joined = re.compile(r" (\S+) peers: joined worker=(\d+) ")
