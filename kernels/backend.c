@@ -555,7 +555,8 @@ status backend_rope_append(backend *b, const ops_rope_append *op) {
 status backend_attention(backend *b, const ops_attention *op) {
     REFUSE_UNLESS(op != NULL && op->kv != NULL && rows_fine(op->rows));
     REFUSE_UNLESS(heads_fine(op->kv, op->layer, op->heads) && isfinite(op->scale) &&
-                  op->window >= 0 && isfinite(op->softcap) && op->softcap >= 0);
+                  op->window >= 0 && isfinite(op->softcap) && op->softcap >= 0 &&
+                  (!op->bf16 || b->bf16));
     TRY(layer_check(b, op->kv, op->seqs, op->seqs_count, op->rows));
     if (op->rows == 0) {
         return STATUS_OK;

@@ -197,6 +197,7 @@ typedef struct {
     float scale;    /* usually 1 / sqrt(head_dim) */
     int32_t window; /* 0: none; else a row sees its last `window` positions, its own among them */
     float softcap;  /* 0: none; else a score, scaled, becomes softcap * tanh(score / softcap) */
+    bool bf16;      /* q, keys, weights and values meet as bf16: where backend.bf16 says so */
 } ops_attention;
 
 /* x = the sum of all ranks' x; every rank of a group has the same bits after it. */

@@ -6,6 +6,7 @@
  * Threads    As isa.h.
  * Limits     As isa.h.
  */
+#include "kernels/cpu/body_spread.h"
 #include "kernels/kmath.h"
 
 /* Turns one head: (a, b) -> (a cos - b sin, a sin + b cos). */
@@ -50,42 +51,6 @@ BODY_INLINE void append_half(uint16_t *k, int32_t dim, int32_t slot, const float
     }
 }
 
-/* Largest power of two that divides the elements of a head. */
-static int32_t append_spread_width(int32_t dim) {
-    return dim & -dim;
-}
-
-/* A Hadamard transform of each run of append_spread_width elements: what is large in a few
- * dimensions of all keys becomes middling in all, and one scale fits them better (Ashkboos et al.,
- * QuaRot, arXiv 2404.00456). Queries go through the same, and products grow by that width. */
-BODY_INLINE void append_spread_of(const float *x, float *out, int32_t dim, const int vectors) {
-    const int32_t width = append_spread_width(dim);
-    v16 v[OPS_HEAD_DIM_MAX / 16];
-    UNROLL for (int i = 0; i < vectors; i++) {
-        v[i] = v16_hadamard(v16_load(x + 16 * i));
-    }
-    UNROLL for (int apart = 1; apart < OPS_HEAD_DIM_MAX / 16; apart *= 2) {
-        UNROLL for (int i = 0; i < vectors; i++) {
-            if (16 * apart < width && i + apart < vectors && (i & apart) == 0) {
-                const v16 a = v[i], b = v[i + apart];
-                v[i] = v16_add(a, b);
-                v[i + apart] = v16_sub(a, b);
-            }
-        }
-    }
-    UNROLL for (int i = 0; i < vectors; i++) {
-        v16_store(out + 16 * i, v[i]);
-    }
-}
-
-static void append_spread(const float *x, float *out, int32_t dim) {
-    if (dim == 64) {
-        append_spread_of(x, out, 64, 64 / 16); /* in registers */
-    } else {
-        append_spread_of(x, out, dim, dim / 16);
-    }
-}
-
 /* One head to int8. The scale is max |x| / 127 in BF16, rounded up, so that no byte passes 127; the
  * bytes are made with the rounded scale, which costs no accuracy. A scale whose inverse has no
  * float (the head is zero, but for numbers too small to matter) makes zeros. */
@@ -110,7 +75,7 @@ static void append_int8(uint8_t *head, int32_t dim, int32_t slot, const float *k
     uint8_t *values = head + LIMIT_PAGE_TOKENS * dim + slot / 4 * 4 * dim + slot % 4;
     uint16_t *scales = (uint16_t *)(void *)(head + 2 * LIMIT_PAGE_TOKENS * dim);
     float spread[OPS_HEAD_DIM_MAX];
-    append_spread(key, spread, dim);
+    spread_head(key, spread, dim);
     scales[slot] = append_quantise(spread, dim, k);
     scales[LIMIT_PAGE_TOKENS + slot] = append_quantise(value, dim, v);
     for (int32_t i = 0; i < dim; i++) {

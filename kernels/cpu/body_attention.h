@@ -8,6 +8,7 @@
  * Threads    As isa.h.
  * Limits     As isa.h. What lies in a slot after a row's position does no harm.
  */
+#include "kernels/cpu/body_merge.h"
 
 /* Of 16 numbers of a tile those that a query sees, `other` for the rest. */
 VEC_INLINE v16 attention_seen(const attention_scratch *s, int32_t query, int32_t j, v16 all,
@@ -119,31 +120,6 @@ static void attention_visit(const isa_attention *a, attention_scratch *s, int32_
             break;
         case BACKEND_KV_TYPES:
             break;
-    }
-}
-
-/* into = into + part, the later positions being `part`. */
-static void attention_merge_part(isa_softmax *into, float *into_out, isa_softmax part,
-                                 const float *part_out, int32_t head_dim) {
-    const float maximum = into->maximum > part.maximum ? into->maximum : part.maximum;
-    const v16 a = v16_exp(v16_set(into->maximum - maximum));
-    const v16 b = v16_exp(v16_set(part.maximum - maximum));
-    const v16 sum = v16_fma(v16_set(into->sum), a, v16_mul(v16_set(part.sum), b));
-    float lanes[16];
-    v16_store(lanes, sum);
-    into->maximum = maximum;
-    into->sum = lanes[0];
-    for (int32_t d = 0; d < head_dim; d += 16) {
-        const v16 added = v16_mul(v16_load(part_out + d), b);
-        v16_store(into_out + d, v16_fma(v16_load(into_out + d), a, added));
-    }
-}
-
-static void attention_finish(const isa_softmax *state, const float *state_out, float *out,
-                             int32_t head_dim) {
-    const v16 inverse = v16_set(1.0f / state->sum);
-    for (int32_t d = 0; d < head_dim; d += 16) {
-        v16_store(out + d, v16_mul(v16_load(state_out + d), inverse));
     }
 }
 

@@ -1,6 +1,6 @@
 /* body_bytes.h -- attention's two products with int8 keys and values: exact integer dot products.
  *
- * Purpose    Keys were spread before they were rounded (append_spread), so queries are, too. A
+ * Purpose    Keys were spread before they were rounded (spread_head), so queries are, too. A
  *            query and the weights of a tile are numbers of 14 bits, split into two bytes: beside
  *            the rounding of keys and values theirs does not count. Both halves meet the bytes of
  *            the page in dot product instructions, or 16 queries at a time in a tile unit. Integers
@@ -22,7 +22,7 @@ static int8_t *bytes_query(attention_scratch *s, int32_t query, int32_t split, i
 static void bytes_split_query(attention_scratch *s, int32_t query, const float *from, float scale,
                               int32_t head_dim) {
     float q[OPS_HEAD_DIM_MAX];
-    append_spread(from, q, head_dim);
+    spread_head(from, q, head_dim);
     const v16 magic = v16_set(VEC_ROUND_MAGIC);
     int8_t *high_out = bytes_query(s, query, SPLIT_HIGH, head_dim);
     int8_t *low_out = bytes_query(s, query, SPLIT_LOW, head_dim);
@@ -44,8 +44,7 @@ static void bytes_split_query(attention_scratch *s, int32_t query, const float *
     }
     v16i_store(s->bytes.query_offset[SPLIT_HIGH][query], v16i_set(-128 * v16i_sum(high_sum)));
     v16i_store(s->bytes.query_offset[SPLIT_LOW][query], v16i_set(-128 * v16i_sum(low_sum)));
-    s->bytes.query_scale[query] =
-        maximum / BYTES_QUERY_MAX * scale / (float)append_spread_width(head_dim);
+    s->bytes.query_scale[query] = maximum / BYTES_QUERY_MAX * scale / (float)spread_width(head_dim);
 }
 
 /* Capped scores are powers of two as they are. */

@@ -5,6 +5,7 @@
  * Threads    As isa.h.
  * Limits     As isa.h.
  */
+#include "kernels/cpu/body_place.h"
 
 enum {
     KV_PAGES = ISA_KV_TILE / LIMIT_PAGE_TOKENS, /* pages, and vectors of scores, of a tile */
@@ -88,22 +89,6 @@ BODY_INLINE v16 attention_load(const uint8_t *base, int64_t element, const backe
                                      : v16_load((const float *)(const void *)base + element);
 }
 
-static int32_t attention_group(const isa_attention *a) {
-    return a->op->heads / a->op->kv->shape.kv_heads;
-}
-
-/* Offset of a query's head in q and out. */
-static int64_t attention_at(const isa_attention *a, int32_t query) {
-    const int32_t group = attention_group(a), i = a->query_first + query;
-    const int64_t row = a->seq->row_first + i / group;
-    const int64_t head = (int64_t)a->kv_head * group + i % group;
-    return (row * a->op->heads + head) * a->op->kv->shape.head_dim;
-}
-
-static int32_t attention_position(const isa_attention *a, int32_t query) {
-    return a->seq->position_first + (a->query_first + query) / attention_group(a);
-}
-
 /* Asks for `lines` cache lines of each of KV_PAGES pages of the next tile while this one is at
  * work: its pieces lie apart, where hardware does not foresee them. Called once a step of the
  * scores, of which a tile has as many as its pages have such pieces. */
@@ -114,13 +99,6 @@ BODY_INLINE void attention_fetch(const attention_tile *tile, int32_t page, int32
             vec_prefetch(tile->ahead[page + j] + ((int64_t)step * lines + l) * CACHE_LINE);
         }
     }
-}
-
-static const uint8_t *attention_page(const isa_attention *a, const ops_seq *seq, int32_t kv_head,
-                                     int32_t token) {
-    const backend_kv *kv = a->op->kv;
-    const uint32_t page = seq->pages[token / LIMIT_PAGE_TOKENS];
-    return backend_kv_page(kv, a->op->layer, page) + (uint64_t)kv_head * kv->head_bytes;
 }
 
 /* Where the tile to visit next lies: of these positions, or the first of the unit to come. */

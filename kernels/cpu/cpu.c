@@ -17,7 +17,7 @@
 
 /* Every instruction set gives the same bits, so one class names them all. The number goes up when
  * the arithmetic of any operator changes. */
-#define CPU_NUMERICS "cpu-2"
+#define CPU_NUMERICS "cpu-3"
 
 enum { CPU_ALIGN = 64 };
 

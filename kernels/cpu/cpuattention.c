@@ -9,6 +9,7 @@ typedef struct {
     const cpu *c;
     const ops_attention *op;
     int32_t group;      /* heads of q on one kv head */
+    int32_t unit;       /* queries of one item */
     int32_t items;      /* when not split over positions */
     int32_t queries;    /* all sequences', all kv heads': the stride of parts */
     isa_softmax *parts; /* [chunks, queries] when split over positions */
@@ -20,7 +21,7 @@ static int32_t seq_end(const ops_seq *s) {
 }
 
 static int32_t seq_blocks(const attention_job *j, const ops_seq *s) {
-    return cpu_divide_up(s->rows * j->group, ISA_QUERIES);
+    return cpu_divide_up(s->rows * j->group, j->unit);
 }
 
 /* The first chunk that a row at `position` sees. */
@@ -44,6 +45,14 @@ static const ops_seq *whole_seq(const attention_job *j, int32_t *item) {
     return s;
 }
 
+static void attend(const attention_job *j, const isa_attention *a, int32_t thread) {
+    if (j->op->bf16) {
+        j->c->pairs->attention(a, cpu_scratch(j->c, thread));
+    } else {
+        j->c->kernels->attention(a, cpu_scratch(j->c, thread));
+    }
+}
+
 static void whole_item(void *context, int32_t item, int32_t thread) {
     const attention_job *j = context;
     const int32_t kv_heads = j->op->kv->shape.kv_heads;
@@ -52,18 +61,18 @@ static void whole_item(void *context, int32_t item, int32_t thread) {
     const ops_seq *s = whole_seq(j, &item);
     /* Later positions cost more, and the longest items should start first. */
     const int32_t block = seq_blocks(j, s) - 1 - item / kv_heads;
-    const int32_t first = block * ISA_QUERIES, left = s->rows * j->group - first;
+    const int32_t first = block * j->unit, left = s->rows * j->group - first;
     isa_attention a = {.op = j->op, .seq = s, .tiles = j->c->kernels->tiles};
     a.kv_head = item % kv_heads;
     a.query_first = first;
-    a.queries = left < ISA_QUERIES ? left : ISA_QUERIES;
+    a.queries = left < j->unit ? left : j->unit;
     a.from = chunk_first(j, s->position_first + first / j->group) * ISA_KV_CHUNK;
     a.to = s->position_first + (first + a.queries - 1) / j->group + 1;
     if (next < j->items) {
         a.next_seq = whole_seq(j, &next);
         a.next_kv_head = next % kv_heads;
     }
-    j->c->kernels->attention(&a, cpu_scratch(j->c, thread));
+    attend(j, &a, thread);
 }
 
 /* One kv head and chunk of positions of a sequence whose queries fit one unit. */
@@ -93,7 +102,7 @@ static void part_item(void *context, int32_t item, int32_t thread) {
         .part = j->parts + at,
         .part_out = j->parts_out + at * j->op->kv->shape.head_dim,
     };
-    j->c->kernels->attention(&a, cpu_scratch(j->c, thread));
+    attend(j, &a, thread);
 }
 
 /* One query: its sequence, kv head, row and head in the order part_item laid them out. */
@@ -149,14 +158,36 @@ static bool split_plan(attention_job *j, int32_t chunks_max) {
     return true;
 }
 
+static int32_t whole_items(const attention_job *j) {
+    int32_t items = 0;
+    for (int32_t i = 0; i < j->op->seqs_count; i++) {
+        items += seq_blocks(j, &j->op->seqs[i]) * j->op->kv->shape.kv_heads;
+    }
+    return items;
+}
+
+/* Queries of an item. bf16 turns keys and values for each of them, which many queries should share,
+ * as long as every thread has something to do. */
+static void unit_plan(attention_job *j) {
+    j->unit = ISA_QUERIES;
+    if (j->op->bf16) {
+        j->unit = j->op->kv->shape.head_dim > OPS_HEAD_DIM_MAX / 2 ? ISA_FLASH_QUERIES / 2
+                                                                   : ISA_FLASH_QUERIES;
+    }
+    while (j->unit > ISA_QUERIES && whole_items(j) < j->c->shared.threads * ITEMS_PER_THREAD) {
+        j->unit /= 2;
+    }
+    j->items = whole_items(j);
+}
+
 status cpuattention_run(backend *b, const ops_attention *op) {
     const cpu *c = cpu_of(b);
     const int32_t kv_heads = op->kv->shape.kv_heads;
     attention_job j = {.c = c, .op = op, .group = op->heads / kv_heads};
+    unit_plan(&j);
     int32_t part_items = 0, chunks_max = 0;
     for (int32_t i = 0; i < op->seqs_count; i++) {
         const int32_t chunks = seq_chunks(&j, &op->seqs[i]);
-        j.items += seq_blocks(&j, &op->seqs[i]) * kv_heads;
         part_items += chunks * kv_heads;
         chunks_max = chunks > chunks_max ? chunks : chunks_max;
     }

@@ -28,6 +28,7 @@ enum {
     ISA_KV_CHUNK = 512,         /* tokens between two merges of partial results, likewise */
     ISA_SPLITS = 2,             /* bytes of a query's number or a weight that meets int8 */
     ISA_QUERIES = 48,           /* (row, head) pairs of one unit of attention */
+    ISA_FLASH_QUERIES = 192,    /* the most of one on a tile unit of bf16; half with wide heads */
     ISA_SCRATCH_BYTES = 512 << 10
 };
 
@@ -158,7 +159,7 @@ typedef struct {
     bool gelu;            /* else SiLU */
 } isa_rows;
 
-/* Linear operators on a tile unit that takes bf16. */
+/* Linear operators and attention on a tile unit that takes bf16. */
 typedef struct {
     /* Rounds `rows` rows of x [rows, inputs] to one panel: pairs of inputs [inputs / 2, columns]
      * for products of few rows, `columns` being 16 or the rows of an input of fewer; with 0 columns
@@ -166,6 +167,7 @@ typedef struct {
     void (*pack)(const float *x, int32_t inputs, int32_t rows, int32_t columns, uint8_t *to);
     void (*linear)(const isa_linear *l, uint8_t *scratch);
     void (*rows)(const isa_rows *r, uint8_t *scratch);
+    void (*attention)(const isa_attention *a, uint8_t *scratch); /* ops_attention.bf16 */
 } isa_pairs;
 
 #if defined(__x86_64__)
@@ -187,6 +189,7 @@ void isa_amx_configure(int32_t bytes, int32_t columns);
 /* Once isa_amx_usable has said yes. */
 bool isa_amxbf16_usable(void);
 void isa_amxrows_linear(const isa_rows *r, uint8_t *scratch);
+void isa_amxflash_attention(const isa_attention *a, uint8_t *scratch);
 extern const isa_pairs isa_amxbf16_pairs;
 extern const isa_tiles isa_amxattention_tiles;
 #endif

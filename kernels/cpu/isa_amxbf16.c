@@ -431,5 +431,6 @@ bool isa_amxbf16_usable(void) {
     return tiles && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a & bit_AVX512BF16) != 0;
 }
 
-const isa_pairs isa_amxbf16_pairs = {bf16_pack, bf16_linear, isa_amxrows_linear};
+const isa_pairs isa_amxbf16_pairs = {bf16_pack, bf16_linear, isa_amxrows_linear,
+                                     isa_amxflash_attention};
 #endif

@@ -16,6 +16,7 @@
 typedef struct {
     backend *device;
     bool shares;       /* another one's weights */
+    bool bf16;         /* attention, as linear operators */
     llama_shape shape; /* this rank's */
     int32_t rank, ranks;
     llama_load_weights weights;
@@ -190,6 +191,7 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     m->device = options->device;
     m->shape = shape;
     m->rank = options->rank;
+    m->bf16 = m->device->bf16 && options->activations == BACKEND_ACTIVATIONS_BF16;
     m->ranks = ranks;
     status s = llama_load_tensors(file, &whole, m->device, options, &m->weights, d);
     if (s == STATUS_OK) {
@@ -319,7 +321,8 @@ static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b,
                                .heads = m->shape.heads,
                                .scale = m->shape.attention_scale,
                                .window = llama_window(m, layer),
-                               .softcap = m->shape.softcap};
+                               .softcap = m->shape.softcap,
+                               .bf16 = m->bf16};
     return backend_attention(m->device, &attention);
 }
 

@@ -297,8 +297,8 @@ static void attention_case(bench *t, int number, backend_kv_type type, double bo
     const ops_rope_table rope = {positions, NULL, table, 1, 0, 1, CONTEXT, 2};
     const ops_rope_append append = {dq, dk,      dv, table, kv, &all,
                                     1,  CONTEXT, 0,  HEADS, 2,  OPS_ROPE_NEOX};
-    const ops_attention attention = {dq, dout,  kv,     &last,  1,      rows,
-                                     0,  HEADS, 0.125f, window, softcap};
+    const ops_attention attention = {dq, dout,  kv,     &last,  1,       rows,
+                                     0,  HEADS, 0.125f, window, softcap, false};
     double us, expected[CHECKED_HEADS * HEAD_DIM], weight[CONTEXT];
     must(backend_rope_table(t->b, &rope));
     must(backend_rope_append(t->b, &append));

@@ -228,7 +228,7 @@ Test(backend, rope_append_refuses_wrong_arguments) {
 
 Test(backend, attention_refuses_wrong_arguments) {
     const ops_seq seq = {0, ROWS, 14, pages_good, 2}, twice[2] = {seq, seq};
-    const ops_attention good = {x, y, pool, &seq, 1, ROWS, 0, HEADS, 0.25f, 0, 0};
+    const ops_attention good = {x, y, pool, &seq, 1, ROWS, 0, HEADS, 0.25f, 0, 0, false};
     ops_attention op;
     ACCEPTED(backend_attention, good);
     REFUSED(backend_attention, op, good, q, NULL);
@@ -252,7 +252,7 @@ Test(backend, no_rows_is_no_work) {
     const ops_embed embed = {weight, NULL, NULL, 0, 1};
     const ops_rmsnorm rmsnorm = {NULL, NULL, NULL, 0, WIDTH, 0, false};
     const ops_linear linear = {.parts = {{weight, NULL, NULL, false}}, .parts_count = 1};
-    const ops_attention attention = {NULL, NULL, pool, NULL, 0, 0, 0, HEADS, 1, 0, 0};
+    const ops_attention attention = {NULL, NULL, pool, NULL, 0, 0, 0, HEADS, 1, 0, 0, false};
     ACCEPTED(backend_embed, embed);
     ACCEPTED(backend_rmsnorm, rmsnorm);
     ACCEPTED(backend_linear, linear);
