@@ -145,6 +145,7 @@ status llama_share(const void *self, backend *device, int32_t rows_max, int32_t 
     m->shape = of->shape;
     m->rank = of->rank;
     m->ranks = of->ranks;
+    m->bf16 = of->bf16;
     m->weights = of->weights;
     status s = llama_workspace(m, rows_max, logit_rows_max);
     if (s != STATUS_OK) {
