@@ -153,7 +153,7 @@ void channels_tell(worker_state *w, uint32_t slot, message_hello *hello) {
 /* ---- opening -------------------------------------------------------------------------------- */
 
 static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag *d) {
-    kvt_pool pool = workio_pool(w);
+    kvt_pool pool = workstate_pool(w);
     uint64_t generation = receiver ? p->epoch : w->epoch;
     if (HELLO_BIT(p->transport) & BETWEEN_DEVICES) {
         bool convert = receiver && p->converts;
@@ -165,16 +165,16 @@ static status open_side(worker_state *w, peer *p, bool receiver, kvt **out, diag
         TRY((p->transport == HELLO_IPC ? ipc_open : nccl_open)(&pool, &o, generation, receiver, out,
                                                                d));
         if (convert) {
-            workio_convert(*out, p->kv_type);
+            workstate_convert(*out, p->kv_type);
         } else {
-            workio_channel(w, *out, true);
+            workstate_channel(w, *out, true);
         }
         return STATUS_OK;
     }
     TRY(p->transport == HELLO_TCP
             ? tcp_open(&pool, generation, receiver, out, d)
             : shm_offer(&pool, w->options->ring_bytes, generation, p->wire, out, d));
-    workio_channel(w, *out, false);
+    workstate_channel(w, *out, false);
     return STATUS_OK;
 }
 
@@ -244,7 +244,7 @@ static void connect_sides(worker_state *w, uint32_t slot) {
 
 /* What comes of another type has to be as large as pages of that type are here. */
 static status note_type(const worker_state *w, peer *p, const message_hello *theirs, diag *d) {
-    message_hello mine = workio_hello(w);
+    message_hello mine = workstate_hello(w);
     str name = hello_kv_type(theirs);
     backend_kv_type type = 0;
     p->converts = hello_converts(&mine, theirs);
@@ -269,7 +269,7 @@ static status note_type(const worker_state *w, peer *p, const message_hello *the
 
 void channels_join(worker_state *w, uint32_t slot, const message_hello *theirs) {
     peer *p = &w->peers.slots[slot];
-    message_hello mine = workio_hello(w);
+    message_hello mine = workstate_hello(w);
     mine.transports = p->transports;
     mine.device = w->channels->device;
     diag d = {.text = ""};
@@ -292,7 +292,7 @@ void channels_join(worker_state *w, uint32_t slot, const message_hello *theirs) 
 
 void channels_offered(worker_state *w, uint32_t slot, str bytes, int fd) {
     peer *p = &w->peers.slots[slot];
-    kvt_pool pool = workio_pool(w);
+    kvt_pool pool = workstate_pool(w);
     kvt *channel;
     diag d;
     if (p->receiver || p->kind != CORE_WORKER || !p->greeted || p->transport != HELLO_SHM ||
@@ -306,7 +306,7 @@ void channels_offered(worker_state *w, uint32_t slot, str bytes, int fd) {
         p->doomed = true;
     } else if (channel) {
         p->receiver = channel;
-        workio_channel(w, channel, false);
+        workstate_channel(w, channel, false);
         p->doomed = watch(w, slot, PEERS_RECEIVER, channel, &d) != STATUS_OK;
     }
 }
@@ -387,7 +387,6 @@ static void bound_pairs(worker_state *w, int64_t now_us) {
         LOG(INFO, "kvt", "a pair gives its communicator up", "worker=%u pairs=%u",
             w->peers.slots[oldest].worker, up);
         w->peers.slots[oldest].doomed = true;
-        workio_act(w);
     }
 }
 
@@ -488,8 +487,8 @@ void channels_turn(worker_state *w, int64_t now_us) {
             count_pair(w, i, now_us);
         }
     }
-    bound_pairs(w, now_us);
     pace(w);
+    bound_pairs(w, now_us);
     if (nccl_aborting(&hung) > 0 && hung) {
         /* Nothing on the device can be freed any more, so this does not try to. */
         LOG(ERROR, "kvt", "an NCCL abort hangs: this worker ends", "after_ms=%d",

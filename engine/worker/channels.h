@@ -11,7 +11,7 @@
 #define ENGINE_WORKER_CHANNELS_H
 
 #include "engine/net/mesh.h"
-#include "engine/worker/workio.h"
+#include "engine/worker/workstate.h"
 
 enum {
     CHANNELS_REFUSED_MAX = 64, /* lives whose pair never came up: their next link is tcp */
@@ -47,8 +47,8 @@ void channels_adopted(worker_state *w, uint32_t slot, const message_adopted *a, 
 /* A step with chunks of prompts was computed: what transfers hide behind. */
 void channels_stepped(worker_state *w, int32_t rows, int64_t computed_us);
 
-/* Looks after what no single link owns: how many communicators there are; ends the process when an
- * abort hangs. No core action may be under way. */
+/* Looks after what no single link owns: how many communicators there are (one too many is marked,
+ * for workio_act to drop); ends the process when an abort hangs. */
 void channels_turn(worker_state *w, int64_t now_us);
 
 /* Numbers for the metrics, before they are sent. */

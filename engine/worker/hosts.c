@@ -37,7 +37,7 @@ static handshake_ident self_of(const worker_state *w) {
 }
 
 static void fill_hello(void *self, message_hello *out) {
-    *out = workio_hello(self);
+    *out = workstate_hello(self);
     channels_tell(self, PEERS_MAX, out);
 }
 

@@ -272,6 +272,7 @@ static void loop(worker_state *w) {
         hosts_turn(w, clock_now_us());
         workio_move_pages(w);
         channels_turn(w, clock_now_us());
+        workio_act(w);
         timers(w);
         start_step(w);
         peers_flush(&w->peers);

@@ -5,81 +5,16 @@
  *            workio_act, which carries out its actions; a link that breaks meanwhile is only
  *            marked, and dropped between two core calls, because the core wants all its actions
  *            taken before it hears of anything new.
- * Ownership  worker_state is worker.c's; everything in it lives as long as worker_run.
+ * Ownership  None of its own: all state is worker_state.
  * Threads    The owner thread.
  * Limits     WORKIO_FRAMES_PER_TURN messages are read from one link before the others get a turn.
  */
 #ifndef ENGINE_WORKER_WORKIO_H
 #define ENGINE_WORKER_WORKIO_H
 
-#include "engine/base/cores.h"
-#include "engine/base/tracefile.h"
-#include "engine/worker/lanes.h"
-#include "engine/worker/peers.h"
-#include "engine/worker/stepper.h"
-#include "engine/worker/worker.h"
-#include "engine/worker/workstats.h"
-#include "models/arch/model.h"
+#include "engine/worker/workstate.h"
 
 enum { WORKIO_FRAMES_PER_TURN = 64 };
-
-typedef struct hosts hosts;
-typedef struct channels channels;
-
-/* KV that has come in less time than the profile of the timed backend wants: nothing else is
- * received until it counts. */
-typedef struct {
-    bool used;
-    uint32_t slot;
-    uint32_t sequence;
-    core_received_result result;
-    int64_t due_us;
-} workio_held;
-
-typedef struct {
-    const worker_options *options;
-    backend *backend;
-    backend *others[BACKEND_RANKS_MAX - 1]; /* with several devices, the further ranks' */
-    model *model;                           /* or */
-    timed *timed;                           /* one of the two is NULL */
-    const model_info *info;
-    arena arena;
-    core *core;
-    stepper *stepper; /* the first lane's */
-    lanes lanes;      /* the second's, if there is one */
-    workio_held held; /* timed backend */
-    waste waste;      /* where the time goes */
-    workstats *stats;
-    cores cores;
-    tracefile trace;
-    peers peers;
-    hosts *hosts;             /* hosts.h; NULL: this machine only */
-    channels *channels;       /* channels.h */
-    uint32_t block_pages;     /* of the KV pool that are handed out together */
-    uint64_t group_bytes_max; /* of KV in one transfer group */
-    uint32_t group_layers;    /* of a group, at first; and at most, of whole chunks */
-    uint32_t group_layers_max;
-    uint32_t number; /* of this worker */
-    uint64_t epoch;  /* of this life */
-    str address;     /* where other hosts reach it; "": nowhere */
-    message_scratch *scratch;
-    strbuf encoded;
-    strbuf snapshot;
-    int signal_fd;
-    int32_t step_rows[CORE_LANES];
-    bool step_prompts[CORE_LANES]; /* it has chunks of prompts */
-    bool lending; /* the next step waits, for the cores compute another worker's prompts */
-    int64_t step_began_us;
-    int64_t metrics_due_us;
-    bool was_busy, was_idle;
-    bool draining;
-    uint64_t order_token; /* of the newest controller that has ordered something */
-    int64_t hand_back_us; /* when the drain has lasted long enough; 0: not set yet */
-    bool handed_back;
-    bool ended; /* the gateway is gone, or a step failed */
-    status failed;
-    diag *d;
-} worker_state;
 
 /* Carries out what the core wants, and tells it of the links that broke meanwhile. */
 void workio_act(worker_state *w);
@@ -93,13 +28,6 @@ void workio_move_pages(worker_state *w);
 /* Ends a link here and in the core. No core action may be under way. */
 void workio_drop(worker_state *w, uint32_t slot);
 
-/* Who this worker is, as it is now. */
-message_hello workio_hello(const worker_state *w);
-kvt_pool workio_pool(const worker_state *w);
-/* Before a new channel's first job. */
-void workio_channel(const worker_state *w, kvt *k, bool between_devices);
-/* What a new NCCL channel receives is of that type, and not the pool's. */
-void workio_convert(kvt *k, backend_kv_type type);
 void workio_send_hello(worker_state *w, uint32_t slot);
 void workio_send_metrics(worker_state *w, int64_t now_us);
 
