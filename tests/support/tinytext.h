@@ -9,24 +9,19 @@
 #define TESTS_SUPPORT_TINYTEXT_H
 
 #include <criterion/criterion.h>
-#include <stdio.h>
-#include <unistd.h>
 
 #include "models/text/tokenizer.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 static inline tokenizer *tinytext_open(void) {
-    char path[64];
     gguf *file;
     tokenizer *t;
     diag d;
-    snprintf(path, sizeof path, "/tmp/tinytext.%d.gguf", (int)getpid());
     tinymodel_options o = tinymodel_default(GGUF_F32);
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
-    cr_assert_eq(gguf_open(path, &file, &d), STATUS_OK, "%s", d.text);
+    cr_assert_eq(gguf_open(tinyfile_write(&o), &file, &d), STATUS_OK, "%s", d.text);
     cr_assert_eq(tokenizer_open(file, &t, &d), STATUS_OK, "%s", d.text);
     gguf_close(file);
-    unlink(path);
+    tinyfile_remove();
     return t;
 }
 

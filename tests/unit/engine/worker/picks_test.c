@@ -8,14 +8,13 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "engine/base/rng.h"
 #include "engine/worker/stepper.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { SEQS = 6, TOKENS = 9, WANTS = 90 };
 
@@ -106,20 +105,18 @@ static bool start(bench *b) {
     if (!module || access(module, R_OK) != 0) {
         return false;
     }
-    char path[64];
     diag d;
-    (void)snprintf(path, sizeof path, "/tmp/picks_test.%d.gguf", (int)getpid());
     tinymodel_options o = tinymodel_default(GGUF_F32);
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
+    tinyfile_write(&o);
     cr_assert_eq(backend_open("cuda", NULL, &b->device, &d), STATUS_OK, "%s", d.text);
-    model_options mo = {.path = path,
+    model_options mo = {.path = tinyfile_path(),
                         .device = b->device,
                         .kv_pages = SEQS,
                         .context_tokens = 64,
                         .rows_max = 64,
                         .logit_rows_max = SEQS};
     cr_assert_eq(model_open(&mo, &b->model, &d), STATUS_OK, "%s", d.text);
-    (void)unlink(path);
+    tinyfile_remove();
     return true;
 }
 

@@ -5,12 +5,10 @@
 
 #include <criterion/criterion.h>
 #include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include "engine/worker/sampler.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { ROWS = 20, PAGES = 8 };
 
@@ -21,21 +19,19 @@ typedef struct {
 } bench;
 
 static void open_model(bench *b) {
-    char path[64];
     diag d;
-    snprintf(path, sizeof path, "/tmp/stepper_test.%d.gguf", (int)getpid());
     tinymodel_options o = tinymodel_default(GGUF_F32);
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
+    tinyfile_write(&o);
     backend_options bo = {.threads = 1};
     cr_assert_eq(backend_open("cpu", &bo, &b->device, &d), STATUS_OK);
-    model_options mo = {.path = path,
+    model_options mo = {.path = tinyfile_path(),
                         .device = b->device,
                         .kv_pages = PAGES,
                         .context_tokens = 64,
                         .rows_max = 64,
                         .logit_rows_max = 8};
     cr_assert_eq(model_open(&mo, &b->model, &d), STATUS_OK, "%s", d.text);
-    unlink(path);
+    tinyfile_remove();
 }
 
 static void start(bench *b) {

@@ -13,7 +13,7 @@
 #include "engine/base/log.h"
 #include "engine/base/rng.h"
 #include "engine/base/wire.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { EPOCH = 77, BOTH = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE };
 
@@ -85,14 +85,11 @@ static bool next(bench *b, wire *w, message *m, int *fd) {
 }
 
 static void start(bench *b) {
-    char path[64];
     int fds[2], fd;
-    diag d;
     message m;
     *b = (bench){0};
-    snprintf(path, sizeof path, "/tmp/worker_test.%d.gguf", (int)getpid());
     tinymodel_options o = tinymodel_default(GGUF_F32);
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
+    const char *path = tinyfile_write(&o);
     cr_assert_eq(wire_pair(fds), STATUS_OK);
     b->pid = fork();
     cr_assert_geq(b->pid, 0);
@@ -105,7 +102,7 @@ static void start(bench *b) {
     cr_assert_eq(message_scratch_open(&b->scratch), STATUS_OK);
     cr_assert(next(b, b->wire, &m, &fd));
     cr_assert_eq(m.type, MESSAGE_HELLO);
-    unlink(path);
+    tinyfile_remove();
     b->hello = m.hello;
     snprintf(b->numerics, sizeof b->numerics, "%.*s", (int)m.hello.numerics.bytes,
              m.hello.numerics.data);

@@ -4,8 +4,6 @@
 #define _GNU_SOURCE
 #include <criterion/criterion.h>
 #include <math.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -13,28 +11,19 @@
 #include "engine/base/rng.h"
 #include "models/arch/model.h"
 #include "tests/support/naivellama.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { TOKENS = 90, PAGES = 8 };
 
-static char path[64];
 static int32_t tokens[TOKENS];
 
 static void prepare(void) {
     for (int32_t i = 0; i < TOKENS; i++) {
         tokens[i] = (int32_t)(rng_at(3, 0, (uint64_t)i) % TINYMODEL_VOCAB);
     }
-    (void)snprintf(path, sizeof(path), "/tmp/weir-gemma-XXXXXX");
-    int fd = mkstemp(path);
-    cr_assert(fd >= 0);
-    close(fd);
 }
 
-static void remove_model(void) {
-    unlink(path);
-}
-
-TestSuite(gemma, .init = prepare, .fini = remove_model);
+TestSuite(gemma, .init = prepare, .fini = tinyfile_remove);
 
 static tinymodel_options gemma(const char *arch) {
     tinymodel_options o = tinymodel_default(GGUF_F32);
@@ -43,11 +32,6 @@ static tinymodel_options gemma(const char *arch) {
     o.head_dim = 32;
     o.window = 20;
     return o;
-}
-
-static void write_model(const tinymodel_options *o) {
-    diag d = {0};
-    cr_assert_eq(tinymodel_write(path, o, &d), STATUS_OK, "%s", d.text);
 }
 
 /* All tokens' logits, `chunk` tokens a step. */
@@ -61,7 +45,7 @@ static float *logits_of(backend_activations activations, backend_kv_type kv, int
     diag d = {0};
     backend_options options = {.threads = threads};
     cr_assert_eq(backend_open("cpu", &options, &device, &d), STATUS_OK, "%s", d.text);
-    model_options o = {.path = path,
+    model_options o = {.path = tinyfile_path(),
                        .device = device,
                        .kv_pages = PAGES,
                        .kv_type = kv,
@@ -91,8 +75,8 @@ static float *logits_of(backend_activations activations, backend_kv_type kv, int
 
 static void check_naive(const tinymodel_options *o, const char *what) {
     double *want = mem_alloc(TOKENS * TINYMODEL_VOCAB, sizeof(*want));
-    write_model(o);
-    naivellama_logits(path, tokens, TOKENS, want);
+    tinyfile_write(o);
+    naivellama_logits(tinyfile_path(), tokens, TOKENS, want);
     float *got = logits_of(BACKEND_ACTIVATIONS_F32, BACKEND_KV_F32, 1, TOKENS);
     double worst = 0, size = 0;
     for (int32_t i = 0; i < TOKENS * TINYMODEL_VOCAB; i++) {
@@ -128,7 +112,7 @@ Test(gemma, chunks_and_threads_change_no_bit) {
         tinymodel_options o = gemma(kv % 2 == 0 ? "gemma2" : "gemma3");
         o.type = kv < 2 ? GGUF_Q8_0 : GGUF_Q4_1;
         o.reals[0] = (tinymodel_real){"llama.attn_logit_softcapping", 0.8f};
-        write_model(&o);
+        tinyfile_write(&o);
         float *whole = logits_of(BACKEND_ACTIVATIONS_INT8, (backend_kv_type)kv, 1, TOKENS);
         for (int32_t i = 0; i < 4; i++) {
             float *cut =
@@ -145,14 +129,14 @@ Test(gemma, chunks_and_threads_change_no_bit) {
 Test(gemma, the_largest_gemma2_is_known_by_its_layers) {
     tinymodel_options o = gemma("gemma2");
     o.layers = 46;
-    write_model(&o);
+    tinyfile_write(&o);
     float *unsaid = logits_of(BACKEND_ACTIVATIONS_F32, BACKEND_KV_F32, 1, TOKENS);
     o.reals[0] = (tinymodel_real){"llama.attention.scale", 0.25f}; /* 64 wide, 4 heads */
-    write_model(&o);
+    tinyfile_write(&o);
     float *said = logits_of(BACKEND_ACTIVATIONS_F32, BACKEND_KV_F32, 1, TOKENS);
     cr_assert_eq(memcmp(unsaid, said, TOKENS * TINYMODEL_VOCAB * sizeof(float)), 0);
     o.reals[0].value = 1 / sqrtf(32);
-    write_model(&o);
+    tinyfile_write(&o);
     float *other = logits_of(BACKEND_ACTIVATIONS_F32, BACKEND_KV_F32, 1, TOKENS);
     cr_assert_neq(memcmp(unsaid, other, TOKENS * TINYMODEL_VOCAB * sizeof(float)), 0);
     mem_free(unsaid);
@@ -165,10 +149,13 @@ static void refused(const tinymodel_options *o, const char *says) {
     model *m = NULL;
     diag d = {0};
     backend_options options = {.threads = 1};
-    write_model(o);
+    tinyfile_write(o);
     cr_assert_eq(backend_open("cpu", &options, &device, &d), STATUS_OK);
-    model_options mo = {
-        .path = path, .device = device, .kv_pages = PAGES, .rows_max = TOKENS, .logit_rows_max = 1};
+    model_options mo = {.path = tinyfile_path(),
+                        .device = device,
+                        .kv_pages = PAGES,
+                        .rows_max = TOKENS,
+                        .logit_rows_max = 1};
     status s = model_open(&mo, &m, &d);
     cr_assert(s == STATUS_CORRUPT || s == STATUS_NOTFOUND, "%s: %s", says, status_name(s));
     cr_assert(strstr(d.text, says) != NULL, "\"%s\" lacks \"%s\"", d.text, says);

@@ -6,37 +6,17 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
 #include "tests/support/naivellama.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { TOKENS = 90, PAGES = 8 };
 
-static char path[64];
-
-static void write_model(const tinymodel_options *o) {
-    diag d = {0};
-    if (!path[0]) {
-        snprintf(path, sizeof(path), "/tmp/weir-llama-XXXXXX");
-        int fd = mkstemp(path);
-        cr_assert(fd >= 0);
-        close(fd);
-    }
-    cr_assert_eq(tinymodel_write(path, o, &d), STATUS_OK, "%s", d.text);
-}
-
-static void remove_model(void) {
-    if (path[0]) {
-        unlink(path);
-    }
-}
-
-TestSuite(llama, .fini = remove_model);
+TestSuite(llama, .fini = tinyfile_remove);
 
 static backend *open_cpu(void) {
     backend *device = NULL;
@@ -48,7 +28,7 @@ static backend *open_cpu(void) {
 
 static status open_model(backend *device, backend_activations activations, backend_kv_type kv,
                          model **out, diag *d) {
-    model_options o = {.path = path,
+    model_options o = {.path = tinyfile_path(),
                        .device = device,
                        .kv_pages = PAGES,
                        .kv_type = kv,
@@ -117,8 +97,8 @@ Test(llama, agrees_with_a_naive_forward_pass) {
         if (cases[c].rope_dim) {
             o.overrides[0] = (tinymodel_override){"llama.rope.dimension_count", cases[c].rope_dim};
         }
-        write_model(&o);
-        naivellama_logits(path, tokens, TOKENS, want);
+        tinyfile_write(&o);
+        naivellama_logits(tinyfile_path(), tokens, TOKENS, want);
         static const double bounds[BACKEND_KV_TYPES] = {[BACKEND_KV_F32] = 2e-4,
                                                         [BACKEND_KV_F16] = 5e-2,
                                                         [BACKEND_KV_BF16] = 0.4,
@@ -149,7 +129,7 @@ Test(llama, agrees_with_a_naive_forward_pass) {
 Test(llama, info_is_what_the_file_says) {
     tinymodel_options o = tinymodel_default(GGUF_Q4_1);
     o.tied = false;
-    write_model(&o);
+    tinyfile_write(&o);
     backend *device = open_cpu();
     model *m = NULL;
     diag d = {0};
@@ -174,7 +154,7 @@ Test(llama, info_is_what_the_file_says) {
     snprintf(numerics, sizeof(numerics), "%s", i->numerics);
     model_close(m);
     o.seed = 2;
-    write_model(&o);
+    tinyfile_write(&o);
     cr_assert_eq(open_model(device, BACKEND_ACTIVATIONS_F32, BACKEND_KV_F16, &m, &d), STATUS_OK);
     cr_assert_neq(model_get_info(m)->file_hash, hash, "other weights, other hash");
     cr_assert_str_neq(model_get_info(m)->numerics, numerics, "activations are part of the class");
@@ -230,7 +210,7 @@ Test(llama, refuses_keys_that_make_no_model) {
     for (size_t c = 0; c < sizeof(cases) / sizeof(cases[0]); c++) {
         tinymodel_options o = tinymodel_default(GGUF_Q4_0);
         o.overrides[0] = (tinymodel_override){cases[c].key, cases[c].value};
-        write_model(&o);
+        tinyfile_write(&o);
         refused(cases[c].code, cases[c].says);
     }
 }
@@ -257,7 +237,7 @@ Test(llama, refuses_missing_keys_and_tensors_by_name) {
     for (size_t c = 0; c < sizeof(names) / sizeof(names[0]); c++) {
         tinymodel_options o = tinymodel_default(GGUF_Q8_0);
         o.omit = names[c];
-        write_model(&o);
+        tinyfile_write(&o);
         bool sought = strncmp(names[c], "blk", 3) != 0 && strncmp(names[c], "output", 6) != 0;
         refused(sought ? STATUS_NOTFOUND : STATUS_CORRUPT, names[c]);
     }
@@ -276,7 +256,7 @@ Test(llama, refuses_wrong_shapes_by_name) {
         o.biases = true;
         o.freq_factors = true;
         o.narrow = names[c];
-        write_model(&o);
+        tinyfile_write(&o);
         refused(STATUS_CORRUPT, names[c]);
     }
 }
@@ -284,15 +264,15 @@ Test(llama, refuses_wrong_shapes_by_name) {
 Test(llama, refuses_other_architectures_by_name) {
     tinymodel_options o = tinymodel_default(GGUF_F32);
     o.arch = "mamba";
-    write_model(&o);
+    tinyfile_write(&o);
     refused(STATUS_UNSUPPORTED, "\"mamba\"");
 }
 
 Test(llama, norms_must_be_float32) {
     /* Written as a matrix type, a norm would be read as something it is not. */
     tinymodel_options o = tinymodel_default(GGUF_F32);
-    write_model(&o);
-    FILE *f = fopen(path, "r+b");
+    tinyfile_write(&o);
+    FILE *f = fopen(tinyfile_path(), "r+b");
     static char bytes[1 << 20];
     size_t count = fread(bytes, 1, sizeof(bytes), f);
     char *name = memmem(bytes, count, "output_norm.weight", 18);
@@ -308,9 +288,9 @@ Test(llama, norms_must_be_float32) {
 Test(llama, survives_any_damage, .timeout = 120) {
     tinymodel_options o = tinymodel_default(GGUF_Q4_0);
     o.layers = 1;
-    write_model(&o);
+    tinyfile_write(&o);
     static char whole[1 << 20];
-    FILE *f = fopen(path, "rb");
+    FILE *f = fopen(tinyfile_path(), "rb");
     size_t count = fread(whole, 1, sizeof(whole), f);
     fclose(f);
     backend *device = open_cpu();
@@ -327,7 +307,7 @@ Test(llama, survives_any_damage, .timeout = 120) {
             size_t at = (size_t)rng_below(&random, i % 2 ? count / 4 : count);
             bytes[at] = (char)rng_next(&random);
         }
-        f = fopen(path, "wb");
+        f = fopen(tinyfile_path(), "wb");
         cr_assert_eq(fwrite(bytes, 1, keep, f), keep);
         fclose(f);
         model *m = NULL;

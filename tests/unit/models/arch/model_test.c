@@ -13,7 +13,7 @@
 
 #include "engine/base/mem.h"
 #include "engine/base/rng.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { TOKENS = 150, PAGES = 64, SEQS_MAX = 8 };
 
@@ -37,27 +37,12 @@ typedef struct {
     backend_kv_type kv;
 } how;
 
-static char path[64];
-
 static void write_model(gguf_type type) {
-    diag d = {0};
     tinymodel_options o = tinymodel_default(type);
-    if (!path[0]) {
-        snprintf(path, sizeof(path), "/tmp/weir-model-XXXXXX");
-        int fd = mkstemp(path);
-        cr_assert(fd >= 0);
-        close(fd);
-    }
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
+    tinyfile_write(&o);
 }
 
-static void remove_model(void) {
-    if (path[0]) {
-        unlink(path);
-    }
-}
-
-TestSuite(model, .fini = remove_model);
+TestSuite(model, .fini = tinyfile_remove);
 
 static bed open_bed(how h) {
     bed b = {0};
@@ -200,7 +185,8 @@ Test(model, chunks_pages_and_threads_change_no_bit) {
                                       GGUF_Q4_K, GGUF_Q5_K, GGUF_Q6_K};
     for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
         write_model(types[t]);
-        how h = {path, 1, BACKEND_ACTIVATIONS_INT8, t % 2 ? BACKEND_KV_F32 : BACKEND_KV_F16};
+        how h = {tinyfile_path(), 1, BACKEND_ACTIVATIONS_INT8,
+                 t % 2 ? BACKEND_KV_F32 : BACKEND_KV_F16};
         check_exact(h, TOKENS);
         h.activations = BACKEND_ACTIVATIONS_F32;
         check_exact(h, 70);
@@ -250,8 +236,8 @@ Test(model, batch_mates_change_no_bit) {
     static const gguf_type types[] = {GGUF_F32, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q8_0, GGUF_Q6_K};
     for (size_t t = 0; t < sizeof(types) / sizeof(types[0]); t++) {
         write_model(types[t]);
-        check_mixes((how){path, 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, 6, 120);
-        check_mixes((how){path, 3, BACKEND_ACTIVATIONS_F32, BACKEND_KV_F32}, 3, 60);
+        check_mixes((how){tinyfile_path(), 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, 6, 120);
+        check_mixes((how){tinyfile_path(), 3, BACKEND_ACTIVATIONS_F32, BACKEND_KV_F32}, 3, 60);
     }
 }
 
@@ -266,7 +252,7 @@ Test(model, the_real_model_is_exact_too) {
 
 Test(model, asking_for_fewer_logits_changes_none) {
     write_model(GGUF_Q4_1);
-    bed b = open_bed((how){path, 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
+    bed b = open_bed((how){tinyfile_path(), 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
     sequence *all = make_sequence(3, 40, b.vocab, 0, 1);
     run_chunked(&b, all, 40);
     static const int32_t some[] = {0, 5, 6, 31, 39};
@@ -314,7 +300,7 @@ static void watch(void *context, int32_t layers_done) {
 
 Test(model, on_layer_comes_when_the_layers_kv_is_final) {
     write_model(GGUF_Q8_0);
-    bed b = open_bed((how){path, 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
+    bed b = open_bed((how){tinyfile_path(), 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
     cr_assert_leq(model_get_info(b.m)->kv_layer_page_bytes, 4096);
     watcher w = {&b, 0, {{0}}};
     int32_t tokens[20] = {5, 6, 7}, wanted = 19;
@@ -351,7 +337,7 @@ Test(model, on_layer_comes_when_the_layers_kv_is_final) {
 
 Test(model, a_copied_page_serves_as_well) {
     write_model(GGUF_Q4_0);
-    bed b = open_bed((how){path, 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
+    bed b = open_bed((how){tinyfile_path(), 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
     sequence *a = make_sequence(8, 60, b.vocab, 0, 1), *fork = make_sequence(8, 60, b.vocab, 0, 1);
     int32_t rows = 40;
     step(&b, &a, &rows, 1);
@@ -376,7 +362,7 @@ Test(model, a_copied_page_serves_as_well) {
 
 Test(model, logits_depend_on_every_earlier_page) {
     write_model(GGUF_Q4_1);
-    bed b = open_bed((how){path, 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
+    bed b = open_bed((how){tinyfile_path(), 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
     for (uint32_t page = 0; page < 6; page++) {
         sequence *good = make_sequence(8, 100, b.vocab, 0, 1);
         sequence *bad = make_sequence(8, 100, b.vocab, 0, 1);
@@ -398,7 +384,7 @@ Test(model, logits_depend_on_every_earlier_page) {
 
 Test(model, refuses_what_is_no_batch) {
     write_model(GGUF_Q8_0);
-    bed b = open_bed((how){path, 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
+    bed b = open_bed((how){tinyfile_path(), 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16});
     static const uint32_t pages[33] = {0};
     static const uint32_t far[2] = {PAGES, PAGES + 1};
     static const struct {
@@ -466,7 +452,7 @@ Test(model, the_pool_is_sized_by_pages_or_bytes) {
         diag d = {0};
         backend_options options = {.threads = 1};
         cr_assert_eq(backend_open("cpu", &options, &device, &d), STATUS_OK);
-        model_options o = {.path = path,
+        model_options o = {.path = tinyfile_path(),
                            .device = device,
                            .kv_pages = cases[c].pages,
                            .kv_bytes = cases[c].bytes,
@@ -525,7 +511,7 @@ Test(model, two_threads_over_one_set_of_weights_and_pages_change_no_bit) {
     static const backend_activations ways[] = {BACKEND_ACTIVATIONS_INT8, BACKEND_ACTIVATIONS_F32};
     write_model(GGUF_Q4_K);
     for (size_t i = 0; i < sizeof(ways) / sizeof(ways[0]); i++) {
-        how h = {path, 2, ways[i], BACKEND_KV_INT8};
+        how h = {tinyfile_path(), 2, ways[i], BACKEND_KV_INT8};
         diag d = {0};
         bed first = open_bed(h), second = first, alone = open_bed(h);
         cr_assert_eq(backend_share(first.device, 0, &second.device, &d), STATUS_OK, "%s", d.text);

@@ -6,7 +6,6 @@
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,7 +14,7 @@
 #include "engine/base/rng.h"
 #include "models/arch/model.h"
 #include "tests/support/naivellama.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { TOKENS = 70, PAGES = 8, SEQS = 3, LOGITS = TOKENS * TINYMODEL_VOCAB, RANKS_MAX = 4 };
 
@@ -26,7 +25,6 @@ typedef struct {
     diag d;
 } bench;
 
-static char path[64];
 static int32_t tokens[TOKENS];
 
 static bool devices_there(void) {
@@ -35,9 +33,7 @@ static bool devices_there(void) {
 }
 
 static void write_model(const tinymodel_options *o) {
-    diag d;
-    (void)snprintf(path, sizeof path, "/tmp/ranks_test.%d.gguf", (int)getpid());
-    cr_assert_eq(tinymodel_write(path, o, &d), STATUS_OK, "%s", d.text);
+    tinyfile_write(o);
     for (int32_t i = 0; i < TOKENS; i++) {
         tokens[i] = (int32_t)(rng_at(3, 0, (uint64_t)i) % TINYMODEL_VOCAB);
     }
@@ -47,11 +43,7 @@ static void begin(void) {
     (void)setenv("EMU_DEVICES", "4", 1); /* read when the module first asks for a device */
 }
 
-static void end(void) {
-    (void)unlink(path);
-}
-
-TestSuite(ranks, .init = begin, .fini = end);
+TestSuite(ranks, .init = begin, .fini = tinyfile_remove);
 
 static status start(bench *b, int32_t ranks, const char *isa, backend_kv_type kv) {
     *b = (bench){.ranks = ranks};
@@ -59,7 +51,7 @@ static status start(bench *b, int32_t ranks, const char *isa, backend_kv_type kv
         const backend_options o = {.device = r, .isa = isa, .deterministic = true};
         TRY(backend_open("cuda", &o, &b->devices[r], &b->d));
     }
-    const model_options o = {.path = path,
+    const model_options o = {.path = tinyfile_path(),
                              .device = b->devices[0],
                              .others = b->devices + 1,
                              .ranks = ranks,
@@ -139,7 +131,7 @@ Test(ranks, agree_with_a_naive_forward_pass) {
         o.biases = cases[i].biases;
         o.window = cases[i].window;
         write_model(&o);
-        naivellama_logits(path, tokens, TOKENS, want);
+        naivellama_logits(tinyfile_path(), tokens, TOKENS, want);
         bench b;
         cr_assert_eq(start(&b, cases[i].ranks, "plain", BACKEND_KV_F32), STATUS_OK, "%s: %s",
                      cases[i].name, b.d.text);
@@ -339,7 +331,7 @@ Test(ranks, the_cpu_is_one_device) {
     write_model(&o);
     cr_assert_eq(backend_open("cpu", NULL, &device, &d), STATUS_OK);
     backend *const others[] = {device};
-    const model_options mo = {.path = path,
+    const model_options mo = {.path = tinyfile_path(),
                               .device = device,
                               .others = others,
                               .ranks = 2,

@@ -5,13 +5,12 @@
 #define _GNU_SOURCE
 #include <criterion/criterion.h>
 #include <dlfcn.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "models/arch/model.h"
-#include "tests/support/tinymodel.h"
+#include "tests/support/tinyfile.h"
 
 enum { SEQS = 11, PAGES_EACH = 20, CONTEXT = 16 * PAGES_EACH, LONG = 280 };
 
@@ -29,9 +28,7 @@ static bool start(bench *b, bool windowed) {
     if (!module || access(module, R_OK) != 0) {
         return false;
     }
-    char path[64];
     diag d;
-    (void)snprintf(path, sizeof path, "/tmp/repeat_test.%d.gguf", (int)getpid());
     tinymodel_options o = tinymodel_default(GGUF_Q8_0);
     o.context = CONTEXT;
     if (windowed) {
@@ -41,16 +38,16 @@ static bool start(bench *b, bool windowed) {
         o.window = 40;
         o.reals[0] = (tinymodel_real){"llama.attn_logit_softcapping", 2};
     }
-    cr_assert_eq(tinymodel_write(path, &o, &d), STATUS_OK, "%s", d.text);
+    tinyfile_write(&o);
     cr_assert_eq(backend_open("cuda", NULL, &b->device, &d), STATUS_OK, "%s", d.text);
-    model_options mo = {.path = path,
+    model_options mo = {.path = tinyfile_path(),
                         .device = b->device,
                         .kv_pages = SEQS * PAGES_EACH,
                         .context_tokens = CONTEXT,
                         .rows_max = CONTEXT,
                         .logit_rows_max = 16};
     cr_assert_eq(model_open(&mo, &b->model, &d), STATUS_OK, "%s", d.text);
-    (void)unlink(path);
+    tinyfile_remove();
     for (uint32_t i = 0; i < SEQS; i++) {
         for (uint32_t p = 0; p < PAGES_EACH; p++) {
             b->pages[i][p] = p * SEQS + i;
