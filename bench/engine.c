@@ -441,25 +441,13 @@ int engine_bench(int argc, char *const *argv) {
     settings s = {0};
     config c;
     diag d = {0};
-    status result = config_parse(&c, &table, argc, argv, &s, &d);
-    if (result == STATUS_OK && c.help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(&table, &help);
-        printf("%s", help.data ? help.data : "");
-        strbuf_close(&help);
-        config_close(&c);
-        return 0;
-    }
-    if (result == STATUS_OK) {
-        result = engine_settings(&s, &d);
-    }
-    bool usage = result != STATUS_OK;
-    if (result == STATUS_OK) {
-        result = engine_run(&s, &d);
-    }
-    if (result != STATUS_OK) {
-        fprintf(stderr, "weir bench engine: %s\n", d.text);
+    int code;
+    if (config_start(&c, &table, argc, argv, &s, &code)) {
+        code = engine_settings(&s, &d) != STATUS_OK ? 2 : engine_run(&s, &d) != STATUS_OK ? 1 : 0;
+        if (code != 0) {
+            fprintf(stderr, "weir bench engine: %s\n", d.text);
+        }
     }
     config_close(&c);
-    return result == STATUS_OK ? 0 : usage ? 2 : 1;
+    return code;
 }

@@ -373,19 +373,10 @@ static status run_all(bench *t) {
 int kernels_bench(int argc, char *const *argv) {
     bench t = {.seed = 11};
     config c;
-    int code = 0;
-    if (config_parse(&c, &table, argc, argv, &t.set, &t.d) != STATUS_OK) {
-        (void)fprintf(stderr, "weir bench kernels: %s\n", t.d.text);
+    int code;
+    if (!config_start(&c, &table, argc, argv, &t.set, &code)) {
         config_close(&c);
-        return 2;
-    }
-    if (c.help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(&table, &help);
-        (void)fputs(help.data ? help.data : "", stdout);
-        strbuf_close(&help);
-        config_close(&c);
-        return 0;
+        return code;
     }
     t.m = &shapes[t.set.shape];
     const backend_options o = {.threads = (int32_t)t.set.threads, .device = (int32_t)t.set.device};

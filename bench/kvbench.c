@@ -400,20 +400,12 @@ static int run_all(const settings *o) {
 int kvbench(int argc, char *const *argv) {
     settings o;
     config c;
-    diag d = {.code = STATUS_OK};
-    status s = config_parse(&c, &table, argc, argv, &o, &d);
-    int code = 2;
-    if (s != STATUS_OK) {
-        (void)fprintf(stderr, "%s\n", d.text);
-    } else if (c.help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(&table, &help);
-        (void)fwrite(help.data, 1, help.bytes, stdout);
-        strbuf_close(&help);
-        code = 0;
-    } else if (o.head_dim % PAGE_TOKENS != 0) {
-        (void)fprintf(stderr, "--head-dim: a multiple of 16\n");
-    } else {
+    int code;
+    bool starts = config_start(&c, &table, argc, argv, &o, &code);
+    if (starts && o.head_dim % PAGE_TOKENS != 0) {
+        (void)fprintf(stderr, "weir bench kv: --head-dim: a multiple of 16\n");
+        code = 2;
+    } else if (starts) {
         code = run_all(&o);
     }
     config_close(&c);

@@ -246,18 +246,12 @@ int loadgen_main(int argc, char *const *argv) {
     run r = {0};
     config c;
     diag d = {.code = STATUS_OK};
-    status s = config_parse(&c, &table, argc, argv, &r.o, &d);
-    if (s == STATUS_OK && c.help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(&table, &help);
-        fwrite(help.data, 1, help.bytes, stdout);
-        strbuf_close(&help);
+    int code;
+    if (!config_start(&c, &table, argc, argv, &r.o, &code)) {
         config_close(&c);
-        return 0;
+        return code;
     }
-    if (s == STATUS_OK) {
-        s = check(&r.o, &d);
-    }
+    status s = check(&r.o, &d);
     if (s != STATUS_OK) {
         fprintf(stderr, "weir bench serve: %s\n", d.text);
         config_close(&c);
@@ -271,7 +265,7 @@ int loadgen_main(int argc, char *const *argv) {
     if (s == STATUS_OK) {
         s = measure(&r, progress, &d);
     }
-    int code = s == STATUS_OK ? report(&r) : 1;
+    code = s == STATUS_OK ? report(&r) : 1;
     if (s != STATUS_OK) {
         fprintf(stderr, "weir bench serve: %s\n", d.text);
     }

@@ -236,18 +236,8 @@ static int bench_policies(const settings *o) {
 int routebench(int argc, char *const *argv) {
     settings o;
     config c;
-    diag d = {.code = STATUS_OK};
-    status s = config_parse(&c, &table, argc, argv, &o, &d);
-    int code = 2;
-    if (s != STATUS_OK) {
-        (void)fprintf(stderr, "%s\n", d.text);
-    } else if (c.help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(&table, &help);
-        (void)fwrite(help.data, 1, help.bytes, stdout);
-        strbuf_close(&help);
-        code = 0;
-    } else {
+    int code;
+    if (config_start(&c, &table, argc, argv, &o, &code)) {
         code = o.compare ? bench_policies(&o) : bench_decisions(&o);
     }
     config_close(&c);

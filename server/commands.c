@@ -49,17 +49,6 @@ static int complain(const char *command, const diag *d) {
     return 1;
 }
 
-static bool asked_help(const config *c, const config_table *t) {
-    if (!c->help_asked) {
-        return false;
-    }
-    strbuf help = strbuf_make(1 << 16);
-    config_help(t, &help);
-    (void)fputs(help.data ? help.data : "", stdout);
-    strbuf_close(&help);
-    return true;
-}
-
 /* A whole file, or standard input when `path` is NULL. */
 static status read_all(const char *path, strbuf *out, diag *d) {
     FILE *f = path ? fopen(path, "rb") : stdin;
@@ -139,10 +128,8 @@ int commands_tokenize(int argc, char *const *argv) {
     settings o = {.model = getenv("WEIR_DEFAULT_MODEL")};
     config c;
     diag d;
-    int code = 0;
-    if (config_parse(&c, &tokenize_table, argc, argv, &o, &d) != STATUS_OK) {
-        code = complain("tokenize", &d) + 1;
-    } else if (!asked_help(&c, &tokenize_table)) {
+    int code;
+    if (config_start(&c, &tokenize_table, argc, argv, &o, &code)) {
         if (!o.model) {
             (void)status_fail(&d, STATUS_INVALID, "--model FILE is needed");
             code = complain("tokenize", &d) + 1;
@@ -198,10 +185,9 @@ int commands_template(int argc, char *const *argv) {
     settings o = {0};
     config c;
     diag d;
-    int code = 0;
-    if (config_parse(&c, &template_table, argc, argv, &o, &d) != STATUS_OK) {
-        code = complain("template", &d) + 1;
-    } else if (!asked_help(&c, &template_table) && render_all(&c, &o, &d) != STATUS_OK) {
+    int code;
+    if (config_start(&c, &template_table, argc, argv, &o, &code) &&
+        render_all(&c, &o, &d) != STATUS_OK) {
         code = complain("template", &d);
     }
     config_close(&c);

@@ -216,19 +216,12 @@ static int worker_main(int argc, char *const *argv) {
     worker_settings o = {0};
     config c;
     diag d;
-    int code = 0;
-    if (config_parse(&c, &worker_table, argc, argv, &o, &d) != STATUS_OK) {
-        (void)fprintf(stderr, "weir worker: %s\n", d.text);
-        code = 2;
-    } else if (c.help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(&worker_table, &help);
-        (void)fputs(help.data ? help.data : "", stdout);
-        strbuf_close(&help);
-    } else if (!o.model && !(o.model = getenv("WEIR_DEFAULT_MODEL"))) {
+    int code;
+    bool starts = config_start(&c, &worker_table, argc, argv, &o, &code);
+    if (starts && !o.model && !(o.model = getenv("WEIR_DEFAULT_MODEL"))) {
         (void)fprintf(stderr, "weir worker: --model FILE is needed\n");
         code = 2;
-    } else {
+    } else if (starts) {
         char name[32];
         bool numbered = o.worker >= 0;
         (void)snprintf(name, sizeof name, "%s-%s%d", roles[o.role], numbered ? "" : "pid",

@@ -478,16 +478,9 @@ static void close_all(server *s) {
 
 /* Reads the flags; -1 when the command goes on, else its exit status. */
 static int read_settings(config *c, server *s, int argc, char *const *argv) {
-    if (config_parse(c, s->table, argc, argv, &s->set, &s->d) != STATUS_OK) {
-        (void)fprintf(stderr, "%s: %s\n", s->table->command, s->d.text);
-        return 2;
-    }
-    if (c->help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(s->table, &help);
-        (void)fputs(help.data ? help.data : "", stdout);
-        strbuf_close(&help);
-        return 0;
+    int code;
+    if (!config_start(c, s->table, argc, argv, &s->set, &code)) {
+        return code;
     }
     if (!s->set.model) {
         s->set.model = getenv("WEIR_DEFAULT_MODEL");

@@ -286,6 +286,24 @@ status config_parse(config *c, const config_table *t, int argc, char *const *arg
     return parse_arguments(c, argc, argv, false, out, d);
 }
 
+bool config_start(config *c, const config_table *t, int argc, char *const *argv, void *out,
+                  int *code) {
+    diag d;
+    if (config_parse(c, t, argc, argv, out, &d) != STATUS_OK) {
+        (void)fprintf(stderr, "%s: %s\n", t->command, d.text);
+        *code = 2;
+        return false;
+    }
+    *code = 0;
+    if (c->help_asked) {
+        strbuf help = strbuf_make(1 << 16);
+        config_help(t, &help);
+        (void)fputs(help.data ? help.data : "", stdout);
+        strbuf_close(&help);
+    }
+    return !c->help_asked;
+}
+
 void config_close(config *c) {
     strbuf_close(&c->file);
 }

@@ -58,7 +58,7 @@ typedef struct {
     strbuf file;                               /* text of --config, cut into strings in place */
     const char *operands[CONFIG_OPERANDS_MAX]; /* arguments that are no options */
     size_t operands_count;
-    bool help_asked;                   /* --help or -h was there: print config_help, exit 0 */
+    bool help_asked;                   /* --help or -h was there: config_start prints it */
     uint8_t given[CONFIG_OPTIONS_MAX]; /* 0 default, 1 file, 2 flag */
     const config_table *table;
 } config;
@@ -68,6 +68,11 @@ typedef struct {
 MUST_USE status config_parse(config *c, const config_table *t, int argc, char *const *argv,
                              void *out, diag *d);
 void config_close(config *c);
+
+/* The same at a program's start: false when it is to end with `*code`, because a flag is wrong (2,
+ * told on standard error) or --help was there (0, printed). config_close either way. */
+bool config_start(config *c, const config_table *t, int argc, char *const *argv, void *out,
+                  int *code);
 
 /* True when the option came from a flag or the file, false when it has its default. */
 bool config_given(const config *c, const char *name);

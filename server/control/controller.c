@@ -284,17 +284,8 @@ static int run_and_close(const settings *set, const config *c, const char *versi
 int controller_main(int argc, char *const *argv, const char *version) {
     settings set = {.listen = NULL};
     config c;
-    diag d;
-    int code = 0;
-    if (config_parse(&c, &table, argc, argv, &set, &d) != STATUS_OK) {
-        (void)fprintf(stderr, "weir controller: %s\n", d.text);
-        code = 2;
-    } else if (c.help_asked) {
-        strbuf help = strbuf_make(1 << 16);
-        config_help(&table, &help);
-        (void)fputs(help.data ? help.data : "", stdout);
-        strbuf_close(&help);
-    } else {
+    int code;
+    if (config_start(&c, &table, argc, argv, &set, &code)) {
         log_setup((log_level)set.log_level, set.log_json, "controller");
         code = run_and_close(&set, &c, version);
     }

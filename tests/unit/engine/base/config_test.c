@@ -262,6 +262,23 @@ Test(config, operands_are_refused_where_none_are_taken) {
     config_close(&c);
 }
 
+Test(config, a_start_goes_on_or_ends_with_a_status) {
+    static const struct {
+        const char *argument;
+        bool goes_on;
+        int code;
+    } cases[] = {{"--port=80", true, 0}, {"--help", false, 0}, {"--prot=80", false, 2}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        config c;
+        settings s = {0};
+        int code = -1;
+        char *argv[] = {(char *)cases[i].argument};
+        cr_expect_eq(config_start(&c, &table, 1, argv, &s, &code), cases[i].goes_on);
+        cr_expect_eq(code, cases[i].code, "%s: %d", cases[i].argument, code);
+        config_close(&c);
+    }
+}
+
 Test(config, help_lists_every_option_with_range_and_default) {
     config c;
     settings s;
