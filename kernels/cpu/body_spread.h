@@ -11,7 +11,7 @@
 #include "kernels/ops.h"
 
 /* Largest power of two that divides the elements of a head. */
-static int32_t spread_width(int32_t dim) {
+static inline int32_t spread_width(int32_t dim) {
     return dim & -dim;
 }
 
@@ -38,7 +38,7 @@ BODY_INLINE void spread_of(const float *x, float *out, int32_t dim, const int ve
     }
 }
 
-static void spread_head(const float *x, float *out, int32_t dim) {
+static inline void spread_head(const float *x, float *out, int32_t dim) {
     if (dim == 64) {
         spread_of(x, out, 64, 64 / 16); /* in registers */
     } else {

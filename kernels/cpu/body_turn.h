@@ -101,7 +101,25 @@ BODY_INLINE __m128i turn_run(uint8_t (*from)[4][16], int lane) {
     return _mm_load_si128((const __m128i *)(const void *)from[lane % 4][lane / 4]);
 }
 
-/* Keys are bytes around 128, each token's with its scale. */
+/* Of 16 tokens, 32 dimensions of keys (or 16, and zeros), bytes around 128. */
+BODY_INLINE void turn_keys_bytes(const uint8_t *line, const float *scale, const float *origin,
+                                 uint8_t *to, const bool both) {
+    const uint8_t *line2 = both ? line + 4 * 64 : line;
+    _Alignas(64) uint8_t runs[2][4][4][16];
+    turn_bytes(v64_load(line), v64_load(line + 64), v64_load(line + 128), v64_load(line + 192),
+               runs[0]);
+    turn_bytes(v64_load(line2), v64_load(line2 + 64), v64_load(line2 + 128), v64_load(line2 + 192),
+               runs[1]);
+    UNROLL for (int i = 0; i < 16; i++) {
+        const v16 by = v16_set(scale[i]), from = v16_set(origin[i]);
+        const v16 low = v16_from_int(_mm512_cvtepu8_epi32(turn_run(runs[0], i)));
+        const v16 high = v16_from_int(_mm512_cvtepu8_epi32(turn_run(runs[1], i)));
+        v64_store(to + 64 * i, bf16_round_two(v16_fma(low, by, from),
+                                              both ? v16_fma(high, by, from) : v16_zero()));
+    }
+}
+
+/* Each token's keys have a scale. */
 static void turn_keys_int8(const uint8_t *page, int32_t head_dim, uint8_t *to) {
     const uint16_t *scales =
         (const uint16_t *)(const void *)(page + 2 * LIMIT_PAGE_TOKENS * (int64_t)head_dim);
@@ -109,20 +127,10 @@ static void turn_keys_int8(const uint8_t *page, int32_t head_dim, uint8_t *to) {
     v16_store(scale, v16_load_bf16(scales));
     v16_store(origin, v16_mul(v16_load(scale), v16_set(-128.0f)));
     for (int32_t d = 0; d < head_dim; d += TILE_GROUP, to += BF16_TILE_BYTES) {
-        const uint8_t *line = page + d * LIMIT_PAGE_TOKENS;
-        const uint8_t *line2 = d + 16 < head_dim ? line + 4 * 64 : line;
-        _Alignas(64) uint8_t runs[2][4][4][16];
-        turn_bytes(v64_load(line), v64_load(line + 64), v64_load(line + 128), v64_load(line + 192),
-                   runs[0]);
-        turn_bytes(v64_load(line2), v64_load(line2 + 64), v64_load(line2 + 128),
-                   v64_load(line2 + 192), runs[1]);
-        const v16 second = v16_set(d + 16 < head_dim ? 1.0f : 0.0f);
-        UNROLL for (int i = 0; i < 16; i++) {
-            const v16 by = v16_set(scale[i]), from = v16_set(origin[i]);
-            const v16 low = v16_from_int(_mm512_cvtepu8_epi32(turn_run(runs[0], i)));
-            const v16 high = v16_from_int(_mm512_cvtepu8_epi32(turn_run(runs[1], i)));
-            v64_store(to + 64 * i, bf16_round_two(v16_fma(low, by, from),
-                                                  v16_mul(v16_fma(high, by, from), second)));
+        if (d + 16 < head_dim) {
+            turn_keys_bytes(page + d * LIMIT_PAGE_TOKENS, scale, origin, to, true);
+        } else {
+            turn_keys_bytes(page + d * LIMIT_PAGE_TOKENS, scale, origin, to, false);
         }
     }
 }

@@ -35,6 +35,9 @@ enum {
     FLASH_KEY_TILES = FLASH_KEYS / FLASH_LANES, /* of its scores: products' rows */
     FLASH_HALVES = FLASH_KEYS / TILE_GROUP,     /* of its values: a product's depth */
     FLASH_PANELS = ISA_FLASH_QUERIES / FLASH_LANES,
+    FLASH_STAGES = 4, /* of a panel's work on a block */
+    FLASH_SCORES = 3, /* panels between the first stage and the end of the third */
+    FLASH_WEIGHTS = 2,
     FLASH_SCORES_BYTES = FLASH_KEY_TILES * BF16_TILE_BYTES,
     FLASH_WEIGHTS_BYTES = FLASH_HALVES * BF16_TILE_BYTES,
     FLASH_WIDE_BYTES = OPS_HEAD_DIM_MAX / FLASH_LANES * BF16_TILE_BYTES /* a panel's outputs */
@@ -53,6 +56,7 @@ typedef struct {
     float sum[FLASH_LANES];
     int32_t position[FLASH_LANES], first[FLASH_LANES]; /* sees [first, position] */
     int32_t position_least, position_most, first_least, first_most;
+    int64_t at[FLASH_LANES]; /* of q and out */
 } flash_panel;
 
 typedef struct {
@@ -65,14 +69,16 @@ typedef struct {
     float *out;         /* [panels][head_dim][16] */
     uint8_t *keys;      /* [FLASH_KEY_TILES][steps][16 keys][32 dimensions] */
     uint8_t *values;    /* [tiles][FLASH_HALVES][16 dimensions][32 keys] */
-    uint8_t *scores;    /* [2][64 keys][16 queries] f32 */
-    uint8_t *weights;   /* [2][32 pairs of keys][16 queries][2] */
+    uint8_t *scores;    /* [FLASH_SCORES][64 keys][16 queries] f32 */
+    uint8_t *weights;   /* [FLASH_WEIGHTS][32 pairs of keys][16 queries][2] */
     float *rows;        /* [16][head_dim] */
     float *merged;      /* [panels * 16][head_dim] */
     isa_softmax *state; /* [panels * 16], of `merged` */
 } flash_job;
 
-static_assert(FLASH_PANELS * sizeof(flash_panel) + 2 * (FLASH_SCORES_BYTES + FLASH_WEIGHTS_BYTES) +
+static_assert(FLASH_KEY_TILES == 4, "a register each");
+static_assert(FLASH_PANELS * sizeof(flash_panel) + FLASH_SCORES * FLASH_SCORES_BYTES +
+                      FLASH_WEIGHTS * FLASH_WEIGHTS_BYTES +
                       (FLASH_KEYS * 4 + FLASH_LANES * 4) * OPS_HEAD_DIM_MAX +
                       /* queries, outputs and merged ones: half as many of wide heads */
                       ISA_FLASH_QUERIES * (OPS_HEAD_DIM_MAX / 2 * 10 + sizeof(isa_softmax)) <=
@@ -95,8 +101,8 @@ static flash_job flash_open(const isa_attention *a, uint8_t *scratch) {
                    .cap = a->op->softcap * FLASH_LOG2_E};
     const int64_t lanes = (int64_t)j.panels * FLASH_LANES, tile = BF16_TILE_BYTES;
     const int64_t out_bytes = lanes * head_dim * (int64_t)sizeof(float);
-    j.scores = flash_take(&scratch, 2 * (int64_t)FLASH_SCORES_BYTES);
-    j.weights = flash_take(&scratch, 2 * (int64_t)FLASH_WEIGHTS_BYTES);
+    j.scores = flash_take(&scratch, FLASH_SCORES * (int64_t)FLASH_SCORES_BYTES);
+    j.weights = flash_take(&scratch, FLASH_WEIGHTS * (int64_t)FLASH_WEIGHTS_BYTES);
     j.keys = flash_take(&scratch, FLASH_KEY_TILES * j.steps * tile);
     j.values = flash_take(&scratch, j.tiles * FLASH_HALVES * tile);
     j.query = flash_take(&scratch, j.panels * j.steps * tile);
@@ -108,56 +114,102 @@ static flash_job flash_open(const isa_attention *a, uint8_t *scratch) {
     return j;
 }
 
-static void flash_places(const flash_job *j, int32_t p) {
-    flash_panel *panel = &j->panel[p];
-    for (int32_t i = 0; i < FLASH_LANES; i++) {
-        const int32_t query = p * FLASH_LANES + i;
-        const bool there = query < j->a->queries;
-        panel->position[i] = there ? attention_position(j->a, query) : -1;
-        panel->first[i] = there ? isa_window_first(j->a->op, panel->position[i]) : 0;
+/* Divisions of each query would take as long as its products with a block. */
+static void flash_places(const flash_job *j) {
+    const isa_attention *a = j->a;
+    const int32_t group = attention_group(a), head_dim = j->head_dim;
+    const int64_t row_floats = (int64_t)a->op->heads * head_dim;
+    int32_t position = attention_position(a, 0), head = a->query_first % group;
+    int64_t row = attention_at(a, 0) - (int64_t)head * head_dim;
+    for (int32_t i = 0; i < j->panels * FLASH_LANES; i++) {
+        flash_panel *panel = &j->panel[i / FLASH_LANES];
+        const int32_t lane = i % FLASH_LANES;
+        const bool there = i < a->queries;
+        panel->position[lane] = there ? position : -1;
+        panel->first[lane] = there ? isa_window_first(a->op, position) : 0;
+        panel->at[lane] = there ? row + (int64_t)head * head_dim : 0;
         if (there) {
-            panel->position_most = panel->position[i];
-            panel->first_most = panel->first[i];
+            panel->position_most = position;
+            panel->first_most = panel->first[lane];
         }
-    }
-    panel->position_least = panel->position[0];
-    panel->first_least = panel->first[0];
-    if (panel->position[FLASH_LANES - 1] < 0) {
-        panel->position_least = -1;
+        if (lane == 0) {
+            panel->first_least = panel->first[0];
+            panel->position_least = position;
+        }
+        if (!there) {
+            panel->position_least = -1;
+        }
+        if (++head == group) {
+            head = 0;
+            position++;
+            row += row_floats;
+        }
     }
 }
 
-/* Sixteen queries, times what makes their scores powers of two (or shares of a soft-cap), rounded
- * and turned. */
+/* Sums and differences of dimensions `apart` apart, of 16 queries. */
+BODY_INLINE void flash_spread(v16 *a, v16 *b) {
+    const v16 sum = v16_add(*a, *b);
+    *b = v16_sub(*a, *b);
+    *a = sum;
+}
+
+/* Sixteen dimensions from `d` on of 16 queries, as columns; to meet int8 keys, spread as these
+ * are (body_spread.h), as far as 16 dimensions go. */
+BODY_INLINE void flash_columns(const flash_job *j, int32_t p, int32_t d, const bool spread) {
+    const isa_attention *a = j->a;
+    v16 x[FLASH_LANES];
+    UNROLL for (int i = 0; i < FLASH_LANES; i++) {
+        const int32_t query = p * FLASH_LANES + i;
+        x[i] = query < a->queries ? v16_load(a->op->q + j->panel[p].at[i] + d) : v16_zero();
+    }
+    bf16_transpose(x);
+    UNROLL for (int apart = 1; apart < FLASH_LANES; apart *= 2) {
+        UNROLL for (int i = 0; i < FLASH_LANES; i++) {
+            if (spread && (i & apart) == 0) {
+                flash_spread(&x[i], &x[i + apart]);
+            }
+        }
+    }
+    UNROLL for (int i = 0; i < FLASH_LANES; i++) {
+        v16_store(j->rows + (d + i) * FLASH_LANES, x[i]);
+    }
+}
+
+/* Sixteen queries, times what makes their scores powers of two (or shares of a soft-cap), rounded:
+ * columns of the unit's second operand. */
 static void flash_query(const flash_job *j, int32_t p) {
     const ops_attention *op = j->a->op;
     const bool bytes = op->kv->shape.type == BACKEND_KV_INT8;
+    const int32_t width = bytes ? spread_width(j->head_dim) : 1;
     const float by = op->softcap > 0 ? op->scale / op->softcap : op->scale * FLASH_LOG2_E;
-    const v16 scale = v16_set(bytes ? by / (float)spread_width(j->head_dim) : by);
-    for (int32_t i = 0; i < FLASH_LANES && p * FLASH_LANES + i < j->a->queries; i++) {
-        const float *q = op->q + attention_at(j->a, p * FLASH_LANES + i);
-        float *row = j->rows + i * j->head_dim;
+    const v16 scale = v16_set(by / (float)width);
+    float *x = j->rows;
+    for (int32_t d = 0; d < j->head_dim; d += FLASH_LANES) {
         if (bytes) {
-            spread_head(q, row, j->head_dim);
+            flash_columns(j, p, d, true);
         } else {
-            memcpy(row, q, (size_t)j->head_dim * sizeof(float));
+            flash_columns(j, p, d, false);
+        }
+    }
+    for (int32_t apart = FLASH_LANES; apart < width; apart *= 2) {
+        for (int32_t d = 0; d < j->head_dim; d++) {
+            if ((d & apart) == 0) {
+                float *at = x + d * FLASH_LANES, *at2 = at + apart * FLASH_LANES;
+                const v16 a = v16_load(at), b = v16_load(at2);
+                v16_store(at, v16_add(a, b));
+                v16_store(at2, v16_sub(a, b));
+            }
         }
     }
     uint8_t *to = j->query + (int64_t)p * j->steps * BF16_TILE_BYTES;
-    for (int32_t d = 0; d < j->head_dim; d += TILE_GROUP) {
-        v16 pairs[FLASH_LANES];
-        UNROLL for (int i = 0; i < FLASH_LANES; i++) {
-            const float *row = j->rows + i * j->head_dim + d;
-            const bool there = p * FLASH_LANES + i < j->a->queries;
-            const bool both = there && d + FLASH_LANES < j->head_dim;
-            const v16 low = there ? v16_mul(v16_load(row), scale) : v16_zero();
-            const v16 high = both ? v16_mul(v16_load(row + FLASH_LANES), scale) : v16_zero();
-            pairs[i] = v16_from_bits(bf16_round_two(low, high));
-        }
-        bf16_transpose(pairs);
-        UNROLL for (int i = 0; i < FLASH_LANES; i++, to += 64) {
-            v64_store(to, v16_bits(pairs[i]));
-        }
+    for (int32_t d = 0; d < j->head_dim; d += 2, x += 2 * FLASH_LANES, to += 64) {
+        const v16 pair =
+            turn_pair(v16_mul(v16_load(x), scale), v16_mul(v16_load(x + FLASH_LANES), scale));
+        v64_store(to, v16_bits(pair));
+    }
+    for (int32_t d = j->head_dim; d < j->steps * TILE_GROUP; d += 2, to += 64) {
+        v64_store(to, v16_bits(v16_zero()));
     }
 }
 
@@ -189,6 +241,7 @@ static void flash_take_block(const flash_job *j, int32_t token) {
 
 /* A panel that sees something of the block. */
 typedef struct {
+    v16 top; /* the largest scores so far */
     flash_panel *panel;
     const uint8_t *query;
     float *out;
@@ -202,81 +255,125 @@ static flash_part flash_part_at(const flash_job *j, int32_t p, int32_t token) {
     const int32_t seen = panel->position_most + 1 - token;
     const int32_t keys = seen > TILE_GROUP ? FLASH_KEYS : TILE_GROUP;
     return (flash_part){
+        .top = v16_set(FLASH_LEAST),
         .panel = panel,
         .query = j->query + (int64_t)p * j->steps * BF16_TILE_BYTES,
         .out = j->out + (int64_t)p * FLASH_LANES * j->head_dim,
-        .scores = j->scores + p % 2 * FLASH_SCORES_BYTES,
-        .weights = j->weights + p % 2 * FLASH_WEIGHTS_BYTES,
+        .scores = j->scores + p % FLASH_SCORES * FLASH_SCORES_BYTES,
+        .weights = j->weights + p % FLASH_WEIGHTS * FLASH_WEIGHTS_BYTES,
         .keys = keys,
         .all = panel->position_least >= token + keys - 1 && panel->first_most <= token,
     };
 }
 
-/* Tile registers are named by constants: `acc` is this product's sums, `before` the last one's. */
-#define FLASH_SCORE(acc, before)                                             \
-    do {                                                                     \
-        _tile_zero(acc);                                                     \
-        for (int32_t d = 0; d < j->steps; d++) {                             \
-            _tile_loadd(4, keys + d * BF16_TILE_BYTES, 64);                  \
-            _tile_loadd(5, s->query + d * BF16_TILE_BYTES, 64);              \
-            _tile_dpbf16ps(acc, 4, 5);                                       \
-        }                                                                    \
-        if (k > 0) {                                                         \
-            _tile_stored(before, s->scores + (k - 1) * BF16_TILE_BYTES, 64); \
-        }                                                                    \
-    } while (0)
+/* Sums that are in registers 0 .. `count` - 1 still: a store that waits for its product holds up
+ * all others. */
+typedef struct {
+    uint8_t *to; /* one after another; NULL: none */
+    int32_t count;
+} flash_late;
 
-/* Scores with 16 keys; the ones before them are stored. */
-BODY_INLINE void flash_score(const flash_job *j, const flash_part *s, int32_t k) {
-    const uint8_t *keys = j->keys + (int64_t)k * j->steps * BF16_TILE_BYTES;
+static void flash_store(flash_late *late) {
+    if (late->to == NULL) {
+        return;
+    }
+    _tile_stored(0, late->to, 64);
+    if (late->count > 1) {
+        _tile_stored(1, late->to + BF16_TILE_BYTES, 64);
+    }
+    if (late->count > 2) {
+        _tile_stored(2, late->to + 2 * BF16_TILE_BYTES, 64);
+    }
+    if (late->count > 3) {
+        _tile_stored(3, late->to + 3 * BF16_TILE_BYTES, 64);
+    }
     BF16_WRITTEN();
-    if (k % 2 == 0) {
-        FLASH_SCORE(0, 1);
-    } else {
-        FLASH_SCORE(1, 0);
+    late->to = NULL;
+}
+
+/* A step of up to four products: tiles at `rows`, `apart` bytes each from the next, times one. */
+BODY_INLINE void flash_multiply(const uint8_t *rows, int64_t apart, const uint8_t *columns,
+                                const int count) {
+    _tile_loadd(4, columns, 64);
+    _tile_loadd(5, rows, 64);
+    _tile_dpbf16ps(0, 5, 4);
+    if (count > 1) {
+        _tile_loadd(6, rows + apart, 64);
+        _tile_dpbf16ps(1, 6, 4);
+    }
+    if (count > 2) {
+        _tile_loadd(7, rows + 2 * apart, 64);
+        _tile_dpbf16ps(2, 7, 4);
+    }
+    if (count > 3) {
+        _tile_loadd(5, rows + 3 * apart, 64);
+        _tile_dpbf16ps(3, 5, 4);
+    }
+}
+
+/* Scores with `count` x 16 keys. */
+BODY_INLINE void flash_score(const flash_job *j, const flash_part *s, const int count) {
+    const int64_t tile = (int64_t)j->steps * BF16_TILE_BYTES;
+    BF16_WRITTEN();
+    bf16_load_sums(NULL);
+    for (int64_t d = 0; d < tile; d += BF16_TILE_BYTES) {
+        flash_multiply(j->keys + d, tile, s->query + d, count);
     }
     BF16_WRITTEN();
 }
 
-#define FLASH_VALUE(acc, before)                                       \
-    do {                                                               \
-        _tile_loadd(acc, out, 64);                                     \
-        for (int32_t h = 0; h < s->keys / TILE_GROUP; h++) {           \
-            _tile_loadd(6, values + h * BF16_TILE_BYTES, 64);          \
-            _tile_loadd(7, s->weights + h * BF16_TILE_BYTES, 64);      \
-            _tile_dpbf16ps(acc, 6, 7);                                 \
-        }                                                              \
-        if (n > 0) {                                                   \
-            _tile_stored(before, out - FLASH_LANES * FLASH_LANES, 64); \
-        }                                                              \
-    } while (0)
-
-/* Sixteen dimensions of the outputs; the ones before them are stored. */
-BODY_INLINE void flash_value(const flash_job *j, const flash_part *s, int32_t n) {
-    const uint8_t *values = j->values + (int64_t)n * FLASH_HALVES * BF16_TILE_BYTES;
-    float *out = s->out + n * FLASH_LANES * FLASH_LANES;
+/* `count` x 16 dimensions of the outputs. */
+BODY_INLINE void flash_value(const flash_job *j, const flash_part *s, int32_t n, const int count) {
+    enum { TILE = FLASH_HALVES * BF16_TILE_BYTES };
+    const uint8_t *values = j->values + (int64_t)n * TILE;
+    const float *out = s->out + n * FLASH_LANES * FLASH_LANES;
     BF16_WRITTEN();
-    if (n % 2 == 0) {
-        FLASH_VALUE(2, 3);
-    } else {
-        FLASH_VALUE(3, 2);
+    _tile_loadd(0, out, 64);
+    if (count > 1) {
+        _tile_loadd(1, out + FLASH_LANES * FLASH_LANES, 64);
+    }
+    if (count > 2) {
+        _tile_loadd(2, out + 2 * FLASH_LANES * FLASH_LANES, 64);
+    }
+    if (count > 3) {
+        _tile_loadd(3, out + 3 * FLASH_LANES * FLASH_LANES, 64);
+    }
+    for (int32_t at = 0; at < s->keys / TILE_GROUP * BF16_TILE_BYTES; at += BF16_TILE_BYTES) {
+        flash_multiply(values + at, TILE, s->weights + at, count);
     }
     BF16_WRITTEN();
 }
 
-static void flash_score_last(const flash_part *s) {
-    _tile_stored(1, s->scores + (s->keys / FLASH_LANES - 1) * BF16_TILE_BYTES, 64);
-    BF16_WRITTEN();
+/* All outputs; the last of them are late. */
+static void flash_values(const flash_job *j, const flash_part *s, flash_late *late) {
+    for (int32_t n = 0; n < j->tiles; n += 4) {
+        flash_store(late);
+        late->to = (uint8_t *)(s->out + n * FLASH_LANES * FLASH_LANES);
+        late->count = j->tiles - n < 4 ? j->tiles - n : 4;
+        switch (late->count) {
+            case 1:
+                flash_value(j, s, n, 1);
+                break;
+            case 2:
+                flash_value(j, s, n, 2);
+                break;
+            case 3:
+                flash_value(j, s, n, 3);
+                break;
+            default:
+                flash_value(j, s, n, 4);
+                break;
+        }
+    }
 }
 
-static void flash_value_last(const flash_job *j, const flash_part *s) {
-    float *out = s->out + (j->tiles - 1) * FLASH_LANES * FLASH_LANES;
-    if (j->tiles % 2 == 0) {
-        _tile_stored(3, out, 64);
+static void flash_scores(const flash_job *j, const flash_part *s, flash_late *late) {
+    *late = (flash_late){s->scores, s->keys / FLASH_LANES};
+    if (s->keys == FLASH_KEYS) {
+        flash_score(j, s, FLASH_KEY_TILES);
     } else {
-        _tile_stored(2, out, 64);
+        flash_score(j, s, FLASH_KEY_TILES / 2);
     }
-    BF16_WRITTEN();
 }
 
 static void flash_cap(const flash_job *j, const flash_part *s) {
@@ -305,24 +402,26 @@ static __attribute__((noinline)) void flash_shrink(const flash_job *j, const fla
     }
 }
 
-/* The block's maxima, and what follows from them. */
-BODY_INLINE void flash_maximum(const flash_job *j, const flash_part *s, int32_t token,
-                               const bool all) {
-    const float *score = (const float *)(const void *)s->scores;
+/* The largest scores with 16 keys from `k` on, and those before. */
+BODY_INLINE void flash_top(flash_part *s, int32_t token, int32_t k, const bool all) {
+    const float *score = (const float *)(const void *)s->scores + k * FLASH_LANES;
     const v16 least = v16_set(FLASH_LEAST);
-    v16 top[4] = {least, least, least, least};
-    for (int32_t k = 0; k < s->keys; k += 4, score += 4 * FLASH_LANES) {
-        UNROLL for (int i = 0; i < 4; i++) {
-            v16 x = v16_load(score + i * FLASH_LANES);
-            if (!all) {
-                x = _mm512_mask_blend_ps(flash_seen(s->panel, token + k + i), least, x);
-            }
-            top[i] = v16_max(x, top[i]); /* a NaN leaves it as it is */
+    v16 top[4] = {s->top, least, least, least};
+    UNROLL for (int i = 0; i < FLASH_LANES; i++) {
+        v16 x = v16_load(score + i * FLASH_LANES);
+        if (!all) {
+            x = _mm512_mask_blend_ps(flash_seen(s->panel, token + k + i), least, x);
         }
+        top[i % 4] = v16_max(x, top[i % 4]); /* a NaN leaves it as it is */
     }
-    const v16 most = v16_max(v16_max(top[0], top[1]), v16_max(top[2], top[3]));
-    const v16 whole = v16_min(_mm512_roundscale_ps(most, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC),
-                              v16_set(-FLASH_LEAST));
+    s->top = v16_max(v16_max(top[0], top[1]), v16_max(top[2], top[3]));
+}
+
+/* The block's maxima are known: what follows from them. */
+static void flash_maximum(const flash_job *j, const flash_part *s) {
+    const v16 whole =
+        v16_min(_mm512_roundscale_ps(s->top, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC),
+                v16_set(-FLASH_LEAST));
     const v16 before = v16_load(s->panel->maximum);
     const __mmask16 passed =
         _mm512_cmp_ps_mask(whole, v16_add(before, v16_set(FLASH_MARGIN)), _CMP_GT_OQ);
@@ -349,9 +448,6 @@ BODY_INLINE v16 flash_exp2(v16 score, v16 base, v16 least) {
 
 /* Scores with 16 keys from `k` on to weights, and their sums. */
 BODY_INLINE void flash_weigh(const flash_part *s, int32_t token, int32_t k, const bool all) {
-    const __m512i order =
-        _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
-                         21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const float *score = (const float *)(const void *)s->scores + k * FLASH_LANES;
     const v16 maximum = v16_load(s->panel->maximum);
     const v16 base = v16_sub(v16_set(VEC_ROUND_MAGIC), maximum);
@@ -365,51 +461,71 @@ BODY_INLINE void flash_weigh(const flash_part *s, int32_t token, int32_t k, cons
             high = _mm512_maskz_mov_ps(flash_seen(s->panel, token + k + i + 1), high);
         }
         sum = v16_add(sum, v16_add(low, high));
-        v64_store(s->weights + (k + i) * 32,
-                  _mm512_permutexvar_epi16(order, bf16_round_two(low, high)));
+        v64_store(s->weights + (k + i) * 32, v16_bits(turn_pair(low, high)));
     }
     v16_store(s->panel->sum, sum);
 }
 
-/* Work of three panels side by side; NULL: none. */
-typedef struct {
-    const flash_part *score, *weigh, *value;
-} flash_beside;
-
-BODY_INLINE void flash_step(const flash_job *j, const flash_beside *b, int32_t token,
-                            const bool all) {
-    for (int32_t k = 0; k < FLASH_KEY_TILES; k++) {
-        if (b->score != NULL && k * FLASH_LANES < b->score->keys) {
-            flash_score(j, b->score, k);
-        }
-        const int32_t end = j->tiles * (k + 1) / FLASH_KEY_TILES;
-        for (int32_t n = j->tiles * k / FLASH_KEY_TILES; b->value != NULL && n < end; n++) {
-            flash_value(j, b->value, n);
-        }
-        if (b->weigh != NULL && k * FLASH_LANES < b->weigh->keys) {
-            flash_weigh(b->weigh, token, k * FLASH_LANES, all);
+/* Asks for a quarter of what the tile unit reads next: of a unit's panels, the first-level cache
+ * holds only some. */
+BODY_INLINE void flash_fetch(const flash_job *j, flash_part *const stage[FLASH_STAGES], int32_t k) {
+    if (stage[2] != NULL) {
+        const float *out = stage[2]->out + k * j->head_dim * (FLASH_LANES / 4);
+        for (int32_t i = 0; i < j->head_dim / 4; i++) {
+            __builtin_prefetch(out + i * FLASH_LANES, 1);
         }
     }
-    if (b->score != NULL) {
-        flash_score_last(b->score);
-    }
-    if (b->value != NULL) {
-        flash_value_last(j, b->value);
+    if (stage[0] != NULL) {
+        const int32_t bytes = j->steps * BF16_TILE_BYTES;
+        const uint8_t *query = stage[0]->query + bytes + k * (bytes / 4);
+        for (int32_t i = 0; i < bytes / 4; i += 64) {
+            vec_prefetch(query + i);
+        }
     }
 }
 
-static void flash_together(const flash_job *j, const flash_beside *b, int32_t token) {
-    if (b->weigh != NULL && j->cap > 0) {
-        flash_cap(j, b->weigh);
+/* A quarter of a block: 16 keys of two panels; in the first, scores of a third are begun, in the
+ * third, outputs of a fourth, and stored in the quarters after these. What the vectors read, the
+ * tile unit wrote a panel ago, and the other way round: a load of what is on its way to the cache
+ * holds up all that follows. */
+BODY_INLINE void flash_quarter(const flash_job *j, flash_part *const stage[FLASH_STAGES],
+                               int32_t token, const int32_t k, flash_late *late) {
+    const int32_t key = k * FLASH_LANES;
+    flash_part *top = stage[1], *weigh = stage[2];
+    flash_store(late);
+    if (k == 0 && stage[0] != NULL) {
+        flash_scores(j, stage[0], late);
     }
-    if (b->weigh == NULL || b->weigh->all) {
-        if (b->weigh != NULL) {
-            flash_maximum(j, b->weigh, token, true);
+    if (k == FLASH_KEY_TILES / 2 && stage[3] != NULL) {
+        flash_values(j, stage[3], late);
+    }
+    flash_fetch(j, stage, k);
+    if (top != NULL && key < top->keys) {
+        if (top->all) {
+            flash_top(top, token, key, true);
+        } else {
+            flash_top(top, token, key, false);
         }
-        flash_step(j, b, token, true);
-    } else {
-        flash_maximum(j, b->weigh, token, false);
-        flash_step(j, b, token, false);
+    }
+    if (weigh != NULL && key < weigh->keys) {
+        if (weigh->all) {
+            flash_weigh(weigh, token, key, true);
+        } else {
+            flash_weigh(weigh, token, key, false);
+        }
+    }
+}
+
+static void flash_stages(const flash_job *j, flash_part *const stage[FLASH_STAGES], int32_t token,
+                         flash_late *late) {
+    if (stage[1] != NULL && j->cap > 0) {
+        flash_cap(j, stage[1]);
+    }
+    for (int32_t k = 0; k < FLASH_KEY_TILES; k++) {
+        flash_quarter(j, stage, token, k, late);
+    }
+    if (stage[1] != NULL) {
+        flash_maximum(j, stage[1]);
     }
 }
 
@@ -423,19 +539,19 @@ static void flash_block(const flash_job *j, int32_t token) {
         to--;
     }
     flash_take_block(j, token);
-    flash_part parts[3];
-    for (int32_t p = from; p < to + 2; p++) {
-        flash_part *now = &parts[p % 3];
+    flash_part parts[FLASH_STAGES];
+    flash_late late = {0};
+    for (int32_t p = from; p < to + FLASH_STAGES - 1; p++) {
+        flash_part *stage[FLASH_STAGES];
         if (p < to) {
-            *now = flash_part_at(j, p, token);
+            parts[p % FLASH_STAGES] = flash_part_at(j, p, token);
         }
-        const flash_beside b = {
-            .score = p < to ? now : NULL,
-            .weigh = p > from && p - 1 < to ? &parts[(p - 1) % 3] : NULL,
-            .value = p > from + 1 ? &parts[(p - 2) % 3] : NULL,
-        };
-        flash_together(j, &b, token);
+        for (int32_t i = 0; i < FLASH_STAGES; i++) {
+            stage[i] = p - i >= from && p - i < to ? &parts[(p - i) % FLASH_STAGES] : NULL;
+        }
+        flash_stages(j, stage, token, &late);
     }
+    flash_store(&late);
 }
 
 /* A panel's outputs to rows. A zero that a product too small for a float left is positive, as if
@@ -475,7 +591,7 @@ static void flash_part_out(const flash_job *j, int32_t query, int32_t chunk, con
         attention_merge_part(&j->state[query], merged, part, row, head_dim);
     }
     if (position < chunk + ISA_KV_CHUNK && position >= chunk) {
-        attention_finish(&j->state[query], merged, a->op->out + attention_at(a, query), head_dim);
+        attention_finish(&j->state[query], merged, a->op->out + panel->at[lane], head_dim);
     }
 }
 
@@ -492,8 +608,7 @@ static void flash_chunk_end(const flash_job *j, int32_t chunk) {
         float *rows[FLASH_LANES];
         const bool alone = flash_alone(j, p, chunk);
         for (int32_t i = 0; i < FLASH_LANES; i++) {
-            rows[i] =
-                alone ? j->a->op->out + attention_at(j->a, first + i) : j->rows + i * j->head_dim;
+            rows[i] = alone ? j->a->op->out + j->panel[p].at[i] : j->rows + i * j->head_dim;
         }
         if (alone) {
             flash_turn_out(j, p, v16_div(v16_set(1.0f), v16_load(j->panel[p].sum)), rows);
@@ -509,8 +624,8 @@ static void flash_chunk_end(const flash_job *j, int32_t chunk) {
 void isa_amxflash_attention(const isa_attention *a, uint8_t *scratch) {
     const flash_job j = flash_open(a, scratch);
     isa_amx_configure(64, FLASH_LANES);
+    flash_places(&j);
     for (int32_t p = 0; p < j.panels; p++) {
-        flash_places(&j, p);
         flash_query(&j, p);
     }
     const int32_t seen = j.panel[0].first_least / FLASH_KEYS * FLASH_KEYS;
