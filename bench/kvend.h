@@ -5,7 +5,7 @@
  * Ownership  kvend_close gives everything back.
  * Threads    One, and one process an end; `local` has both ends in one.
  * Limits     KVEND_POOL_PAGES pages a pool: longer prompts name them again and again. A transfer
- * has at most KVT_JOBS_MAX groups.
+ *            has at most KVT_JOBS_MAX groups.
  */
 #ifndef BENCH_KVEND_H
 #define BENCH_KVEND_H

@@ -1,7 +1,8 @@
 /* stream.h -- what this machine could do at most: the rooflines of prefill and decode.
  *
  * Purpose    Every decode step reads all weights once, so streaming reads bound it; prefill is
- * bound by dot products. Both are measured, on all threads, in the run they stand beside.
+ *            bound by dot products. Both are measured, on all threads, in the run they stand
+ *            beside.
  * Ownership  Memory is taken and given back inside the call.
  * Threads    Starts `threads` threads and joins them.
  * Limits     threads <= LIMIT_THREADS.

@@ -1,16 +1,17 @@
 /* prefix.h -- finds KV pages that were computed before for the same leading tokens.
  *
  * Purpose    Maps (tenant, all tokens up to here) to the block of pages that holds the last of
- * them, so that shared prompts are computed once. A freed block stays findable until it is reused.
+ *            them, so that shared prompts are computed once. A freed block stays findable until
+ *            it is reused.
  * Ownership  The cache owns nothing: pages are blocks'. prefix_find takes references for the
  *            caller.
  * Threads    The owner thread of the core.
  * Limits     One entry a block (blocks.h); nothing is allocated after creation. Gateways are told
- * of its pages one by one, so they need not know how large a worker's blocks are. Exactness  An
- * entry is named by its tenant, the identity of the entry before it and its tokens, and all three
- * are compared on a hit: a hash collision cannot give foreign pages. The hash is keyed, so
- * collisions cannot be built to slow the cache down either. (The chain of page hashes is vLLM's
- * idea; identities in place of hashes make it exact.)
+ *            of its pages one by one, so they need not know how large a worker's blocks are.
+ * Exactness  An entry is named by its tenant, the identity of the entry before it and its tokens,
+ *            and all three are compared on a hit: a hash collision cannot give foreign pages. The
+ *            hash is keyed, so collisions cannot be built to slow the cache down either. (The
+ *            chain of page hashes is vLLM's idea; identities in place of hashes make it exact.)
  */
 #ifndef ENGINE_CORE_PREFIX_H
 #define ENGINE_CORE_PREFIX_H

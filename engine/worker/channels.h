@@ -2,7 +2,7 @@
  *
  * Purpose    A worker says in its HELLO what may carry its KV; when the other's has come, both take
  *            the same (hello_carries) and open their sides. On shm the ring is offered on the link;
- *            tcp and nccl have a connection each of their own, which hosts.c dials or accepts.
+ *            tcp, ipc and nccl have a connection of their own, which hosts.c dials or accepts.
  * Ownership  worker_state has one; the channels are the slots' (peers.h).
  * Threads    The owner thread.
  * Limits     worker_options.kv_pairs_max communicators, as soon as enough pairs are idle.

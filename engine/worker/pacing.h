@@ -5,7 +5,7 @@
  *            a link moves is measured all the time; layout_group_layers weighs them.
  * Ownership  Plain value.
  * Threads    The owner thread.
- * Limits     A link that tells no times (nccl.h does) leaves it as it began.
+ * Limits     A link that tells no times (devpair.h does) leaves it as it began.
  */
 #ifndef ENGINE_WORKER_PACING_H
 #define ENGINE_WORKER_PACING_H

@@ -1,6 +1,6 @@
 /* cuda_ops.h -- the operators as kernels take them: plain structs of device pointers.
  *
- * Purpose    cuda.c (host, C) fills one of these from an ops.h struct and calls the entry of the
+ * Purpose    cudaops.c (host) fills one of these from an ops.h struct and calls the entry of the
  *            same name in a .cu file. A fast kernel takes the struct of its plain one, so that the
  *            plain one stays its reference for ever.
  * Ownership  Everything is borrowed until the stream has passed the launch; arrays marked "device"

@@ -1,7 +1,8 @@
 /* gguf_cursor.h -- bounded reads from the bytes of a GGUF file.
  *
  * Purpose    Walks a file from its start. Every read says what it is reading, so that an error
- * names the byte offset and the thing that was cut off or out of range. Private to models/file.
+ *            names the byte offset and the thing that was cut off or out of range. Private to
+ *            models/file.
  * Ownership  Borrows the bytes; strs taken point into them.
  * Threads    One thread at a time.
  * Limits     Never reads at or past `bytes`.

@@ -6,7 +6,7 @@
  * Ownership  autoscale_open takes over the driver and the lease; autoscale_close closes them.
  * Threads    One.
  * Limits     LIMIT_WORKERS workers.
- * State      server/README.md documents the JSON of /controller/state.
+ * State      server/control/README.md documents the JSON of /controller/state.
  */
 #ifndef SERVER_CONTROL_AUTOSCALE_H
 #define SERVER_CONTROL_AUTOSCALE_H

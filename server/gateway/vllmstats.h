@@ -1,8 +1,8 @@
 /* vllmstats.h -- the series that vLLM's users and routers read, under vLLM's names.
  *
  * Purpose    Endpoint pickers (llm-d's, the Gateway API's), production-stack's router, KEDA
- * examples and dashboards ask an endpoint for `vllm:` series. A gateway is the endpoint here: the
- *            values are those of all its workers together.
+ *            examples and dashboards ask an endpoint for `vllm:` series. A gateway is the endpoint
+ *            here: the values are those of all its workers together.
  * Ownership  The arena's.
  * Threads    The gateway's thread.
  * Limits     One model name, one engine.

@@ -1,8 +1,8 @@
 /* emu.hpp -- what a CUDA source file sees when it is compiled for the emulated device.
  *
  * Purpose    `g++ -x c++ -include tests/emu/emu.hpp kernel.cu` compiles a shipped kernel for the
- * host: nvcc's keywords, the built-in variables, warp and block collectives, and a launch.
- *            Everything else a kernel uses is plain C++ or comes from CUDA's own headers.
+ *            host: nvcc's keywords, the built-in variables, warp and block collectives, and a
+ *            launch. Everything else a kernel uses is plain C++ or comes from CUDA's own headers.
  * Ownership  None: a launch copies its arguments.
  * Model      Every CUDA thread of a block is a fiber; a block runs on one OS thread, blocks of a
  *            grid on all cores. A fiber runs until it waits in a collective, so a kernel without

@@ -25,6 +25,18 @@ def guard_of(path):
     return re.sub(r"[^A-Z0-9]", "_", path.upper())
 
 
+def run_together(path, comment):
+    """What clang-format makes of a line that is too long: the next one stands under no word."""
+    inside = False
+    for line in comment.split("\n"):
+        if re.match(r" \* [A-Z][\w-]* +\S", line) and line[3:].split()[0] in WORDS:
+            inside = True
+        elif not line.startswith(" * "):
+            inside = False
+        elif inside and not re.match(r" \* ( {10}|[A-Z][\w-]* {2,}\S)", line):
+            yield f"{path}: in its first comment `{line[3:]}` stands under no word"
+
+
 def form(path, text):
     name = os.path.basename(path)
     if not text.startswith(f"/* {name} -- "):
@@ -34,6 +46,7 @@ def form(path, text):
         for word in WORDS:
             if not re.search(rf"^ \* {word} +\S", comment, re.M):
                 yield f"{path}: its first comment has no line that begins with `{word}`"
+        yield from run_together(path, comment)
         guard = f"#ifndef {guard_of(path)}\n#define {guard_of(path)}\n"
         if guard not in text and not path.startswith(BODIES):
             yield f"{path}: wants the guard {guard_of(path)}"

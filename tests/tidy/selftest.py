@@ -83,6 +83,8 @@ CASES = [
     (headers.check, {"engine/base/a.c": "/* b.c -- wrong name. */\n"}, ["`/* a.c -- what it is`"]),
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("Ownership", "Owner")},
      ["no line that begins with `Ownership`"]),
+    (headers.check, {"engine/base/thing.h": CLEAN_H.replace("a thing.\n", "a thing, which\n * is one.\n")},
+     ["`is one.` stands under no word"]),
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("_BASE_", "_")}, ["wants the guard"]),
     (headers.check, {"engine/base/thing.h": CLEAN_H.replace("(void)", "(size_t n)")},
      ["does not compile on its own"]),
