@@ -9,16 +9,57 @@
 #include "kernels/cpu/body_spread.h"
 #include "kernels/kmath.h"
 
+/* `pairs` pairs side by side, by way of a copy: the compiler makes vectors of loops of known length
+ * whose sides do not overlap. */
+BODY_INLINE void rows_turn(const float *from, float *to, const float *cosine, const float *sine,
+                           const int32_t pairs) {
+    float a[16], b[16];
+    for (int32_t i = 0; i < pairs; i++) {
+        a[i] = from[2 * i];
+        b[i] = from[2 * i + 1];
+    }
+    for (int32_t i = 0; i < pairs; i++) {
+        const float x = a[i], y = b[i];
+        a[i] = fmaf(x, cosine[i], -(y * sine[i]));
+        b[i] = fmaf(x, sine[i], y * cosine[i]);
+    }
+    for (int32_t i = 0; i < pairs; i++) {
+        to[2 * i] = a[i];
+        to[2 * i + 1] = b[i];
+    }
+}
+
+/* The same with pairs `half` elements apart. */
+BODY_INLINE void rows_turn_halves(const float *from, float *to, const float *table, int32_t half) {
+    const v16 minus = v16_set(-1.0f);
+    int32_t i = 0;
+    for (; i + 16 <= half; i += 16) {
+        const v16 a = v16_load(from + i), b = v16_load(from + half + i);
+        const v16 c = v16_load(table + i), s = v16_load(table + half + i);
+        v16_store(to + i, v16_fma(a, c, v16_mul(v16_mul(b, s), minus)));
+        v16_store(to + half + i, v16_fma(a, s, v16_mul(b, c)));
+    }
+    for (; i < half; i++) {
+        const float a = from[i], b = from[half + i], c = table[i], s = table[half + i];
+        to[i] = fmaf(a, c, -(b * s));
+        to[half + i] = fmaf(a, s, b * c);
+    }
+}
+
 /* Turns one head: (a, b) -> (a cos - b sin, a sin + b cos). */
 static void rows_rope(const float *from, float *to, int32_t head_dim, int32_t dim,
                       ops_rope_pairs pairs, const float *table) {
-    const int32_t half = dim / 2, step = pairs == OPS_ROPE_NEOX ? 1 : 2;
-    const int32_t apart = pairs == OPS_ROPE_NEOX ? half : 1;
-    for (int32_t i = 0; i < half; i++) {
-        const float a = from[i * step], b = from[i * step + apart];
-        const float c = table[i], s = table[half + i];
-        to[i * step] = fmaf(a, c, -(b * s));
-        to[i * step + apart] = fmaf(a, s, b * c);
+    const int32_t half = dim / 2;
+    if (pairs == OPS_ROPE_NEOX) {
+        rows_turn_halves(from, to, table, half);
+    } else {
+        int32_t i = 0;
+        for (; i + 16 <= half; i += 16) {
+            rows_turn(from + 2 * i, to + 2 * i, table + i, table + half + i, 16);
+        }
+        for (; i < half; i++) {
+            rows_turn(from + 2 * i, to + 2 * i, table + i, table + half + i, 1);
+        }
     }
     for (int32_t i = dim; i < head_dim && to != from; i++) {
         to[i] = from[i];
@@ -78,8 +119,13 @@ static void append_int8(uint8_t *head, int32_t dim, int32_t slot, const float *k
     spread_head(key, spread, dim);
     scales[slot] = append_quantise(spread, dim, k);
     scales[LIMIT_PAGE_TOKENS + slot] = append_quantise(value, dim, v);
+    for (int32_t i = 0; i < dim; i += 4) {
+        uint32_t four;
+        memcpy(&four, k + i, sizeof(four));
+        four ^= 0x80808080u; /* each byte + 128 */
+        memcpy(head + i / 4 * 64 + slot * 4, &four, sizeof(four));
+    }
     for (int32_t i = 0; i < dim; i++) {
-        head[i / 4 * 64 + slot * 4 + i % 4] = (uint8_t)(k[i] + 128);
         values[4 * i] = (uint8_t)v[i];
     }
 }
