@@ -147,6 +147,15 @@ static void flash_places(const flash_job *j) {
     }
 }
 
+/* Asks for a panel's rows of q or out, which lie in another core's cache, if in any. */
+BODY_INLINE void flash_ask(const flash_job *j, int32_t p, const float *rows, const bool to_write) {
+    for (int32_t i = 0; p < j->panels && i < FLASH_LANES; i++) {
+        for (int32_t d = 0; d < j->head_dim; d += 16) {
+            __builtin_prefetch(rows + j->panel[p].at[i] + d, to_write);
+        }
+    }
+}
+
 /* Sums and differences of dimensions `apart` apart, of 16 queries. */
 BODY_INLINE void flash_spread(v16 *a, v16 *b) {
     const v16 sum = v16_add(*a, *b);
@@ -607,6 +616,9 @@ static void flash_chunk_end(const flash_job *j, int32_t chunk) {
         const int32_t first = p * FLASH_LANES;
         float *rows[FLASH_LANES];
         const bool alone = flash_alone(j, p, chunk);
+        if (alone) {
+            flash_ask(j, p + 1, j->a->op->out, true);
+        }
         for (int32_t i = 0; i < FLASH_LANES; i++) {
             rows[i] = alone ? j->a->op->out + j->panel[p].at[i] : j->rows + i * j->head_dim;
         }
@@ -625,7 +637,10 @@ void isa_amxflash_attention(const isa_attention *a, uint8_t *scratch) {
     const flash_job j = flash_open(a, scratch);
     isa_amx_configure(64, FLASH_LANES);
     flash_places(&j);
+    flash_ask(&j, 0, a->op->q, false);
+    flash_ask(&j, 1, a->op->q, false);
     for (int32_t p = 0; p < j.panels; p++) {
+        flash_ask(&j, p + 2, a->op->q, false);
         flash_query(&j, p);
     }
     const int32_t seen = j.panel[0].first_least / FLASH_KEYS * FLASH_KEYS;
