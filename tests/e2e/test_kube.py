@@ -373,9 +373,9 @@ def pods_without_a_node_or_a_life_are_told_of():
 
 @case
 def many_pods_come_in_pages():
-    with Kube(replicas=60) as kube, Driver(kube) as driver:
-        until(lambda: driver.workers().count("prefill serving") == 60, "60 are seen")
-        assert len(driver.workers()) == 64  # there are no more numbers
+    with Kube(replicas=130) as kube, Driver(kube) as driver:
+        until(lambda: driver.workers().count("prefill serving") == 130, "130 are seen")
+        assert len(driver.workers()) == 256  # there are no more numbers
 
 
 @case
