@@ -169,12 +169,10 @@ static int32_t whole_items(const attention_job *j) {
 /* Queries of an item. bf16 turns keys and values for each of them, which many queries should share,
  * as long as every thread has something to do. */
 static void unit_plan(attention_job *j) {
-    j->unit = ISA_QUERIES;
-    if (j->op->bf16) {
-        j->unit = j->op->kv->shape.head_dim > OPS_HEAD_DIM_MAX / 2 ? ISA_FLASH_QUERIES / 2
-                                                                   : ISA_FLASH_QUERIES;
-    }
-    while (j->unit > ISA_QUERIES && whole_items(j) < j->c->shared.threads * ITEMS_PER_THREAD) {
+    const int32_t numbers = j->op->bf16 ? ISA_FLASH_NUMBERS / j->op->kv->shape.head_dim : 0;
+    j->unit = j->op->bf16 ? ISA_FLASH_QUERIES : ISA_QUERIES;
+    while (j->unit > ISA_QUERIES &&
+           (j->unit > numbers || whole_items(j) < j->c->shared.threads * ITEMS_PER_THREAD)) {
         j->unit /= 2;
     }
     j->items = whole_items(j);

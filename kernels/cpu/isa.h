@@ -28,7 +28,8 @@ enum {
     ISA_KV_CHUNK = 512,         /* tokens between two merges of partial results, likewise */
     ISA_SPLITS = 2,             /* bytes of a query's number or a weight that meets int8 */
     ISA_QUERIES = 48,           /* (row, head) pairs of one unit of attention */
-    ISA_FLASH_QUERIES = 192,    /* the most of one on a tile unit of bf16; half with wide heads */
+    ISA_FLASH_QUERIES = 384,    /* the most of one on a tile unit of bf16: so many of 64 numbers, */
+    ISA_FLASH_NUMBERS = ISA_FLASH_QUERIES * 64, /* halved until wider heads fit, too */
     ISA_SCRATCH_BYTES = 512 << 10
 };
 

@@ -80,8 +80,8 @@ static_assert(FLASH_KEY_TILES == 4, "a register each");
 static_assert(FLASH_PANELS * sizeof(flash_panel) + FLASH_SCORES * FLASH_SCORES_BYTES +
                       FLASH_WEIGHTS * FLASH_WEIGHTS_BYTES +
                       (FLASH_KEYS * 4 + FLASH_LANES * 4) * OPS_HEAD_DIM_MAX +
-                      /* queries, outputs and merged ones: half as many of wide heads */
-                      ISA_FLASH_QUERIES * (OPS_HEAD_DIM_MAX / 2 * 10 + sizeof(isa_softmax)) <=
+                      ISA_FLASH_NUMBERS * (4 + 4 + 4) + /* queries, padded; outputs; merged ones */
+                      ISA_FLASH_QUERIES * sizeof(isa_softmax) <=
                   ISA_SCRATCH_BYTES,
               "fits");
 
