@@ -147,11 +147,17 @@ static void flash_places(const flash_job *j) {
     }
 }
 
-/* Asks for a panel's rows of q or out, which lie in another core's cache, if in any. */
-BODY_INLINE void flash_ask(const flash_job *j, int32_t p, const float *rows, const bool to_write) {
+/* Asks for a panel's rows of q, or of out to be written: they lie in another core's cache, if in
+ * any. */
+static void flash_ask(const flash_job *j, int32_t p, const float *rows, bool to_write) {
     for (int32_t i = 0; p < j->panels && i < FLASH_LANES; i++) {
         for (int32_t d = 0; d < j->head_dim; d += 16) {
-            __builtin_prefetch(rows + j->panel[p].at[i] + d, to_write);
+            const float *at = rows + j->panel[p].at[i] + d;
+            if (to_write) {
+                __builtin_prefetch(at, 1);
+            } else {
+                __builtin_prefetch(at);
+            }
         }
     }
 }
