@@ -70,7 +70,7 @@ gate_open_result gate_open(gate *g, const gate_request *request, int64_t now_us,
         return GATE_NOMEM;
     }
     memcpy(prompt, request->tokens, (size_t)request->tokens_count * sizeof(*prompt));
-    *params = *request->params;
+    request_params_copy(params, request->params);
     g->unused_count--;
     ledger_record *rec = &g->records[g->unused[g->unused_count]];
     CHECK(!rec->live);

@@ -177,7 +177,7 @@ void ledger_fail(gate *g, ledger_record *rec, gate_failure failure, const char *
 
 void ledger_run_params(const ledger_run *r, request_params *out) {
     const ledger_record *rec = r->owner;
-    *out = *rec->params;
+    request_params_copy(out, rec->params);
     out->choices = r->choices;
     out->choice_first = r->choice_first;
     out->prompt_logprobs = r->scores && rec->scores_next < rec->prompt_count;

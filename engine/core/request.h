@@ -10,7 +10,9 @@
 #define ENGINE_CORE_REQUEST_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "engine/base/limits.h"
 
@@ -44,6 +46,12 @@ typedef struct {
     int32_t biases_count;
     request_bias biases[LIMIT_LOGIT_BIAS];
 } request_params;
+
+/* Copies what is used: of 8 KiB for biases most requests have none. */
+static inline void request_params_copy(request_params *to, const request_params *from) {
+    memcpy(to, from,
+           offsetof(request_params, biases) + (size_t)from->biases_count * sizeof from->biases[0]);
+}
 
 typedef enum {
     REQUEST_RUNNING,   /* not ended */

@@ -35,7 +35,7 @@ static bool byte_of(uint32_t c, uint8_t *out) {
     return true;
 }
 
-size_t bytelevel_put(uint8_t byte, char out[2]) {
+size_t bytelevel_put_other(uint8_t byte, char out[2]) {
     char utf8[4];
     size_t bytes = str_utf8_put(code_point_of(byte), utf8);
     memcpy(out, utf8, bytes);

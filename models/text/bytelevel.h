@@ -17,8 +17,17 @@
 
 #include "engine/base/str.h"
 
+/* The character for one byte that is not printable ASCII. */
+size_t bytelevel_put_other(uint8_t byte, char out[2]);
+
 /* The character for one byte, in UTF-8; returns its bytes (1 or 2). */
-size_t bytelevel_put(uint8_t byte, char out[2]);
+static inline size_t bytelevel_put(uint8_t byte, char out[2]) {
+    if (byte > 0x20 && byte < 0x7F) {
+        out[0] = (char)byte;
+        return 1;
+    }
+    return bytelevel_put_other(byte, out);
+}
 
 /* The bytes a token's text stands for, into out[text.bytes]; false when the text holds a character
  * outside the alphabet. */

@@ -56,7 +56,7 @@ struct session {
 static void setup_run(session *s, run_state *run, const prepare_prompt *prompt, uint64_t seed) {
     const openai_request *r = s->request;
     run->prompt = *prompt;
-    run->params = r->params;
+    request_params_copy(&run->params, &r->params);
     run->params.max_tokens = prompt->max_tokens;
     if (run->params.min_tokens > prompt->max_tokens) {
         run->params.min_tokens = prompt->max_tokens;
