@@ -1,9 +1,14 @@
-/* cpupool.c -- compute threads: one counter of items, a short spin, then a futex.
+/* cpupool.c -- compute threads: a counter of items for each, a short spin, then a futex.
  *
- * `ticket` holds the job's generation (high half) and the items left to take (low half). Taking an
- * item is a compare-and-swap on both, so a thread that wakes up late, with an old generation, takes
- * nothing. The job's fields are read after a take: until that item is done the job cannot end, so
- * they are that job's. (Read before, they could be half of the next job's.)
+ * A phase's items are cut into one run a thread; who has done its own takes from the others' runs.
+ * So what a thread reads lies together, and is the same from one job to the next, as long as nobody
+ * is late. Whoever does a phase's last item opens the next one: no thread waits for the caller.
+ *
+ * A thread's `ticket` holds the phase's generation (high half) and the items left in its run (low
+ * half); it waits for another generation, and sleeps on that half. Taking an item is a
+ * compare-and-swap on both, so a thread that wakes up late, with an old generation, takes nothing.
+ * The job's fields are read after a take: until that item is done the job cannot end, so they are
+ * that job's. (Read before, they could be half of the next job's.)
  */
 #define _GNU_SOURCE
 #include "kernels/cpu/cpupool.h"
@@ -28,7 +33,7 @@ enum {
 };
 
 typedef struct {
-    _Alignas(64) _Atomic uint32_t wake; /* the last generation it was called to; it sleeps on it */
+    _Alignas(64) _Atomic uint64_t ticket;
     _Atomic uint32_t sleeps;
     cpupool *pool;
     pthread_t handle;
@@ -36,17 +41,16 @@ typedef struct {
 } worker;
 
 struct cpupool {
-    _Alignas(64) _Atomic uint64_t ticket;
-    _Alignas(64) _Atomic uint32_t done; /* items finished; the caller sleeps on it */
-    _Atomic uint32_t caller_sleeps;
-    _Alignas(64) _Atomic(cpupool_fn) fn;
-    _Atomic(void *) context;
-    _Atomic uint32_t items;
+    _Alignas(64) _Atomic uint32_t done; /* items of this phase that are finished */
+    _Alignas(64) _Atomic(const cpupool_phase *) phases;
+    _Atomic uint32_t phases_count;
+    _Atomic uint32_t base; /* generation of the job's first phase */
+    _Atomic int32_t runs;  /* threads the job is given to */
     _Atomic bool stop;
-    uint32_t generation; /* of the last job; the caller's */
+    uint32_t generation; /* the last one used; the caller's */
     int32_t threads;
     int32_t called;  /* threads that jobs are given to now: cpupool_use */
-    worker *workers; /* [threads - 1] */
+    worker *workers; /* [threads]; the first is the caller */
     arena memory;    /* holds this struct too */
 };
 
@@ -56,20 +60,29 @@ static void pause_briefly(void) {
 #endif
 }
 
-static void futex_wait(_Atomic uint32_t *word, uint32_t seen) {
-    (void)syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
+/* The half of a ticket that has the generation. */
+static void *generation_word(worker *w) {
+    return (uint8_t *)&w->ticket + (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 4 : 0);
 }
 
-static void futex_wake(_Atomic uint32_t *word, int count) {
-    (void)syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count, NULL, NULL, 0);
+static void futex_wait(worker *w, uint32_t seen) {
+    (void)syscall(SYS_futex, generation_word(w), FUTEX_WAIT_PRIVATE, seen, NULL, NULL, 0);
 }
 
-/* Spins until the word differs from `seen`; false when the time is over. */
-static bool spin_while(_Atomic uint32_t *word, uint32_t seen, int64_t spin_ns) {
+static void futex_wake(worker *w) {
+    (void)syscall(SYS_futex, generation_word(w), FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+static uint32_t generation_of(worker *w) {
+    return (uint32_t)(atomic_load_explicit(&w->ticket, memory_order_acquire) >> 32);
+}
+
+/* Spins until the generation differs from `seen`; false when the time is over. */
+static bool spin_while(worker *w, uint32_t seen, int64_t spin_ns) {
     const int64_t end_ns = clock_now_ns() + spin_ns;
     do {
         for (int i = 0; i < SPINS_PER_CLOCK; i++) {
-            if (atomic_load_explicit(word, memory_order_acquire) != seen) {
+            if (generation_of(w) != seen) {
                 return true;
             }
             pause_briefly();
@@ -78,29 +91,94 @@ static bool spin_while(_Atomic uint32_t *word, uint32_t seen, int64_t spin_ns) {
     return false;
 }
 
-/* Takes and runs items of this generation until there are none. */
-static void work(cpupool *p, uint32_t generation, int32_t thread) {
-    uint32_t finished = 0;
-    uint64_t ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
-    while ((uint32_t)(ticket >> 32) == generation && (uint32_t)ticket != 0) {
-        if (atomic_compare_exchange_weak_explicit(&p->ticket, &ticket, ticket - 1,
-                                                  memory_order_acq_rel, memory_order_acquire)) {
-            const cpupool_fn fn = atomic_load_explicit(&p->fn, memory_order_relaxed);
-            void *context = atomic_load_explicit(&p->context, memory_order_relaxed);
-            const uint32_t items = atomic_load_explicit(&p->items, memory_order_relaxed);
-            fn(context, (int32_t)(items - (uint32_t)ticket), thread);
-            finished++;
-            ticket = atomic_load_explicit(&p->ticket, memory_order_acquire);
+/* Its store comes before its look at `sleeps`, the thread's store before its look at `ticket` (both
+ * in the one order of sequential consistency): one of the two sees the other. */
+static void call(worker *w, uint32_t generation, uint32_t items) {
+    atomic_store(&w->ticket, ((uint64_t)generation << 32) | items);
+    if (atomic_load(&w->sleeps) != 0) {
+        futex_wake(w);
+    }
+}
+
+/* The first item of a thread's run. */
+static uint32_t run_first(uint32_t items, int32_t runs, int32_t thread) {
+    const uint64_t of = (uint64_t)(uint32_t)runs;
+    return (uint32_t)(((uint64_t)items * (uint32_t)thread + of - 1) / of);
+}
+
+/* By the thread that has done the last item of the phase before, or by the caller. */
+static void phase_open(cpupool *p, const cpupool_phase *phase, uint32_t generation, int32_t runs,
+                       int32_t thread) {
+    const uint32_t items = (uint32_t)phase->items;
+    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
+    for (int32_t i = 1; i <= runs; i++) { /* its own last: others need not wait for it */
+        const int32_t to = (thread + i) % runs;
+        const uint32_t first = run_first(items, runs, to), end = run_first(items, runs, to + 1);
+        if (first < end) { /* else the phase could end before this thread is told of it */
+            call(&p->workers[to], generation, end - first);
         }
     }
-    if (finished == 0) {
+}
+
+/* Takes an item of this generation from a thread's run: its number in the run from the end, or 0.
+ */
+static uint32_t take(worker *from, uint32_t generation) {
+    uint64_t ticket = atomic_load_explicit(&from->ticket, memory_order_acquire);
+    while ((uint32_t)(ticket >> 32) == generation && (uint32_t)ticket != 0) {
+        if (atomic_compare_exchange_weak_explicit(&from->ticket, &ticket, ticket - 1,
+                                                  memory_order_acq_rel, memory_order_acquire)) {
+            return (uint32_t)ticket;
+        }
+    }
+    return 0;
+}
+
+/* After the last item: opens the next phase, or tells the caller that the job is over. */
+static void phase_end(cpupool *p, uint32_t generation, int32_t runs, int32_t thread) {
+    const uint32_t next = generation + 1 - atomic_load_explicit(&p->base, memory_order_relaxed);
+    if (next == atomic_load_explicit(&p->phases_count, memory_order_relaxed)) {
+        call(&p->workers[0], generation + 1, 0);
         return;
     }
-    /* Told once a job, not per item: one shared line less to fight for. */
-    atomic_fetch_add(&p->done, finished);
-    if (atomic_load(&p->caller_sleeps) != 0) {
-        futex_wake(&p->done, 1);
+    const cpupool_phase *phases = atomic_load_explicit(&p->phases, memory_order_relaxed);
+    phase_open(p, &phases[next], generation + 1, runs, thread);
+}
+
+/* Takes and runs items of this generation until there are none. */
+static void work(cpupool *p, uint32_t generation, int32_t thread) {
+    const int32_t runs = atomic_load_explicit(&p->runs, memory_order_relaxed);
+    uint32_t finished = 0, items = 0;
+    for (int32_t i = 0; i < runs; i++) {
+        const int32_t from = (thread + i) % runs;
+        for (;;) {
+            const uint32_t left = take(&p->workers[from], generation);
+            if (left == 0) {
+                break;
+            }
+            const cpupool_phase *phase =
+                atomic_load_explicit(&p->phases, memory_order_relaxed) +
+                (generation - atomic_load_explicit(&p->base, memory_order_relaxed));
+            items = (uint32_t)phase->items;
+            phase->fn(phase->context, (int32_t)(run_first(items, runs, from + 1) - left), thread);
+            finished++;
+        }
     }
+    /* Told once a phase, not per item: one shared line less to fight for. */
+    if (finished > 0 && atomic_fetch_add(&p->done, finished) + finished == items) {
+        phase_end(p, generation, runs, thread);
+    }
+}
+
+/* Waits until a thread is called to another generation than `seen`. */
+static uint32_t await(worker *w, uint32_t seen, int64_t spin_ns) {
+    if (!spin_while(w, seen, spin_ns)) {
+        atomic_store(&w->sleeps, 1);
+        while ((uint32_t)(atomic_load(&w->ticket) >> 32) == seen) {
+            futex_wait(w, seen);
+        }
+        atomic_store(&w->sleeps, 0);
+    }
+    return generation_of(w);
 }
 
 static void *worker_main(void *argument) {
@@ -111,14 +189,7 @@ static void *worker_main(void *argument) {
     (void)pthread_setname_np(pthread_self(), name);
     uint32_t seen = 0;
     for (;;) {
-        if (!spin_while(&w->wake, seen, SPIN_WORKER_NS)) {
-            atomic_store(&w->sleeps, 1);
-            while (atomic_load(&w->wake) == seen) {
-                futex_wait(&w->wake, seen);
-            }
-            atomic_store(&w->sleeps, 0);
-        }
-        seen = atomic_load_explicit(&w->wake, memory_order_acquire);
+        seen = await(w, seen, SPIN_WORKER_NS);
         if (atomic_load_explicit(&p->stop, memory_order_acquire)) {
             return NULL;
         }
@@ -126,51 +197,44 @@ static void *worker_main(void *argument) {
     }
 }
 
-/* Its store comes before its look at `sleeps`, the worker's store before its look at `wake` (both
- * in the one order of sequential consistency): one of the two sees the other. */
-static void call(worker *w, uint32_t generation) {
-    atomic_store(&w->wake, generation);
-    if (atomic_load(&w->sleeps) != 0) {
-        futex_wake(&w->wake, 1);
-    }
-}
-
 void cpupool_use(cpupool *p, int32_t threads) {
     p->called = threads < 1 ? 1 : threads > p->threads ? p->threads : threads;
 }
 
-void cpupool_run(cpupool *p, cpupool_fn fn, void *context, int32_t items) {
-    CHECK_LE(0, items);
-    if (p->called == 1 || items <= 1) {
-        for (int32_t i = 0; i < items; i++) {
-            fn(context, i, 0);
+void cpupool_phases(cpupool *p, const cpupool_phase *phases, int32_t count) {
+    int32_t most = 0;
+    for (int32_t i = 0; i < count; i++) {
+        CHECK_LT(0, phases[i].items);
+        most = phases[i].items > most ? phases[i].items : most;
+    }
+    if (p->called == 1 || most <= 1) {
+        for (int32_t i = 0; i < count; i++) {
+            for (int32_t item = 0; item < phases[i].items; item++) {
+                phases[i].fn(phases[i].context, item, 0);
+            }
         }
         return;
     }
-    const uint32_t generation = ++p->generation;
-    atomic_store_explicit(&p->fn, fn, memory_order_relaxed);
-    atomic_store_explicit(&p->context, context, memory_order_relaxed);
-    atomic_store_explicit(&p->items, (uint32_t)items, memory_order_relaxed);
-    atomic_store_explicit(&p->done, 0, memory_order_relaxed);
-    atomic_store_explicit(&p->ticket, ((uint64_t)generation << 32) | (uint32_t)items,
-                          memory_order_release);
-    const int32_t called = items < p->called ? items : p->called;
-    for (int32_t i = 1; i < called; i++) {
-        call(&p->workers[i - 1], generation);
+    const uint32_t first = p->generation + 1, over = first + (uint32_t)count;
+    p->generation = over;
+    atomic_store_explicit(&p->phases, phases, memory_order_relaxed);
+    atomic_store_explicit(&p->phases_count, (uint32_t)count, memory_order_relaxed);
+    atomic_store_explicit(&p->base, first, memory_order_relaxed);
+    atomic_store_explicit(&p->runs, p->called, memory_order_relaxed);
+    phase_open(p, phases, first, p->called, 0);
+    worker *caller = &p->workers[0];
+    uint32_t seen = generation_of(caller);
+    while (seen != over) {
+        work(p, seen, 0);
+        seen = await(caller, seen, SPIN_CALLER_NS);
     }
-    work(p, generation, 0);
-    for (;;) {
-        const uint32_t done = atomic_load_explicit(&p->done, memory_order_acquire);
-        if (done == (uint32_t)items) {
-            return;
-        }
-        if (!spin_while(&p->done, done, SPIN_CALLER_NS)) {
-            atomic_store(&p->caller_sleeps, 1);
-            if (atomic_load(&p->done) == done) {
-                futex_wait(&p->done, done);
-            }
-            atomic_store(&p->caller_sleeps, 0);
-        }
+}
+
+void cpupool_run(cpupool *p, cpupool_fn fn, void *context, int32_t items) {
+    CHECK_LE(0, items);
+    const cpupool_phase phase = {fn, context, items};
+    if (items > 0) {
+        cpupool_phases(p, &phase, 1);
     }
 }
 
@@ -189,7 +253,7 @@ status cpupool_open(int32_t threads, cpupool **out, diag *d) {
     p->memory = memory;
     p->threads = 1;
     for (int32_t i = 1; i < threads; i++) {
-        worker *w = &p->workers[i - 1];
+        worker *w = &p->workers[i];
         w->pool = p;
         w->index = i;
         if (pthread_create(&w->handle, NULL, worker_main, w) != 0) {
@@ -210,8 +274,8 @@ void cpupool_close(cpupool *p) {
     }
     atomic_store_explicit(&p->stop, true, memory_order_release);
     for (int32_t i = 1; i < p->threads; i++) {
-        call(&p->workers[i - 1], p->generation + 1);
-        (void)pthread_join(p->workers[i - 1].handle, NULL);
+        call(&p->workers[i], p->generation + 1, 0);
+        (void)pthread_join(p->workers[i].handle, NULL);
     }
     arena memory = p->memory;
     arena_close(&memory);

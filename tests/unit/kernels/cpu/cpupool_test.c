@@ -87,3 +87,64 @@ Test(cpupool, threads_that_are_not_used_take_nothing) {
     }
     cpupool_close(p);
 }
+
+enum { PHASES = 5 };
+
+typedef struct {
+    tally phases[PHASES];
+    int32_t items[PHASES];
+    _Atomic int32_t early; /* items that ran before the phase before theirs was over */
+} relay;
+
+typedef struct {
+    relay *of;
+    int32_t phase;
+} relay_phase;
+
+static void relay_item(void *context, int32_t item, int32_t thread) {
+    const relay_phase *at = context;
+    relay *r = at->of;
+    for (int32_t i = 0; at->phase > 0 && i < r->items[at->phase - 1]; i++) {
+        if (r->phases[at->phase - 1].times[i] != 1) {
+            atomic_fetch_add(&r->early, 1);
+        }
+    }
+    count_item(&r->phases[at->phase], item, thread);
+}
+
+static void check_relays(int32_t threads, int32_t jobs, int32_t pause_us) {
+    cpupool *p = NULL;
+    diag d;
+    cr_assert_eq(cpupool_open(threads, &p, &d), STATUS_OK);
+    for (int32_t j = 0; j < jobs; j++) {
+        relay r = {.early = 0};
+        relay_phase at[PHASES];
+        cpupool_phase phases[PHASES];
+        const int32_t count = 1 + j % PHASES;
+        for (int32_t k = 0; k < count; k++) {
+            r.items[k] = 1 + (j * 7 + k * 11) % (j % 4 == 0 ? 2 : 40);
+            r.phases[k].sleep_item = j % 16 == k ? j % 7 : -1;
+            at[k] = (relay_phase){&r, k};
+            phases[k] = (cpupool_phase){relay_item, &at[k], r.items[k]};
+        }
+        cpupool_use(p, 1 + j % threads);
+        cpupool_phases(p, phases, count);
+        cr_assert_eq(r.early, 0);
+        for (int32_t k = 0; k < count; k++) {
+            for (int32_t i = 0; i < ITEMS_MAX; i++) {
+                cr_assert_eq(r.phases[k].times[i], i < r.items[k] ? 1 : 0);
+            }
+        }
+        if (pause_us > 0) {
+            clock_sleep_us(pause_us);
+        }
+    }
+    cpupool_close(p);
+}
+
+Test(cpupool, a_phase_begins_when_the_one_before_is_over) {
+    check_relays(1, 20, 0);
+    check_relays(2, 1500, 0);
+    check_relays(6, 1000, 0);
+    check_relays(3, 60, 200);
+}
