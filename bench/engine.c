@@ -58,7 +58,8 @@ static const config_option options[] = {
      "how weights of F32, F16 and BF16 are kept"},
     {"activations", CONFIG_ENUM, offsetof(settings, activations), 0, 0, "int8",
      workerflags_activations, NULL,
-     "how inputs meet weights; auto: bf16 with AMX-BF16, int8 elsewhere"},
+     "how inputs meet weights; mixed: prompts bf16, the rest int8; auto: mixed with AMX-BF16, "
+     "else int8"},
     {"kv-dtype", CONFIG_ENUM, offsetof(settings, kv), 0, 0, "auto", workerflags_kv_dtypes, NULL,
      "dtype of the cache; auto: int8 on the CPU, f16 elsewhere"},
     {"isa", CONFIG_STRING, offsetof(settings, isa), 0, 32, "auto", NULL, "NAME",
@@ -202,7 +203,8 @@ static status engine_prefill(bed *b, int32_t batch, int32_t prompt, double *out_
         for (int32_t at = 0; at < prompt;) {
             int32_t rows = prompt - at < b->s->chunk ? prompt - at : (int32_t)b->s->chunk;
             int32_t last = rows - 1;
-            model_seq seq = {0, rows, at, b->pages + (ptrdiff_t)i * b->pages_each, b->pages_each};
+            model_seq seq = {0,   rows, at, b->pages + (ptrdiff_t)i * b->pages_each, b->pages_each,
+                             rows};
             at += rows;
             model_batch step = {.tokens = b->tokens,
                                 .rows = rows,
@@ -223,8 +225,8 @@ static status engine_decode(bed *b, int32_t batch, int32_t prompt, double *out_s
     int64_t start = clock_now_ns();
     for (int32_t t = 0; t < b->s->gen; t++) {
         for (int32_t i = 0; i < batch; i++) {
-            b->seqs[i] = (model_seq){i, 1, prompt + t, b->pages + (ptrdiff_t)i * b->pages_each,
-                                     b->pages_each};
+            b->seqs[i] = (model_seq){
+                i, 1, prompt + t, b->pages + (ptrdiff_t)i * b->pages_each, b->pages_each, 0};
         }
         model_batch step = {.tokens = b->tokens,
                             .rows = batch,

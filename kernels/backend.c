@@ -134,7 +134,9 @@ status backend_weight_load(backend *b, backend_type type, const void *data, uint
         return status_fail_param(d, STATUS_INVALID, "activations", "unknown activations mode %d",
                                  (int)activations);
     }
-    if (activations == BACKEND_ACTIVATIONS_BF16 && !b->bf16) {
+    const bool pairs =
+        activations == BACKEND_ACTIVATIONS_BF16 || activations == BACKEND_ACTIVATIONS_MIXED;
+    if (pairs && !b->bf16) {
         return status_fail_param(d, STATUS_UNSUPPORTED, "activations",
                                  "activations of bf16 need a CPU with AMX-BF16");
     }

@@ -55,13 +55,15 @@ typedef enum {
 } backend_kv_type;
 
 /* How inputs meet weights: as int8 with one scale a row and 32 elements, as they are, or rounded to
- * bf16, as weights are then too. Weights of F32 meet f32 whatever is said, as do those of F16 and
- * BF16 with int8, or with bf16 where their inputs are not a multiple of 32. */
+ * bf16, as weights are then too; MIXED: rows of prompts (ops_linear.prompt) as with BF16, others as
+ * with INT8. Weights of F32 meet f32 whatever is said, as do those of F16 and BF16 with int8 and
+ * MIXED, or with bf16 where their inputs are not a multiple of 32. */
 typedef enum {
     BACKEND_ACTIVATIONS_INT8 = 0,
     BACKEND_ACTIVATIONS_F32 = 1,
     BACKEND_ACTIVATIONS_BF16 = 2,
-    BACKEND_ACTIVATIONS_TYPES = 3
+    BACKEND_ACTIVATIONS_MIXED = 3,
+    BACKEND_ACTIVATIONS_TYPES = 4
 } backend_activations;
 
 /* What a GPU worker may take of its device, all told, when nobody says otherwise. */
@@ -176,8 +178,8 @@ MUST_USE status backend_weight_load(backend *b, backend_type type, const void *d
                                     backend_activations activations, const backend_weight **out,
                                     diag *d);
 
-/* `wanted`; or for BACKEND_ACTIVATIONS_TYPES this backend's choice: bf16 where it has it, int8
- * elsewhere. "int8", "f32", "bf16"; "unknown" for anything else. */
+/* `wanted`; or for BACKEND_ACTIVATIONS_TYPES this backend's choice: mixed where it has bf16, int8
+ * elsewhere. "int8", "f32", "bf16", "mixed"; "unknown" for anything else. */
 backend_activations backend_activations_choose(const backend *b, backend_activations wanted);
 const char *backend_activations_name(backend_activations activations);
 

@@ -9,6 +9,8 @@ const char *backend_activations_name(backend_activations activations) {
             return "f32";
         case BACKEND_ACTIVATIONS_BF16:
             return "bf16";
+        case BACKEND_ACTIVATIONS_MIXED:
+            return "mixed";
         case BACKEND_ACTIVATIONS_TYPES:
             break;
     }
@@ -19,5 +21,5 @@ backend_activations backend_activations_choose(const backend *b, backend_activat
     if (wanted != BACKEND_ACTIVATIONS_TYPES) {
         return wanted;
     }
-    return b->bf16 ? BACKEND_ACTIVATIONS_BF16 : BACKEND_ACTIVATIONS_INT8;
+    return b->bf16 ? BACKEND_ACTIVATIONS_MIXED : BACKEND_ACTIVATIONS_INT8;
 }

@@ -146,6 +146,7 @@ typedef struct {
     int32_t rows;
     ops_linear_part parts[OPS_LINEAR_PARTS_MAX];
     int32_t parts_count; /* 1 .. OPS_LINEAR_PARTS_MAX */
+    bool prompt;         /* rows of prompts: for weights loaded with BACKEND_ACTIVATIONS_MIXED */
 } ops_linear;
 
 /* Which two elements of a head turn together. */

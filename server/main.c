@@ -94,8 +94,9 @@ static const config_option worker_flags[] = {
      "dtype of the cache; auto: int8 on the CPU, f16 elsewhere"},
     {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,
      "how weights of F32, F16 and BF16 are kept: as the file has them, or as Q8_0"},
-    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
-     "how activations meet weights; bf16: with AMX-BF16; auto: bf16 there, int8 elsewhere"},
+    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "auto", workerflags_activations, NULL,
+     "how activations meet weights; bf16, mixed (prompts bf16, the rest int8): with AMX-BF16; "
+     "auto: mixed there, else int8"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", workerflags_kv_transports,
      NULL, "what may carry KV to and from other workers; auto: the best that both have"},
     {"kv-pairs-max", CONFIG_INT, FIELD(kv_pairs), 0, LIMIT_WORKERS, "32", NULL, NULL,

@@ -273,8 +273,9 @@ static const config_option options[] = {
      "dtype of the KV cache; auto: int8 on the CPU, f16 elsewhere"},
     {"weights", CONFIG_ENUM, FIELD(weights), 0, 0, "file", workerflags_weights, NULL,
      "how weights of F32, F16 and BF16 are kept: as the file has them, or as Q8_0"},
-    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "int8", workerflags_activations, NULL,
-     "how activations meet weights; bf16: with AMX-BF16; auto: bf16 there, int8 elsewhere"},
+    {"activations", CONFIG_ENUM, FIELD(activations), 0, 0, "auto", workerflags_activations, NULL,
+     "how activations meet weights; bf16, mixed (prompts bf16, the rest int8): with AMX-BF16; "
+     "auto: mixed there, else int8"},
     {"max-seqs", CONFIG_INT, FIELD(seqs), 1, 1024, "64", NULL, NULL,
      "sequences a worker decodes at once"},
     {"prefill-chunk", CONFIG_INT, FIELD(chunk), 16, 8192, "256", NULL, NULL,

@@ -52,6 +52,8 @@ typedef struct {
     int64_t silence_us;           /* 3 s: a worker link this quiet is torn down */
     bool multiplex;               /* two lanes (below): a step of prompts and one of decode rows can
                                    * be in flight at once */
+    bool prompts_apart;           /* KV of a prompt's tokens differs from that of the same tokens
+                                   * when generated: core_seq.prompt_rows */
     uint64_t hash_key[2];         /* secret of the prefix cache */
     const waste *waste;           /* the owner's, told in heartbeats; NULL: none */
 } core_options;
@@ -123,6 +125,8 @@ typedef struct {
     int32_t position_first;
     const uint32_t *pages; /* [pages_count] block table */
     int32_t pages_count;
+    int32_t prompt_rows; /* the first of its rows that are the caller's prompt; the others were
+                          * generated, here or (computed again) by an earlier attempt */
 } core_seq;
 
 typedef enum {

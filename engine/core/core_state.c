@@ -77,10 +77,15 @@ message_reason core_check_submit(const core *c, const message_submit *s) {
     return s->tokens_count > room ? MESSAGE_REASON_LIMIT : MESSAGE_REASON_NONE;
 }
 
+int32_t core_cacheable(const core *c, const record *r, int32_t tokens) {
+    bool all = !c->options.prompts_apart || PLANTED(GENERATED_AS_PROMPT);
+    return all || tokens < r->prompt_count ? tokens : r->prompt_count;
+}
+
 void core_register(core *c, record *r, int32_t choice, int32_t tokens) {
     record_seq *s = &r->seqs[choice];
     prefix_chain chain = r->chain;
-    uint32_t whole = core_whole_pages(c, tokens);
+    uint32_t whole = core_whole_pages(c, core_cacheable(c, r, tokens));
     int32_t count = (int32_t)c->options.block_pages * LIMIT_PAGE_TOKENS;
     CHECK_LE(whole, s->pages_count);
     CHECK_LE(tokens, record_seq_tokens(r, s));

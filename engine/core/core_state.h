@@ -129,6 +129,9 @@ void core_drop_pages(core *c, record *r);
 /* Makes the pages of the first `tokens` tokens of a choice findable, whole pages only. */
 void core_register(core *c, record *r, int32_t choice, int32_t tokens);
 
+/* Of a request's first `tokens` tokens, those whose KV the prefix cache may hold. */
+int32_t core_cacheable(const core *c, const record *r, int32_t tokens);
+
 /* Whether a SUBMIT or RESERVE makes sense here at all: NONE, or why not. */
 message_reason core_check_submit(const core *c, const message_submit *s);
 

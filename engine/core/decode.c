@@ -160,7 +160,7 @@ static bool decode_take_pages(core *c, record *r) {
     uint32_t found = 0;
     if (!r->local || !r->params.prompt_logprobs) {
         /* The last token's page comes from P, or is computed here for its logits. */
-        uint32_t most = (uint32_t)((r->tokens_count - 1) / LIMIT_PAGE_TOKENS);
+        uint32_t most = (uint32_t)core_cacheable(c, r, r->tokens_count - 1) / LIMIT_PAGE_TOKENS;
         found = prefix_find(c->prefix, r->salt, r->tokens, most, s->pages, &r->chain);
     }
     s->pages_count = found;

@@ -402,7 +402,7 @@ bool prefill_start(core *c, record *r) {
     uint32_t found = 0;
     if (!r->params.prompt_logprobs) {
         /* The last token is always computed: its logits are wanted. */
-        uint32_t most = (uint32_t)((r->tokens_count - 1) / LIMIT_PAGE_TOKENS);
+        uint32_t most = (uint32_t)core_cacheable(c, r, r->tokens_count - 1) / LIMIT_PAGE_TOKENS;
         found = prefix_find(c->prefix, r->salt, r->tokens, most, s->pages, &r->chain);
     }
     s->pages_count = found;

@@ -153,6 +153,17 @@ static bool sched_has_room(const core *c, const record *r) {
     return true;
 }
 
+static int32_t sched_min(int32_t a, int32_t b) {
+    return a < b ? a : b;
+}
+
+/* Of rows that are computed before anything is sampled: a request that goes on from elsewhere
+ * brings what was generated there. */
+static int32_t sched_prompt_rows(const record *r, int32_t position, int32_t rows) {
+    int32_t left = r->prompt_count - position;
+    return left > 0 ? sched_min(left, rows) : 0;
+}
+
 static int32_t sched_add_seq(core *c, core_step *s, record *r, int32_t choice, int32_t rows,
                              bool prompt) {
     core_batch *b = &s->batch;
@@ -166,7 +177,8 @@ static int32_t sched_add_seq(core *c, core_step *s, record *r, int32_t choice, i
                                .rows = rows,
                                .position_first = position,
                                .pages = q->pages,
-                               .pages_count = (int32_t)record_pages_of(position + rows)};
+                               .pages_count = (int32_t)record_pages_of(position + rows),
+                               .prompt_rows = prompt ? sched_prompt_rows(r, position, rows) : 0};
     CHECK_LE((uint32_t)s->seqs[item].pages_count, q->pages_count);
     if (prompt) {
         memcpy(s->tokens + b->rows, r->tokens + position, (size_t)rows * sizeof *s->tokens);
@@ -247,10 +259,6 @@ static void sched_add_copies(const core *c, core_step *s, record *r) {
 }
 
 /* ---- prompts -------------------------------------------------------------------------------- */
-
-static int32_t sched_min(int32_t a, int32_t b) {
-    return a < b ? a : b;
-}
 
 static bool sched_wants_first(const record *r) {
     return !r->sampled && r->params.max_tokens > 0;

@@ -111,8 +111,8 @@ static void run(stepper *s) {
     }
     for (int32_t i = 0; i < b->seqs_count; i++) {
         const core_seq *c = &b->seqs[i];
-        s->seqs[i] =
-            (model_seq){c->row_first, c->rows, c->position_first, c->pages, c->pages_count};
+        s->seqs[i] = (model_seq){c->row_first, c->rows,        c->position_first,
+                                 c->pages,     c->pages_count, c->prompt_rows};
     }
     model_batch m = {.tokens = b->tokens,
                      .rows = b->rows,

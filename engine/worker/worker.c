@@ -312,6 +312,7 @@ static core_options core_settings(const worker_state *w, uint32_t pages) {
                       .seqs_max = o->seqs_max,
                       .queue_max = 4096,
                       .multiplex = o->multiplex,
+                      .prompts_apart = w->prompts_apart,
                       .step_tokens_max = batch_rows_max(o),
                       .logit_rows_max = batch_logit_rows_max(o),
                       .prefill_chunk_tokens = o->prefill_chunk_tokens,
@@ -498,6 +499,7 @@ static status open_model(worker_state *w, uint32_t *pages) {
                         .context_tokens = o->context_tokens,
                         .rows_max = batch_rows_max(o),
                         .logit_rows_max = batch_logit_rows_max(o)};
+    w->prompts_apart = mo.activations == BACKEND_ACTIVATIONS_MIXED;
     TRY(model_open(&mo, &w->model, w->d));
     w->info = model_get_info(w->model);
     *pages = w->info->kv_pages;

@@ -67,6 +67,7 @@ typedef struct {
     int64_t step_began_us;
     int64_t metrics_due_us;
     bool was_busy, was_idle;
+    bool prompts_apart; /* core_options.prompts_apart */
     bool draining;
     uint64_t order_token; /* of the newest controller that has ordered something */
     int64_t hand_back_us; /* when the drain has lasted long enough; 0: not set yet */

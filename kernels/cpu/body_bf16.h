@@ -6,6 +6,7 @@
  * Limits     As isa.h.
  *
  * Of four bits a weight has 16 values a group: they are computed and rounded once, and looked up.
+ * Weights that also meet int8 lie by inputs (tile.h): their outputs are brought together first.
  */
 #ifndef KERNELS_CPU_BODY_BF16_H
 #define KERNELS_CPU_BODY_BF16_H
@@ -64,10 +65,14 @@ BODY_INLINE __m512i bf16_round_two(v16 low, v16 high) {
 /* Nibbles of one output. A word's index is twice its nibble, plus one: the upper half of that value
  * in a table of floats, to which half a step of bf16 was added before: rounded to nearest, halves
  * away from zero. */
-BODY_INLINE __m512i bf16_nibbles(const uint8_t *quants, v16 scale, v16 minimum) {
-    const __m512i turns = _mm512_set_epi64(
-        0x0000000b0000000b, 0x0000000b0000000b, 0x0000000700000007, 0x0000000700000007,
-        0x0000000300000003, 0x0000000300000003, 0x0000001f0000001f, 0x0000001f0000001f);
+BODY_INLINE __m512i bf16_nibbles(const uint8_t *quants, v16 scale, v16 minimum,
+                                 const tile_order order) {
+    /* A word's nibbles are inputs j, 8 + j, 16 + j and 24 + j; the two in the middle change places
+     * where the bytes came from blocks by input. */
+    const int64_t second = order == TILE_BY_INPUT ? 0x0000000700000007 : 0x0000000300000003;
+    const int64_t third = order == TILE_BY_INPUT ? 0x0000000300000003 : 0x0000000700000007;
+    const __m512i turns = _mm512_set_epi64(0x0000000b0000000b, 0x0000000b0000000b, third, third,
+                                           second, second, 0x0000001f0000001f, 0x0000001f0000001f);
     const v16 levels = _mm512_set_ps(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const v16i values = v16_bits(v16_fma(levels, scale, minimum));
     const __m128i packed = _mm_loadu_si128((const __m128i *)(const void *)quants);
@@ -82,8 +87,29 @@ BODY_INLINE v16 bf16_bytes(const uint8_t *quants, v16 scale, v16 minimum) {
     return v16_fma(v16_from_int(_mm512_cvtepu8_epi32(q)), scale, minimum);
 }
 
+/* Four vectors of 16 outputs to one of 16 bytes an output: output 4 i + k of the vectors is lane i
+ * of vector k. Of nibbles, a word has the bytes j and 8 + j; of bytes, they follow each other. */
+BODY_INLINE void bf16_by_output(const uint8_t *w, uint8_t *to, const bool nibbles) {
+    const __m512i a = v64_load(w), b = v64_load(w + 64);
+    const __m512i c = v64_load(w + 128), d = v64_load(w + 192);
+    const __m512i ac = nibbles ? _mm512_unpacklo_epi8(a, c) : _mm512_unpacklo_epi32(a, b);
+    const __m512i ac2 = nibbles ? _mm512_unpackhi_epi8(a, c) : _mm512_unpackhi_epi32(a, b);
+    const __m512i bd = nibbles ? _mm512_unpacklo_epi8(b, d) : _mm512_unpacklo_epi32(c, d);
+    const __m512i bd2 = nibbles ? _mm512_unpackhi_epi8(b, d) : _mm512_unpackhi_epi32(c, d);
+    v64_store(to, _mm512_unpacklo_epi64(ac, bd));
+    v64_store(to + 64, _mm512_unpackhi_epi64(ac, bd));
+    v64_store(to + 128, _mm512_unpacklo_epi64(ac2, bd2));
+    v64_store(to + 192, _mm512_unpackhi_epi64(ac2, bd2));
+}
+
+/* Where output `c` is after that. */
+BODY_INLINE int bf16_output_at(int c) {
+    return c % 4 * 64 + c / 4 * 16;
+}
+
 /* The tile of a group: made at `slot`, or where it lies already. */
-BODY_INLINE const uint8_t *bf16_make(const uint8_t *w, uint8_t *slot, const tile_format format) {
+BODY_INLINE const uint8_t *bf16_make(const uint8_t *w, uint8_t *slot, const tile_format format,
+                                     const tile_order order) {
     const tile_shape s = tile_shape_of(format);
     if (format == TILE_BF16) {
         return w;
@@ -96,25 +122,49 @@ BODY_INLINE const uint8_t *bf16_make(const uint8_t *w, uint8_t *slot, const tile
         return slot;
     }
     const int bytes = s.nibbles ? 16 : 32, second = s.mode == TILE_ZERO128_HALF ? 1 : 0;
+    const bool by_input = order == TILE_BY_INPUT;
+    _Alignas(64) uint8_t turned[TILE_OUTPUTS * TILE_GROUP];
     bf16_scales k;
     bf16_scales_take(w + TILE_OUTPUTS * bytes, &k, s);
+    for (int half = 0; by_input && half < bytes / 16; half++) {
+        bf16_by_output(w + 256 * half, turned + 256 * half, s.nibbles);
+    }
     /* Scales are to be read one by one from memory: the port that would move them between lanes is
      * what this loop runs out of first. */
     __asm__ volatile("" ::"r"(&k) : "memory");
     UNROLL for (int c = 0; c < TILE_OUTPUTS; c++) {
         const v16 scale = v16_set(k.scale[0][c]), minimum = v16_set(k.minimum[0][c]);
-        const uint8_t *q = w + bytes * c;
+        const uint8_t *q = by_input ? turned + bf16_output_at(c) : w + bytes * c;
         if (s.nibbles) {
-            v64_store(slot + 64 * c, bf16_nibbles(q, scale, minimum));
+            v64_store(slot + 64 * c, bf16_nibbles(q, scale, minimum, order));
         } else {
             const v16 low = bf16_bytes(q, scale, minimum);
-            const v16 high =
-                bf16_bytes(q + 16, v16_set(k.scale[second][c]), v16_set(k.minimum[second][c]));
+            const v16 high = bf16_bytes(q + (by_input ? 256 : 16), v16_set(k.scale[second][c]),
+                                        v16_set(k.minimum[second][c]));
             v64_store(slot + 64 * c, bf16_round_two(low, high));
         }
     }
     return slot;
 }
+
+/* X(name, format, order) for all that is stored: 16-bit floats by output alone, F32 never. */
+#define BF16_STORED(X)                      \
+    X(q4_0, TILE_Q4_0, TILE_BY_OUTPUT)      \
+    X(q4_1, TILE_Q4_1, TILE_BY_OUTPUT)      \
+    X(q4_k, TILE_Q4_K, TILE_BY_OUTPUT)      \
+    X(q5_1, TILE_Q5_1, TILE_BY_OUTPUT)      \
+    X(q5_k, TILE_Q5_K, TILE_BY_OUTPUT)      \
+    X(q8_0, TILE_Q8_0, TILE_BY_OUTPUT)      \
+    X(q6_k, TILE_Q6_K, TILE_BY_OUTPUT)      \
+    X(f16, TILE_F16, TILE_BY_OUTPUT)        \
+    X(bf16, TILE_BF16, TILE_BY_OUTPUT)      \
+    X(q4_0_input, TILE_Q4_0, TILE_BY_INPUT) \
+    X(q4_1_input, TILE_Q4_1, TILE_BY_INPUT) \
+    X(q4_k_input, TILE_Q4_K, TILE_BY_INPUT) \
+    X(q5_1_input, TILE_Q5_1, TILE_BY_INPUT) \
+    X(q5_k_input, TILE_Q5_K, TILE_BY_INPUT) \
+    X(q8_0_input, TILE_Q8_0, TILE_BY_INPUT) \
+    X(q6_k_input, TILE_Q6_K, TILE_BY_INPUT)
 
 /* Rows to columns. */
 BODY_INLINE void bf16_transpose(v16 r[16]) {

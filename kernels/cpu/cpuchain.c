@@ -53,6 +53,7 @@ static isa_linear chain_part(const chain_step *s, int32_t part) {
     const ops_linear_part *p = &s->op->parts[part];
     const cpu_weight *w = (const cpu_weight *)(const void *)p->weight;
     return (isa_linear){.format = w->format,
+                        .order = w->order,
                         .weights = w->tiles,
                         .pairs = s->pairs,
                         .columns = ISA_PANEL_ROWS,
@@ -116,7 +117,7 @@ static void chain_item(void *context, int32_t item, int32_t thread) {
 
 bool cpuchain_worth(const cpu *c, const ops_linear *op) {
     const int32_t rows = op->rows < CPU_ROWS ? op->rows : CPU_ROWS;
-    return op->parts[0].weight->activations == BACKEND_ACTIVATIONS_BF16 &&
+    return cpu_activations(op) == BACKEND_ACTIVATIONS_BF16 &&
            rows >= CHAIN_THREAD_ROWS_MIN * c->shared.threads;
 }
 

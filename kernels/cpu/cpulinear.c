@@ -113,6 +113,7 @@ static void tiles_item(void *context, int32_t item, int32_t thread) {
     const int32_t tiles_left = tiles - tile_first, rows_left = j->rows - row_first;
     const isa_linear l = {
         .format = w->format,
+        .order = w->order,
         .weights = w->tiles,
         .panels = j->c->panels,
         .x = j->x,
@@ -190,7 +191,7 @@ status cpulinear_run(backend *b, const ops_linear *op) {
                         .inputs = first->inputs,
                         .row_base = base,
                         .rows = left < CPU_ROWS ? left : CPU_ROWS,
-                        .activations = first->activations,
+                        .activations = cpu_activations(op),
                         .columns = pairs_columns(left),
                         .x = c->x};
         if (j.activations == BACKEND_ACTIVATIONS_F32 && op->input == OPS_INPUT_PLAIN) {

@@ -62,6 +62,15 @@ static inline uint8_t *cpu_scratch(const cpu *c, int32_t thread) {
     return c->scratch + (int64_t)thread * ISA_SCRATCH_BYTES;
 }
 
+/* What the rows of an operator meet its weights as: never MIXED. */
+static inline backend_activations cpu_activations(const ops_linear *op) {
+    const backend_activations loaded = op->parts[0].weight->activations;
+    if (loaded != BACKEND_ACTIVATIONS_MIXED) {
+        return loaded;
+    }
+    return op->prompt ? BACKEND_ACTIVATIONS_BF16 : BACKEND_ACTIVATIONS_INT8;
+}
+
 static inline int32_t cpu_divide_up(int32_t a, int32_t b) {
     return (a + b - 1) / b;
 }

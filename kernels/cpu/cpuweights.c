@@ -76,10 +76,14 @@ static bool pairs_grow(cpu *c, int32_t inputs) {
 
 /* Room for the activations of the widest weight: at load, so that serving takes no memory. */
 static bool activations_grow(cpu *c, const backend_weight *shape) {
+    const bool mixed = shape->activations == BACKEND_ACTIVATIONS_MIXED;
+    if (mixed && !pairs_grow(c, shape->inputs)) {
+        return false;
+    }
     if (shape->activations == BACKEND_ACTIVATIONS_BF16) {
         return pairs_grow(c, shape->inputs);
     }
-    if (shape->activations == BACKEND_ACTIVATIONS_INT8) {
+    if (mixed || shape->activations == BACKEND_ACTIVATIONS_INT8) {
         if (shape->inputs > c->inputs_max) {
             isa_panel *panels = cpumap_take(panel_bytes(shape->inputs), true);
             if (panels == NULL) {

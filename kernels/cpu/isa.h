@@ -45,6 +45,7 @@ typedef struct {
 /* Outputs [tile_first, tile_first + tiles) x 16 of rows [row_first, row_first + rows). */
 typedef struct {
     tile_format format;
+    tile_order order;        /* of a bf16 product's weights; of others by input */
     const uint8_t *weights;  /* the whole weight, tile by tile */
     const isa_panel *panels; /* [rows of the input / 16 up, groups]: int8 activations */
     const float *x;          /* [rows of the input, inputs]: f32 activations */

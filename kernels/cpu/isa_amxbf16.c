@@ -128,7 +128,8 @@ BODY_INLINE void bf16_meet(const bf16_job *j, const uint8_t *a, int32_t g, const
 
 /* One tile's sums of all rows, to `sums`. */
 BODY_INLINE void bf16_stream(const bf16_job *j, const uint8_t *w, uint8_t *sums,
-                             const int32_t panels, const tile_format format) {
+                             const int32_t panels, const tile_format format,
+                             const tile_order order) {
     const int32_t group_bytes = tile_shape_of(format).group_bytes;
     const uint8_t *at[BF16_SLOTS] = {0};
     const int64_t stride = j->l->columns == 1 ? 4 : 64;
@@ -141,7 +142,8 @@ BODY_INLINE void bf16_stream(const bf16_job *j, const uint8_t *w, uint8_t *sums,
             UNROLL for (int32_t line = 0; line < group_bytes; line += 64) {
                 vec_prefetch(w + BF16_AHEAD_BYTES + line);
             }
-            at[g % BF16_SLOTS] = bf16_make(w, j->made + g % BF16_SLOTS * BF16_TILE_BYTES, format);
+            at[g % BF16_SLOTS] =
+                bf16_make(w, j->made + g % BF16_SLOTS * BF16_TILE_BYTES, format, order);
             w += group_bytes;
         }
         BF16_WRITTEN();
@@ -163,19 +165,19 @@ BODY_INLINE void bf16_stream(const bf16_job *j, const uint8_t *w, uint8_t *sums,
 }
 
 BODY_INLINE void bf16_stream_panels(const bf16_job *j, const uint8_t *w, uint8_t *sums,
-                                    const tile_format format) {
+                                    const tile_format format, const tile_order order) {
     switch ((j->l->rows + ISA_PANEL_ROWS - 1) / ISA_PANEL_ROWS) {
         case 1:
-            bf16_stream(j, w, sums, 1, format);
+            bf16_stream(j, w, sums, 1, format, order);
             return;
         case 2:
-            bf16_stream(j, w, sums, 2, format);
+            bf16_stream(j, w, sums, 2, format, order);
             return;
         case 3:
-            bf16_stream(j, w, sums, 3, format);
+            bf16_stream(j, w, sums, 3, format, order);
             return;
         default:
-            bf16_stream(j, w, sums, 4, format);
+            bf16_stream(j, w, sums, 4, format, order);
             return;
     }
 }
@@ -183,10 +185,10 @@ BODY_INLINE void bf16_stream_panels(const bf16_job *j, const uint8_t *w, uint8_t
 /* `count` groups of a tile at `w`, turned to what a product takes on its other side: [16 pairs of
  * inputs][16 outputs]. */
 BODY_INLINE void bf16_make_block(const uint8_t *w, int32_t count, uint8_t *to,
-                                 const tile_format format) {
+                                 const tile_format format, const tile_order order) {
     const int32_t group_bytes = tile_shape_of(format).group_bytes;
     for (int32_t g = 0; g < count; g++, w += group_bytes, to += BF16_TILE_BYTES) {
-        const uint8_t *made = bf16_make(w, to, format);
+        const uint8_t *made = bf16_make(w, to, format, order);
         v16 pairs[16];
         UNROLL for (int i = 0; i < 16; i++) {
             pairs[i] = v16_load((const float *)(const void *)(made + 64 * i));
@@ -198,41 +200,25 @@ BODY_INLINE void bf16_make_block(const uint8_t *w, int32_t count, uint8_t *to,
     }
 }
 
-#define BF16_FORMAT(name, format)                                                                 \
+#define BF16_FORMAT(name, format, order)                                                          \
     static __attribute__((noinline)) void bf16_stream_##name(const bf16_job *j, const uint8_t *w, \
                                                              uint8_t *sums) {                     \
-        bf16_stream_panels(j, w, sums, format);                                                   \
+        bf16_stream_panels(j, w, sums, format, order);                                            \
     }                                                                                             \
     static __attribute__((noinline)) void bf16_block_##name(const uint8_t *w, int32_t count,      \
                                                             uint8_t *to) {                        \
-        bf16_make_block(w, count, to, format);                                                    \
+        bf16_make_block(w, count, to, format, order);                                             \
     }
+BF16_STORED(BF16_FORMAT)
 
-BF16_FORMAT(q4_0, TILE_Q4_0)
-BF16_FORMAT(q4_1, TILE_Q4_1)
-BF16_FORMAT(q4_k, TILE_Q4_K)
-BF16_FORMAT(q5_1, TILE_Q5_1)
-BF16_FORMAT(q5_k, TILE_Q5_K)
-BF16_FORMAT(q8_0, TILE_Q8_0)
-BF16_FORMAT(q6_k, TILE_Q6_K)
-BF16_FORMAT(f16, TILE_F16)
-BF16_FORMAT(bf16, TILE_BF16)
-
-/* By format; F32 never comes here. */
-static const struct {
+/* F32 never comes here, and 16-bit floats by inputs neither. */
+typedef struct {
     void (*stream)(const bf16_job *j, const uint8_t *w, uint8_t *sums);
     void (*block)(const uint8_t *w, int32_t count, uint8_t *to);
-} bf16_formats[TILE_FORMATS] = {
-    [TILE_Q4_0] = {bf16_stream_q4_0, bf16_block_q4_0},
-    [TILE_Q4_1] = {bf16_stream_q4_1, bf16_block_q4_1},
-    [TILE_Q4_K] = {bf16_stream_q4_k, bf16_block_q4_k},
-    [TILE_Q5_1] = {bf16_stream_q5_1, bf16_block_q5_1},
-    [TILE_Q5_K] = {bf16_stream_q5_k, bf16_block_q5_k},
-    [TILE_Q8_0] = {bf16_stream_q8_0, bf16_block_q8_0},
-    [TILE_Q6_K] = {bf16_stream_q6_k, bf16_block_q6_k},
-    [TILE_F16] = {bf16_stream_f16, bf16_block_f16},
-    [TILE_BF16] = {bf16_stream_bf16, bf16_block_bf16},
-};
+} bf16_format;
+
+#define BF16_ENTRY(name, format, order) [order][format] = {bf16_stream_##name, bf16_block_##name},
+static const bf16_format bf16_formats[TILE_ORDERS][TILE_FORMATS] = {BF16_STORED(BF16_ENTRY)};
 
 /* A block of groups of one or two tiles meets one or two panels. Registers 0 and 1 are the first
  * panel's sums, 2 and 3 the second's. */
@@ -360,7 +346,7 @@ static void bf16_block_groups(const bf16_job *j, int32_t g, int32_t count) {
     const int64_t bytes = (int64_t)tile_bytes(l->format, l->inputs);
     const int32_t group_bytes = tile_shape_of(l->format).group_bytes;
     for (int32_t t = 0; t < l->tiles; t++) {
-        bf16_formats[l->format].block(
+        bf16_formats[l->order][l->format].block(
             l->weights + (l->tile_first + t) * bytes + (int64_t)g * group_bytes, count,
             j->made + t * BF16_BLOCK_GROUPS * BF16_TILE_BYTES);
     }
@@ -398,8 +384,9 @@ static void bf16_few(const bf16_job *j) {
     const int32_t end = l->tile_first + l->tiles;
     for (int32_t t = l->tile_first; t <= end; t++) {
         if (t < end) {
-            bf16_formats[l->format].stream(j, l->weights + (uint64_t)t * bytes,
-                                           j->sums + t % 2 * BF16_PANELS * BF16_TILE_BYTES);
+            bf16_formats[l->order][l->format].stream(
+                j, l->weights + (uint64_t)t * bytes,
+                j->sums + t % 2 * BF16_PANELS * BF16_TILE_BYTES);
         }
         if (t > l->tile_first) {
             bf16_stream_finish(j, j->sums + (t - 1) % 2 * BF16_PANELS * BF16_TILE_BYTES, t - 1);

@@ -175,34 +175,23 @@ static void rows_groups(const rows_job *j, int32_t from, int32_t count, int32_t 
     }
 }
 
-#define ROWS_FORMAT(name, format)                                                           \
+#define ROWS_FORMAT(name, format, order)                                                    \
     static __attribute__((noinline)) void rows_make_##name(const uint8_t *w, int32_t count, \
                                                            uint8_t *to) {                   \
         const int32_t group_bytes = tile_shape_of(format).group_bytes;                      \
         for (int32_t g = 0; g < count; g++, w += group_bytes, to += BF16_TILE_BYTES) {      \
-            const uint8_t *made = bf16_make(w, to, format);                                 \
+            const uint8_t *made = bf16_make(w, to, format, order);                          \
             if (made != to) {                                                               \
                 memcpy(to, made, BF16_TILE_BYTES);                                          \
             }                                                                               \
         }                                                                                   \
     }
+BF16_STORED(ROWS_FORMAT)
 
-ROWS_FORMAT(q4_0, TILE_Q4_0)
-ROWS_FORMAT(q4_1, TILE_Q4_1)
-ROWS_FORMAT(q4_k, TILE_Q4_K)
-ROWS_FORMAT(q5_1, TILE_Q5_1)
-ROWS_FORMAT(q5_k, TILE_Q5_K)
-ROWS_FORMAT(q8_0, TILE_Q8_0)
-ROWS_FORMAT(q6_k, TILE_Q6_K)
-ROWS_FORMAT(f16, TILE_F16)
-ROWS_FORMAT(bf16, TILE_BF16)
+typedef void (*rows_maker)(const uint8_t *w, int32_t count, uint8_t *to);
 
-/* By format; F32 never comes here. */
-static void (*const rows_makers[TILE_FORMATS])(const uint8_t *w, int32_t count, uint8_t *to) = {
-    [TILE_Q4_0] = rows_make_q4_0, [TILE_Q4_1] = rows_make_q4_1, [TILE_Q4_K] = rows_make_q4_k,
-    [TILE_Q5_1] = rows_make_q5_1, [TILE_Q5_K] = rows_make_q5_k, [TILE_Q8_0] = rows_make_q8_0,
-    [TILE_Q6_K] = rows_make_q6_k, [TILE_F16] = rows_make_f16,   [TILE_BF16] = rows_make_bf16,
-};
+#define ROWS_ENTRY(name, format, order) [order][format] = rows_make_##name,
+static const rows_maker rows_makers[TILE_ORDERS][TILE_FORMATS] = {BF16_STORED(ROWS_ENTRY)};
 
 /* Makes groups of a tile; returns where the weights go on. */
 static const uint8_t *rows_make(const isa_linear *l, int32_t tile, int32_t from, int32_t count,
@@ -210,7 +199,7 @@ static const uint8_t *rows_make(const isa_linear *l, int32_t tile, int32_t from,
     const int64_t bytes = (int64_t)tile_bytes(l->format, l->inputs);
     const int32_t group_bytes = tile_shape_of(l->format).group_bytes;
     const uint8_t *w = l->weights + tile * bytes + (int64_t)from * group_bytes;
-    rows_makers[l->format](w, count, to);
+    rows_makers[l->order][l->format](w, count, to);
     return w + (int64_t)count * group_bytes;
 }
 

@@ -45,7 +45,7 @@ typedef enum {
 } tile_mode;
 
 /* What lies side by side in a group. */
-typedef enum { TILE_BY_INPUT = 0, TILE_BY_OUTPUT = 1 } tile_order;
+typedef enum { TILE_BY_INPUT = 0, TILE_BY_OUTPUT = 1, TILE_ORDERS = 2 } tile_order;
 
 /* What a kernel must know; one constant per storage variant. */
 typedef enum {

@@ -17,6 +17,7 @@ typedef struct {
     backend *device;
     bool shares;       /* another one's weights */
     bool bf16;         /* attention, as linear operators */
+    bool mixed;        /* both, of rows of prompts alone */
     llama_shape shape; /* this rank's */
     int32_t rank, ranks;
     llama_load_weights weights;
@@ -24,11 +25,14 @@ typedef struct {
     int32_t *positions; /* host [rows_max] */
     int32_t *tokens;    /* host [rows_max] of a padded batch */
     int32_t *rows;      /* host [rows_max] 0, 1, 2, ... */
-    ops_seq *seqs;      /* host [rows_max] */
+    bool *prompts;      /* host [rows_max] rows of prompts; false everywhere unless `mixed` */
+    bool *last_prompts; /* host [logit_rows_max] the same of the wanted rows */
+    ops_seq *seqs;      /* host [rows_max] those of the batch, cut where its prompt ends */
+    int32_t seqs_count;
     float *x;           /* device [rows_max, width] the residual stream */
     float *q;           /* device [rows_max, heads * head_dim] */
     float *k, *v;       /* device [rows_max, kv_heads * head_dim] */
-    float *mixed;       /* device [rows_max, heads * head_dim] attention's result */
+    float *attended;    /* device [rows_max, heads * head_dim] attention's result */
     float *gate, *up;   /* device [rows_max, ffn] */
     float *added;       /* device [rows_max, width] before its norm, in families with norms_after */
     float *rope;        /* device [rows_max, rope_dim] */
@@ -74,7 +78,9 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
     m->seqs = mem_calloc((size_t)rows, sizeof(m->seqs[0]));
     m->tokens = mem_calloc((size_t)rows, sizeof(m->tokens[0]));
     m->rows = mem_calloc((size_t)rows, sizeof(m->rows[0]));
-    if (!m->positions || !m->seqs || !m->tokens || !m->rows) {
+    m->prompts = mem_calloc((size_t)rows, sizeof(m->prompts[0]));
+    m->last_prompts = mem_calloc((size_t)logit_rows, sizeof(m->last_prompts[0]));
+    if (!m->positions || !m->seqs || !m->tokens || !m->rows || !m->prompts || !m->last_prompts) {
         return STATUS_NOMEM;
     }
     for (int32_t i = 0; i < rows; i++) {
@@ -86,7 +92,7 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
     TRY(llama_floats(m->device, rows, s->heads * s->head_dim, &m->q));
     TRY(llama_floats(m->device, rows, s->kv_heads * s->head_dim, &m->k));
     TRY(llama_floats(m->device, rows, s->kv_heads * s->head_dim, &m->v));
-    TRY(llama_floats(m->device, rows, s->heads * s->head_dim, &m->mixed));
+    TRY(llama_floats(m->device, rows, s->heads * s->head_dim, &m->attended));
     TRY(llama_floats(m->device, rows, s->ffn, &m->gate));
     TRY(llama_floats(m->device, rows, s->ffn, &m->up));
     TRY(llama_floats(m->device, rows, s->rope_dim, &m->rope));
@@ -116,8 +122,8 @@ static status llama_workspace(llama *m, int32_t rows, int32_t logit_rows) {
 
 void llama_close(void *self) {
     llama *m = self;
-    float *const device[] = {m->x,  m->q,    m->k,    m->v,      m->mixed, m->gate,
-                             m->up, m->rope, m->last, m->logits, m->added, m->rope_window};
+    float *const device[] = {m->x,  m->q,    m->k,    m->v,      m->attended, m->gate,
+                             m->up, m->rope, m->last, m->logits, m->added,    m->rope_window};
     for (size_t i = 0; i < sizeof(device) / sizeof(device[0]); i++) {
         if (device[i]) {
             backend_free(m->device, device[i]);
@@ -127,6 +133,8 @@ void llama_close(void *self) {
     mem_free(m->seqs);
     mem_free(m->tokens);
     mem_free(m->rows);
+    mem_free(m->prompts);
+    mem_free(m->last_prompts);
     if (!m->shares) {
         llama_load_free(&m->shape, m->device, &m->weights);
     }
@@ -146,6 +154,7 @@ status llama_share(const void *self, backend *device, int32_t rows_max, int32_t 
     m->rank = of->rank;
     m->ranks = of->ranks;
     m->bf16 = of->bf16;
+    m->mixed = of->mixed;
     m->weights = of->weights;
     status s = llama_workspace(m, rows_max, logit_rows_max);
     if (s != STATUS_OK) {
@@ -193,6 +202,7 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     m->shape = shape;
     m->rank = options->rank;
     m->bf16 = m->device->bf16 && options->activations == BACKEND_ACTIVATIONS_BF16;
+    m->mixed = options->activations == BACKEND_ACTIVATIONS_MIXED;
     m->ranks = ranks;
     status s = llama_load_tensors(file, &whole, m->device, options, &m->weights, d);
     if (s == STATUS_OK) {
@@ -230,19 +240,32 @@ status llama_open_as(const llama_traits *traits, const gguf *file, const model_o
     return STATUS_OK;
 }
 
+/* A sequence's rows that are its prompt, and the others, are sequences of their own where they meet
+ * other numbers: each attends to the pages, where all rows' keys are already. */
+static void llama_seqs(llama *m, const model_batch *b) {
+    m->seqs_count = 0;
+    for (int32_t i = 0; i < b->seqs_count; i++) {
+        const model_seq *s = &b->seqs[i];
+        int32_t cut = m->mixed && s->prompt_rows > 0 ? s->prompt_rows : s->rows;
+        m->seqs[m->seqs_count++] =
+            (ops_seq){s->row_first, cut, s->position_first, s->pages, s->pages_count};
+        if (cut < s->rows) {
+            m->seqs[m->seqs_count++] = (ops_seq){s->row_first + cut, s->rows - cut,
+                                                 s->position_first + cut, s->pages, s->pages_count};
+        }
+        for (int32_t r = 0; r < s->rows; r++) {
+            m->positions[s->row_first + r] = s->position_first + r;
+            m->prompts[s->row_first + r] = m->mixed && r < s->prompt_rows;
+        }
+    }
+}
+
 /* The batch in the kernels' terms, and the tables of its positions' rotations. */
 static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, bool repeats) {
     memset(m->positions, 0, (size_t)b->rows * sizeof(m->positions[0]));
-    for (int32_t i = 0; i < b->seqs_count; i++) {
-        const model_seq *from = &b->seqs[i];
-        m->seqs[i] = (ops_seq){from->row_first, from->rows, from->position_first, from->pages,
-                               from->pages_count};
-        for (int32_t r = 0; r < from->rows; r++) {
-            m->positions[from->row_first + r] = from->position_first + r;
-        }
-    }
+    llama_seqs(m, b);
     ops_batch batch = {.seqs = m->seqs,
-                       .seqs_count = b->seqs_count,
+                       .seqs_count = m->seqs_count,
                        .rows = b->rows,
                        .heads = m->shape.heads,
                        .kv = kv,
@@ -273,6 +296,40 @@ static status llama_begin(llama *m, const backend_kv *kv, const model_batch *b, 
     return backend_embed(m->device, &embed);
 }
 
+/* The end of the run of rows of one kind that begins at `first`. */
+static int32_t llama_run(const bool *prompts, int32_t first, int32_t rows) {
+    int32_t end = first + 1;
+    while (end < rows && prompts[end] == prompts[first]) {
+        end++;
+    }
+    return end;
+}
+
+/* backend_chain; where a batch has rows of prompts and others, once for each run of one kind.
+ * `prompts`: [rows] of the operators. */
+static status llama_chain(llama *m, const bool *prompts, const ops_linear *ops, int32_t count) {
+    int32_t rows = ops[0].rows;
+    for (int32_t first = 0, end; m->mixed && first < rows; first = end) {
+        ops_linear run[OPS_CHAIN_MAX];
+        end = llama_run(prompts, first, rows);
+        for (int32_t i = 0; i < count; i++) {
+            ptrdiff_t inputs = (ptrdiff_t)first * ops[i].parts[0].weight->inputs;
+            run[i] = ops[i];
+            run[i].prompt = prompts[first];
+            run[i].rows = end - first;
+            run[i].x += inputs;
+            if (run[i].x_up) {
+                run[i].x_up += inputs;
+            }
+            for (int32_t p = 0; p < ops[i].parts_count; p++) {
+                run[i].parts[p].out += (ptrdiff_t)first * ops[i].parts[p].weight->outputs;
+            }
+        }
+        TRY(backend_chain(m->device, run, count));
+    }
+    return m->mixed ? STATUS_OK : backend_chain(m->device, ops, count);
+}
+
 static status llama_norm_heads(llama *m, float *x, const float *weight, int32_t heads) {
     ops_rmsnorm norm = {x, weight, x, heads, m->shape.head_dim, m->shape.epsilon, false};
     return backend_rmsnorm(m->device, &norm);
@@ -289,7 +346,7 @@ static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32
                                 {w->matrix[LLAMA_K], w->vector[LLAMA_K], m->k, false},
                                 {w->matrix[LLAMA_V], w->vector[LLAMA_V], m->v, false}},
                       .parts_count = 3};
-    TRY(backend_linear(m->device, &qkv));
+    TRY(llama_chain(m, m->prompts, &qkv, 1));
     if (m->shape.traits->head_norms) {
         TRY(llama_norm_heads(m, m->q, w->vector[LLAMA_Q_NORM], b->rows * m->shape.heads));
         TRY(llama_norm_heads(m, m->k, w->vector[LLAMA_K_NORM], b->rows * m->shape.kv_heads));
@@ -301,7 +358,7 @@ static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32
                               .table = near ? m->rope_window : m->rope,
                               .kv = kv,
                               .seqs = m->seqs,
-                              .seqs_count = b->seqs_count,
+                              .seqs_count = m->seqs_count,
                               .rows = b->rows,
                               .layer = layer,
                               .heads = m->shape.heads,
@@ -313,10 +370,10 @@ static status llama_append(llama *m, backend_kv *kv, const model_batch *b, int32
 
 static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b, int32_t layer) {
     ops_attention attention = {.q = m->q,
-                               .out = m->mixed,
+                               .out = m->attended,
                                .kv = kv,
                                .seqs = m->seqs,
-                               .seqs_count = b->seqs_count,
+                               .seqs_count = m->seqs_count,
                                .rows = b->rows,
                                .layer = layer,
                                .heads = m->shape.heads,
@@ -324,7 +381,18 @@ static status llama_attend(llama *m, const backend_kv *kv, const model_batch *b,
                                .window = llama_window(m, layer),
                                .softcap = m->shape.softcap,
                                .bf16 = m->bf16};
-    return backend_attention(m->device, &attention);
+    for (int32_t first = 0, end; m->mixed && first < m->seqs_count; first = end) {
+        attention.bf16 = m->prompts[m->seqs[first].row_first];
+        for (end = first + 1; end < m->seqs_count; end++) {
+            if (m->prompts[m->seqs[end].row_first] != attention.bf16) {
+                break;
+            }
+        }
+        attention.seqs = m->seqs + first;
+        attention.seqs_count = end - first;
+        TRY(backend_attention(m->device, &attention));
+    }
+    return m->mixed ? STATUS_OK : backend_attention(m->device, &attention);
 }
 
 /* A product that x[rows, width] takes; or its norm, where families have one there. Each rank has
@@ -358,11 +426,11 @@ static status llama_add(llama *m, const float *norm, float *x, int32_t rows) {
     return backend_rmsnorm(m->device, &add);
 }
 
-/* The rest of a layer, in place on x[rows, width]; `mixed` is attention's result for the same
- * rows. */
-static status llama_finish(llama *m, const llama_load_layer *w, float *x, const float *mixed,
-                           int32_t rows) {
-    ops_linear out = {.x = mixed,
+/* The rest of a layer, in place on x[rows, width]; `attended` is attention's result for the same
+ * rows, `prompts` which of them are of prompts. */
+static status llama_finish(llama *m, const llama_load_layer *w, float *x, const float *attended,
+                           const bool *prompts, int32_t rows) {
+    ops_linear out = {.x = attended,
                       .input = OPS_INPUT_PLAIN,
                       .rows = rows,
                       .parts = {llama_added(m, w, LLAMA_OUT, x)},
@@ -383,11 +451,11 @@ static status llama_finish(llama *m, const llama_load_layer *w, float *x, const 
                        .parts_count = 1};
     const ops_linear chain[] = {out, spread, down};
     if (m->ranks == 1 && !m->shape.traits->norms_after) {
-        return backend_chain(m->device, chain, 3);
+        return llama_chain(m, prompts, chain, 3);
     }
-    TRY(backend_chain(m->device, chain, 1));
+    TRY(llama_chain(m, prompts, chain, 1));
     TRY(llama_add(m, w->vector[LLAMA_ATTN_NORM_AFTER], x, rows));
-    TRY(backend_chain(m->device, chain + 1, 2));
+    TRY(llama_chain(m, prompts, chain + 1, 2));
     return llama_add(m, w->vector[LLAMA_FFN_NORM_AFTER], x, rows);
 }
 
@@ -397,10 +465,14 @@ static status llama_end(llama *m, const model_batch *b) {
     int32_t rows = b->logit_rows_count;
     int32_t query = m->shape.heads * m->shape.head_dim;
     ops_gather x = {m->x, b->logit_rows, m->last, rows, m->shape.width, b->rows};
-    ops_gather mixed = {m->mixed, b->logit_rows, m->q, rows, query, b->rows};
+    ops_gather attended = {m->attended, b->logit_rows, m->q, rows, query, b->rows};
+    for (int32_t i = 0; i < rows; i++) {
+        m->last_prompts[i] = m->prompts[b->logit_rows[i]];
+    }
     TRY(backend_gather(m->device, &x));
-    TRY(backend_gather(m->device, &mixed));
-    TRY(llama_finish(m, &m->weights.layers[m->shape.layers - 1], m->last, m->q, rows));
+    TRY(backend_gather(m->device, &attended));
+    TRY(llama_finish(m, &m->weights.layers[m->shape.layers - 1], m->last, m->q, m->last_prompts,
+                     rows));
     if (m->rank != 0) {
         return STATUS_OK;
     }
@@ -411,7 +483,7 @@ static status llama_end(llama *m, const model_batch *b) {
                        .rows = rows,
                        .parts = {{m->weights.output, NULL, m->logits, false}},
                        .parts_count = 1};
-    TRY(backend_linear(m->device, &head));
+    TRY(llama_chain(m, m->last_prompts, &head, 1));
     if (m->shape.logits_softcap == 0) {
         return STATUS_OK;
     }
@@ -468,7 +540,7 @@ static status llama_layers(llama *m, backend_kv *kv, const model_batch *b, bool 
         if (last) {
             TRY(llama_end(m, b));
         } else {
-            TRY(llama_finish(m, &m->weights.layers[layer], m->x, m->mixed, b->rows));
+            TRY(llama_finish(m, &m->weights.layers[layer], m->x, m->attended, m->prompts, b->rows));
         }
     }
     return STATUS_OK;

@@ -423,7 +423,8 @@ static bool model_batch_fits(const model *m, const model_batch *b) {
     for (int32_t i = 0; i < b->seqs_count; i++) {
         const model_seq *s = &b->seqs[i];
         if (s->row_first != row || s->rows < 1 || s->rows > b->rows - row ||
-            s->position_first < 0 || s->position_first > m->info.context_tokens - s->rows) {
+            s->position_first < 0 || s->position_first > m->info.context_tokens - s->rows ||
+            s->prompt_rows < 0 || s->prompt_rows > s->rows) {
             return false;
         }
         row += s->rows;

@@ -69,6 +69,7 @@ typedef struct {
     int32_t position_first; /* position of its first row; earlier positions are in its pages */
     const uint32_t *pages; /* [pages_count] block table: page i holds positions 16 i .. 16 i + 15 */
     int32_t pages_count;   /* covers position_first + rows */
+    int32_t prompt_rows;   /* its first rows that are a prompt: BACKEND_ACTIVATIONS_MIXED */
 } model_seq;
 
 typedef struct {

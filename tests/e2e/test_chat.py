@@ -9,7 +9,7 @@ from weirtest import LABEL, SAMPLE, Server, case, main, real_model, until
 
 SAY = [{"role": "user", "content": "What is the water like today?"}]
 PROMPT = "the people of the long water were called"
-_server = Server()
+_server = Server("--activations", "int8")  # one arithmetic: a prompt scores as generation did
 client = openai.OpenAI(base_url=_server.url + "/v1", api_key="none", max_retries=0, timeout=60)
 MODEL = client.models.list().data[0].id
 

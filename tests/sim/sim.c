@@ -97,6 +97,7 @@ static core_options worker_options(sim *s, uint32_t roles, uint32_t pages) {
                           .quarantine_us = QUARANTINE_US,
                           .heartbeat_us = 1000000,
                           .silence_us = 3000000,
+                          .prompts_apart = s->model.apart,
                           .hash_key = {1, 2}};
 }
 
@@ -209,6 +210,8 @@ static void set_up(sim *s) {
     CHECK(s->links != NULL);
     s->layers = 1 + (uint32_t)sim_below(s, 4);
     s->model = (hashmodel_options){.layers = s->layers, .vocab = 61, .eog = 1};
+    /* Not drawn in turn, so that the seeds before it mean what they meant. */
+    s->model.apart = rng_mix(s->options.seed ^ 0xA9A) % 3 == 0;
     s->delay_us = 20 + (int64_t)sim_below(s, sim_chance(s, 20) ? 60000 : 1000);
     s->group_pages = 4 + (uint32_t)sim_below(s, 8);
     /* Shorter than the gateway's rounds: leases end while it still counts on them [R9]. */

@@ -6,7 +6,7 @@
 #include "engine/base/rng.h"
 #include "tests/sim/sim.h"
 
-enum { DOCUMENTS = 3, PROMPT_MAX = 140, OUTPUT_MAX = 50, STOP_TOKEN = 3 };
+enum { DOCUMENTS = 3, PROMPT_MAX = 140, CONVERSATION_MAX = 300, OUTPUT_MAX = 50, STOP_TOKEN = 3 };
 
 /* ---- making --------------------------------------------------------------------------------- */
 
@@ -20,6 +20,29 @@ static void make_prompt(sim *s, sim_request *r) {
             i < shared ? rng_at(s->options.seed, document, (uint64_t)i) : sim_below(s, 1u << 30);
         r->prompt[i] = (int32_t)(bits % (uint64_t)s->model.vocab);
     }
+}
+
+/* Some prompts begin with an earlier request's prompt and answer, as the next turn of a
+ * conversation does. Not drawn in turn, so that seeds without them mean what they meant. */
+static void make_turn(sim *s, uint32_t index) {
+    sim_request *r = &s->requests[index];
+    uint64_t bits = rng_at(s->options.seed, 0xC0, index);
+    if (!s->model.apart || index == 0 || bits % 3 > 0) {
+        return;
+    }
+    const sim_request *before = &s->requests[bits / 3 % index];
+    int32_t answer = before->expected_count[0], own = r->prompt_count;
+    int32_t history = before->prompt_count + answer;
+    if (history + own > CONVERSATION_MAX) {
+        return;
+    }
+    memmove(r->prompt + history, r->prompt, (size_t)own * sizeof(*r->prompt));
+    memcpy(r->prompt, before->prompt, (size_t)before->prompt_count * sizeof(*r->prompt));
+    for (int32_t i = 0; i < answer; i++) {
+        r->prompt[before->prompt_count + i] = before->expected[0][i].token;
+    }
+    r->prompt_count = history + own;
+    r->salt = before->salt;
 }
 
 static void make_params(sim *s, request_params *p) {
@@ -69,6 +92,7 @@ void simclient_make(sim *s) {
         make_prompt(s, r);
         make_params(s, &r->params);
         r->salt = sim_below(s, 2);
+        make_turn(s, i);
         r->gateway = SIM_GATEWAYS_MAX;
         r->stop_choice =
             sim_chance(s, 10) ? (int32_t)sim_below(s, (uint64_t)r->params.choices) : -1;

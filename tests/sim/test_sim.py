@@ -21,7 +21,7 @@ JOBS = 2
 # Those that a commit proves: found within some hundred seeds, each by another check.
 QUICK = ("R1_PARK", "R2_FIRST", "R5_JUNK", "R12_SOURCE_PINS", "TOKEN_TWICE_AFTER_RETRY",
          "GATEWAY_DEATH_KEEPS", "PREFIX_REFERENCE", "RETRIES_WITHOUT_BUDGET", "WRONG_LAYER",
-         "ABORT_FREES_PAGES", "STEP_PAGES_FREED")
+         "ABORT_FREES_PAGES", "STEP_PAGES_FREED", "GENERATED_AS_PROMPT")
 
 # One P and one D without room: all requests end, though both are full for this long all told.
 CROWD_SEEDS = 40

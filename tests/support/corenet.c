@@ -108,7 +108,7 @@ corenet *corenet_open(const corenet_options *o) {
         CHECK_EQ(arena_open(&k->memory, core_bytes(&c)), STATUS_OK);
         CHECK_EQ(core_create(&k->memory, &c, &k->core, &d), STATUS_OK);
         arena_seal(&k->memory);
-        hashmodel_options m = {c.pages, c.layers, 50000, o->eog};
+        hashmodel_options m = {c.pages, c.layers, 50000, o->eog, c.prompts_apart};
         CHECK_EQ(hashmodel_open(&k->model, &m), STATUS_OK);
     }
     for (uint32_t w = 0; w < o->workers; w++) {

@@ -29,7 +29,9 @@ static uint64_t *slot(const hashmodel *h, const core_seq *s, int32_t position, u
     return cell(h, s->pages[position / LIMIT_PAGE_TOKENS], layer) + position % LIMIT_PAGE_TOKENS;
 }
 
-static uint64_t kv_of(uint64_t before, int32_t token, int32_t position, uint32_t layer) {
+static uint64_t kv_of(const hashmodel_options *o, uint64_t before, int32_t token, int32_t position,
+                      uint32_t layer, bool prompt) {
+    before ^= o->apart && prompt ? 0x9A : 0;
     uint64_t mixed = rng_mix(before ^ rng_mix((uint64_t)(uint32_t)token << 32 | layer));
     return rng_mix(mixed + (uint64_t)(uint32_t)position);
 }
@@ -46,8 +48,8 @@ void hashmodel_layer(hashmodel *h, const core_batch *b, uint32_t layer) {
         for (int32_t k = 0; k < s->rows; k++) {
             int32_t position = s->position_first + k;
             uint64_t before = position == 0 ? 0 : *slot(h, s, position - 1, layer);
-            *slot(h, s, position, layer) =
-                kv_of(before, b->tokens[s->row_first + k], position, layer);
+            *slot(h, s, position, layer) = kv_of(&h->options, before, b->tokens[s->row_first + k],
+                                                 position, layer, k < s->prompt_rows);
         }
     }
 }
@@ -149,12 +151,13 @@ void hashmodel_spoil(hashmodel *h, uint32_t page, uint32_t layer_first, uint32_t
     }
 }
 
-static uint64_t digest_of(const hashmodel_options *o, const int32_t *tokens, int32_t count) {
+static uint64_t digest_of(const hashmodel_options *o, const int32_t *tokens, int32_t count,
+                          int32_t prompt_count) {
     uint64_t digest = 0;
     for (uint32_t layer = 0; layer < o->layers; layer++) {
         uint64_t kv = 0;
         for (int32_t p = 0; p < count; p++) {
-            kv = kv_of(kv, tokens[p], p, layer);
+            kv = kv_of(o, kv, tokens[p], p, layer, p < prompt_count);
             digest = digest_step(digest, kv);
         }
     }
@@ -164,11 +167,11 @@ static uint64_t digest_of(const hashmodel_options *o, const int32_t *tokens, int
 request_token hashmodel_next(const hashmodel_options *o, const int32_t *tokens, int32_t count,
                              int32_t prompt_count, const request_params *params, int32_t choice) {
     CHECK(prompt_count > 0 && prompt_count <= count);
-    return pick(o, digest_of(o, tokens, count), params, choice, count - prompt_count);
+    return pick(o, digest_of(o, tokens, count, prompt_count), params, choice, count - prompt_count);
 }
 
 request_token hashmodel_score(const hashmodel_options *o, const int32_t *tokens, int32_t position,
                               int32_t top_logprobs) {
     CHECK(position > 0);
-    return score(o, digest_of(o, tokens, position), tokens[position], top_logprobs);
+    return score(o, digest_of(o, tokens, position, position), tokens[position], top_logprobs);
 }

@@ -18,6 +18,7 @@ typedef struct {
     uint32_t layers;
     int32_t vocab;
     int32_t eog; /* this token ends a generation, as sampler.h has it; -1: none */
+    bool apart;  /* KV of a prompt's tokens is another than that of the same tokens generated */
 } hashmodel_options;
 
 typedef struct {
@@ -45,7 +46,7 @@ void hashmodel_spoil(hashmodel *h, uint32_t page, uint32_t layer_first, uint32_t
 request_token hashmodel_next(const hashmodel_options *o, const int32_t *tokens, int32_t count,
                              int32_t prompt_count, const request_params *params, int32_t choice);
 
-/* The oracle's score of tokens[position]. */
+/* The oracle's score of tokens[position], which is the prompt's, as are those before it. */
 request_token hashmodel_score(const hashmodel_options *o, const int32_t *tokens, int32_t position,
                               int32_t top_logprobs);
 

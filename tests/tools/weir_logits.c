@@ -1,6 +1,6 @@
 /* weir_logits.c -- teacher-forced log probabilities of token windows.
  *
- *     weir_logits MODEL TOKENS [--activations int8|f32|bf16] [--weights file|q8_0]
+ *     weir_logits MODEL TOKENS [--activations int8|f32|bf16|mixed|auto] [--weights file|q8_0]
  *                 [--kv f16|bf16|f32|int8] [--chunk N]
  *                 [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]
  *
@@ -39,6 +39,8 @@ static bool parse(int argc, char **argv, settings *s) {
         str value = str_from(argv[i + 1]);
         bool good = false;
         if (strcmp(flag, "--activations") == 0) {
+            good = str_equal_z(value, "auto");
+            s->activations = good ? BACKEND_ACTIVATIONS_TYPES : s->activations;
             for (backend_activations a = 0; a < BACKEND_ACTIVATIONS_TYPES; a++) {
                 if (str_equal_z(value, backend_activations_name(a))) {
                     s->activations = a;
@@ -97,7 +99,7 @@ static status window(model *m, const int32_t *ids, int32_t count, int32_t chunk,
     int32_t vocab = model_get_info(m)->vocab;
     for (int32_t at = 0; at < count - 1; at += chunk) {
         int32_t rows = count - 1 - at < chunk ? count - 1 - at : chunk;
-        model_seq seq = {0, rows, at, pages, (at + rows + 15) / 16};
+        model_seq seq = {0, rows, at, pages, (at + rows + 15) / 16, rows};
         model_batch batch = {.tokens = ids + at,
                              .rows = rows,
                              .seqs = &seq,
@@ -177,11 +179,11 @@ static status run(const settings *s, model *m, diag *d) {
 int main(int argc, char **argv) {
     settings s;
     if (!parse(argc, argv, &s)) {
-        fprintf(
-            stderr,
-            "usage: weir_logits MODEL TOKENS [--activations int8|f32|bf16] [--weights file|q8_0] "
-            "[--kv f16|f32] "
-            "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
+        fprintf(stderr,
+                "usage: weir_logits MODEL TOKENS [--activations int8|f32|bf16|mixed|auto] "
+                "[--weights file|q8_0] "
+                "[--kv f16|f32] "
+                "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
         return 2;
     }
     diag d = {0};
@@ -195,7 +197,7 @@ int main(int argc, char **argv) {
                            .kv_pages = WINDOW_TOKENS_MAX / 16,
                            .kv_type = s.kv,
                            .weights = s.weights,
-                           .activations = s.activations,
+                           .activations = backend_activations_choose(device, s.activations),
                            .rows_max = (int32_t)s.chunk,
                            .logit_rows_max = (int32_t)s.chunk};
         result = model_open(&o, &m, &d);

@@ -162,7 +162,7 @@ static core_batch make_batch(bench *b, uint64_t seed) {
     }
     for (int32_t i = 0; i < SEQS; i++) {
         b->pages[i] = (uint32_t)i;
-        b->seqs[i] = (core_seq){i * TOKENS, TOKENS, 0, &b->pages[i], 1};
+        b->seqs[i] = (core_seq){i * TOKENS, TOKENS, 0, &b->pages[i], 1, TOKENS};
         b->logit_rows[i] = (i + 1) * TOKENS - 1;
     }
     for (int32_t i = 0; i < WANTS; i++) {
@@ -183,7 +183,8 @@ static void run_logits(bench *b, const core_batch *batch) {
     model_seq seqs[SEQS];
     for (int32_t i = 0; i < SEQS; i++) {
         const core_seq *s = &b->seqs[i];
-        seqs[i] = (model_seq){s->row_first, s->rows, s->position_first, s->pages, s->pages_count};
+        seqs[i] = (model_seq){s->row_first, s->rows,        s->position_first,
+                              s->pages,     s->pages_count, s->prompt_rows};
     }
     const model_batch m = {.tokens = b->tokens,
                            .rows = batch->rows,

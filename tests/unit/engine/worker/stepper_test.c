@@ -75,7 +75,7 @@ static void make_work(work *w) {
     for (int32_t i = 0; i < ROWS; i++) {
         w->tokens[i] = 10 + 3 * i;
     }
-    w->seq = (core_seq){0, ROWS, 0, w->pages, 2};
+    w->seq = (core_seq){0, ROWS, 0, w->pages, 2, ROWS};
     w->wants[0] = (core_want){.kind = CORE_WANT_SCORE,
                               .logit_row = 0,
                               .params = &w->params,
@@ -126,7 +126,7 @@ Test(stepper, a_step_is_the_forward_pass_and_the_sampler) {
     bench alone = {0};
     open_model(&alone);
     static float logits[2][TINYMODEL_VOCAB];
-    model_seq seq = {0, ROWS, 0, w.pages, 2};
+    model_seq seq = {0, ROWS, 0, w.pages, 2, ROWS};
     model_batch mb = {.tokens = w.tokens,
                       .rows = ROWS,
                       .seqs = &seq,
@@ -168,7 +168,7 @@ Test(stepper, copies_come_before_the_forward_pass) {
     for (int32_t copied = 0; copied < 2; copied++) {
         core_copy copy = {5, 6};
         uint32_t pages[2] = {3, copied ? 6 : 5};
-        core_seq seq = {0, 1, ROWS, pages, 2};
+        core_seq seq = {0, 1, ROWS, pages, 2, 0};
         int32_t row = 0;
         core_want want = {.kind = CORE_WANT_SAMPLE,
                           .params = &params,

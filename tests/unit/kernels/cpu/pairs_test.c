@@ -76,7 +76,7 @@ static float spec_output(const float *w, int32_t inputs, const float *x) {
 
 static void run(backend *b, const backend_weight *w, const float *x, float *out, int32_t rows) {
     const ops_linear op = {
-        .x = x, .rows = rows, .parts = {{w, NULL, out, false}}, .parts_count = 1};
+        .x = x, .rows = rows, .parts = {{w, NULL, out, false}}, .parts_count = 1, .prompt = true};
     cr_assert_eq(backend_linear(b, &op), STATUS_OK);
 }
 
@@ -95,16 +95,16 @@ static float *spec_all(backend_type type, const uint8_t *data, int32_t outputs, 
     return expected;
 }
 
-static void check_spec(backend *b, backend_type type, int32_t outputs, int32_t inputs) {
+static void check_spec(backend *b, backend_type type, int32_t outputs, int32_t inputs,
+                       backend_activations activations) {
     const int32_t rows_max = 70, counts[] = {1, 2, 15, 16, 17, 33, 48, 64, 65, 70};
     uint8_t *data = cputest_matrix(type, outputs, inputs);
     float *x = cputest_floats(rows_max * inputs), *out = cputest_zeros(rows_max * outputs);
     memset(x + inputs, 0, 32 * sizeof(float));
     x[3] = 1e-39f; /* no number to the tile unit */
     const float *expected = spec_all(type, data, outputs, inputs, x, rows_max);
-    const backend_weight *w =
-        cputest_load(b, type, data, outputs, inputs, BACKEND_ACTIVATIONS_BF16);
-    cr_assert_eq(w->activations, BACKEND_ACTIVATIONS_BF16);
+    const backend_weight *w = cputest_load(b, type, data, outputs, inputs, activations);
+    cr_assert_eq(w->activations, activations);
     for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
         char what[96];
         (void)snprintf(what, sizeof(what), "%s, %d rows", backend_type_name(type), (int)counts[i]);
@@ -116,14 +116,16 @@ static void check_spec(backend *b, backend_type type, int32_t outputs, int32_t i
 Test(pairs, products_are_the_tile_units_arithmetic_bit_for_bit) {
     backend *b = open_pairs("products_are_the_tile_units_arithmetic_bit_for_bit", 2);
     for (int i = 0; b != NULL && i < CPUTEST_QUANTISED_COUNT; i++) {
-        check_spec(b, CPUTEST_QUANTISED[i], 77, 768);
-        check_spec(b, CPUTEST_QUANTISED[i], 5, 256);
+        check_spec(b, CPUTEST_QUANTISED[i], 77, 768, BACKEND_ACTIVATIONS_BF16);
+        check_spec(b, CPUTEST_QUANTISED[i], 5, 256, BACKEND_ACTIVATIONS_BF16);
+        check_spec(b, CPUTEST_QUANTISED[i], 77, 768, BACKEND_ACTIVATIONS_MIXED);
+        check_spec(b, CPUTEST_QUANTISED[i], 5, 256, BACKEND_ACTIVATIONS_MIXED);
     }
     if (b != NULL) {
-        check_spec(b, BACKEND_F16, 40, 96);
-        check_spec(b, BACKEND_BF16, 77, 608);
-        check_spec(b, BACKEND_Q4_1, 48, 32);
-        check_spec(b, BACKEND_Q8_0, 33, 1216);
+        check_spec(b, BACKEND_F16, 40, 96, BACKEND_ACTIVATIONS_BF16);
+        check_spec(b, BACKEND_BF16, 77, 608, BACKEND_ACTIVATIONS_BF16);
+        check_spec(b, BACKEND_Q4_1, 48, 32, BACKEND_ACTIVATIONS_BF16);
+        check_spec(b, BACKEND_Q8_0, 33, 1216, BACKEND_ACTIVATIONS_BF16);
         backend_close(b);
     }
 }
@@ -168,13 +170,14 @@ typedef struct {
 
 enum { WIDTH = 96, FFN = 1568, CHAIN_OPS = 3, CHAIN_ROWS = 600, CHAIN_STEP = 40 };
 
-static layer_end layer_take(backend *b, ops_input gated, bool biased) {
+static layer_end layer_take(backend *b, ops_input gated, bool biased,
+                            backend_activations activations) {
     static const backend_type types[] = {BACKEND_Q8_0, BACKEND_Q4_1, BACKEND_Q4_0, BACKEND_Q5_1};
     layer_end e = {.norm = cputest_floats(WIDTH), .gated = gated};
     for (int i = 0; i < 4; i++) {
         const int32_t inputs = i == 3 ? FFN : WIDTH, outputs = i == 1 || i == 2 ? FFN : WIDTH;
         const uint8_t *data = cputest_matrix(types[i], outputs, inputs);
-        e.w[i] = cputest_load(b, types[i], data, outputs, inputs, BACKEND_ACTIVATIONS_BF16);
+        e.w[i] = cputest_load(b, types[i], data, outputs, inputs, activations);
         e.bias[i] = biased ? cputest_floats(outputs) : NULL;
     }
     return e;
@@ -199,11 +202,15 @@ static void layer_ops(const layer_end *e, const float *mixed, float *x, int32_t 
                           .rows = rows,
                           .parts = {{e->w[3], e->bias[3], x, true}},
                           .parts_count = 1};
+    for (int i = 0; i < CHAIN_OPS; i++) {
+        ops[i].prompt = true;
+    }
 }
 
 /* The whole chain against its operators one by one, a few rows at a time. */
-static void check_chain(backend *b, ops_input gated, bool biased, int32_t rows) {
-    const layer_end e = layer_take(b, gated, biased);
+static void check_chain(backend *b, ops_input gated, bool biased, int32_t rows,
+                        backend_activations activations) {
+    const layer_end e = layer_take(b, gated, biased, activations);
     const float *mixed = cputest_floats(rows * WIDTH);
     float *x = cputest_floats(rows * WIDTH), *expected = cputest_zeros(rows * WIDTH);
     ops_linear ops[CHAIN_OPS];
@@ -226,12 +233,40 @@ Test(pairs, a_chain_equals_its_operators_one_by_one) {
     for (int threads = 1; threads <= 2; threads++) {
         backend *b = open_pairs("a_chain_equals_its_operators_one_by_one", threads);
         for (int c = 0; b != NULL && c < 6; c++) {
-            check_chain(b, c % 2 == 0 ? OPS_INPUT_SILU_MUL : OPS_INPUT_GELU_MUL, c % 3 == 0,
-                        rows[c]);
+            const ops_input gated = c % 2 == 0 ? OPS_INPUT_SILU_MUL : OPS_INPUT_GELU_MUL;
+            check_chain(b, gated, c % 3 == 0, rows[c], BACKEND_ACTIVATIONS_BF16);
+            check_chain(b, gated, c % 3 == 0, rows[c], BACKEND_ACTIVATIONS_MIXED);
         }
         if (b != NULL) {
             backend_close(b);
         }
+    }
+}
+
+/* One weight has both: rows of prompts as above, others as if it had been loaded for int8. */
+Test(pairs, rows_that_are_no_prompts_meet_int8) {
+    enum { ROWS = 70, OUTPUTS = 77, INPUTS = 512 };
+    backend *b = open_pairs("rows_that_are_no_prompts_meet_int8", 2);
+    for (int i = 0; b != NULL && i < CPUTEST_QUANTISED_COUNT; i++) {
+        const backend_type type = CPUTEST_QUANTISED[i];
+        uint8_t *data = cputest_matrix(type, OUTPUTS, INPUTS);
+        float *x = cputest_floats(ROWS * INPUTS), *out = cputest_zeros(ROWS * OUTPUTS);
+        float *expected = cputest_zeros(ROWS * OUTPUTS);
+        const backend_weight *int8 =
+            cputest_load(b, type, data, OUTPUTS, INPUTS, BACKEND_ACTIVATIONS_INT8);
+        const backend_weight *mixed =
+            cputest_load(b, type, data, OUTPUTS, INPUTS, BACKEND_ACTIVATIONS_MIXED);
+        cr_assert_eq(mixed->bytes, int8->bytes, "weights are kept once");
+        run(b, int8, x, expected, ROWS);
+        for (int32_t rows = 1; rows <= ROWS; rows += rows == 1 ? 8 : 61) {
+            const ops_linear op = {
+                .x = x, .rows = rows, .parts = {{mixed, NULL, out, false}}, .parts_count = 1};
+            cr_assert_eq(backend_linear(b, &op), STATUS_OK);
+            cputest_same_bits(out, expected, rows * OUTPUTS, backend_type_name(type));
+        }
+    }
+    if (b != NULL) {
+        backend_close(b);
     }
 }
 
@@ -323,6 +358,9 @@ Test(pairs, an_instruction_set_without_them_refuses_and_chooses_int8) {
     cr_assert(strstr(d.text, "AMX-BF16") != NULL);
     cr_assert_eq(backend_activations_choose(b, BACKEND_ACTIVATIONS_TYPES),
                  BACKEND_ACTIVATIONS_INT8);
+    cr_assert_eq(backend_weight_load(b, BACKEND_Q4_0, data, 16 * 18, 16, 32,
+                                     BACKEND_ACTIVATIONS_MIXED, &w, &d),
+                 STATUS_UNSUPPORTED);
     cr_assert_eq(backend_activations_choose(b, BACKEND_ACTIVATIONS_F32), BACKEND_ACTIVATIONS_F32);
     backend_close(b);
 }

@@ -58,7 +58,7 @@ static float *logits_of(backend_activations activations, backend_kv_type kv, int
     }
     for (int32_t at = 0; at < TOKENS; at += chunk) {
         int32_t count = TOKENS - at < chunk ? TOKENS - at : chunk;
-        model_seq seq = {0, count, at, pages, PAGES};
+        model_seq seq = {0, count, at, pages, PAGES, count};
         model_batch batch = {.tokens = tokens + at,
                              .rows = count,
                              .seqs = &seq,

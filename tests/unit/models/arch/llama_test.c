@@ -44,7 +44,7 @@ static void forward_all(model *m, const int32_t *tokens, float *logits) {
     for (int32_t i = 0; i < TOKENS; i++) {
         rows[i] = i;
     }
-    model_seq seq = {0, TOKENS, 0, pages, PAGES};
+    model_seq seq = {0, TOKENS, 0, pages, PAGES, TOKENS};
     model_batch batch = {.tokens = tokens,
                          .rows = TOKENS,
                          .seqs = &seq,

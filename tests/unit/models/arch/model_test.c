@@ -70,7 +70,7 @@ static void close_bed(bed *b) {
 typedef struct {
     int32_t tokens[TOKENS];
     uint32_t pages[PAGES];
-    int32_t done, count;
+    int32_t done, count, prompt;
     float *logits; /* [count, vocab], filled as it goes */
 } sequence;
 
@@ -79,6 +79,7 @@ static sequence *make_sequence(uint64_t seed, int32_t count, int32_t vocab, uint
                                uint32_t step) {
     sequence *s = mem_calloc(1, sizeof(*s));
     s->count = count;
+    s->prompt = 2 * count / 3;
     s->logits = mem_calloc((size_t)count * (size_t)vocab, sizeof(float));
     for (int32_t i = 0; i < count; i++) {
         s->tokens[i] = (int32_t)(rng_at(seed, 1, (uint64_t)i) % (uint64_t)vocab);
@@ -100,8 +101,15 @@ static void step(bed *b, sequence *const *seqs, const int32_t *rows, int32_t cou
     model_seq shares[SEQS_MAX];
     int32_t total = 0;
     for (int32_t i = 0; i < count; i++) {
-        shares[i] = (model_seq){total, rows[i], seqs[i]->done, seqs[i]->pages,
-                                (seqs[i]->done + rows[i] + 15) / 16};
+        int32_t prompt = seqs[i]->prompt - seqs[i]->done;
+        shares[i] = (model_seq){.row_first = total,
+                                .rows = rows[i],
+                                .position_first = seqs[i]->done,
+                                .pages = seqs[i]->pages,
+                                .pages_count = (seqs[i]->done + rows[i] + 15) / 16,
+                                .prompt_rows = prompt < 0         ? 0
+                                               : prompt < rows[i] ? prompt
+                                                                  : rows[i]};
         memcpy(tokens + total, seqs[i]->tokens + seqs[i]->done,
                (size_t)rows[i] * sizeof(tokens[0]));
         total += rows[i];
@@ -241,6 +249,51 @@ Test(model, batch_mates_change_no_bit) {
     }
 }
 
+static bool has_bf16(const char *test) {
+    backend *device = NULL;
+    diag d;
+    cr_assert_eq(backend_open("cpu", NULL, &device, &d), STATUS_OK);
+    const bool has = device->bf16;
+    backend_close(device);
+    if (!has) {
+        printf("skip model/%s - no AMX-BF16 on this machine\n", test);
+    }
+    return has;
+}
+
+Test(model, prompts_of_bf16_beside_rows_of_int8_change_no_bit) {
+    static const gguf_type types[] = {GGUF_F32, GGUF_BF16, GGUF_Q4_0, GGUF_Q4_1, GGUF_Q8_0};
+    bool has = has_bf16("prompts_of_bf16_beside_rows_of_int8_change_no_bit");
+    for (size_t t = 0; has && t < sizeof(types) / sizeof(types[0]); t++) {
+        write_model(types[t]);
+        check_exact((how){tinyfile_path(), 1, BACKEND_ACTIVATIONS_MIXED, BACKEND_KV_INT8}, TOKENS);
+        check_mixes((how){tinyfile_path(), 2, BACKEND_ACTIVATIONS_MIXED, BACKEND_KV_F16}, 6, 120);
+    }
+}
+
+/* With nothing but a prompt it is bf16's model, with none int8's. */
+Test(model, mixed_is_bf16_of_prompts_and_int8_of_the_rest) {
+    bool has = has_bf16("mixed_is_bf16_of_prompts_and_int8_of_the_rest");
+    for (int all = 0; has && all < 2; all++) {
+        write_model(GGUF_Q4_1);
+        how h = {tinyfile_path(), 2, BACKEND_ACTIVATIONS_MIXED, BACKEND_KV_F16};
+        bed b = open_bed(h);
+        h.activations = all ? BACKEND_ACTIVATIONS_BF16 : BACKEND_ACTIVATIONS_INT8;
+        bed other = open_bed(h);
+        sequence *x = make_sequence(9, TOKENS, b.vocab, 0, 1);
+        sequence *y = make_sequence(9, TOKENS, b.vocab, 0, 1);
+        x->prompt = all ? TOKENS : 0;
+        run_chunked(&b, x, 64);
+        run_chunked(&other, y, 64);
+        same_logits(x, y, b.vocab, all ? "bf16" : "int8");
+        same_kv(&b, x, &other, y);
+        free_sequence(x);
+        free_sequence(y);
+        close_bed(&b);
+        close_bed(&other);
+    }
+}
+
 Test(model, the_real_model_is_exact_too) {
     const char *real = getenv("WEIR_TEST_MODEL");
     if (!real) {
@@ -248,6 +301,10 @@ Test(model, the_real_model_is_exact_too) {
     }
     check_exact((how){real, 1, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, REAL_TOKENS);
     check_mixes((how){real, 2, BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16}, REAL_SEQS, REAL_TOKENS);
+    if (has_bf16("the_real_model_is_exact_too (mixed)")) {
+        check_mixes((how){real, 2, BACKEND_ACTIVATIONS_MIXED, BACKEND_KV_INT8}, REAL_SEQS,
+                    REAL_TOKENS);
+    }
 }
 
 Test(model, asking_for_fewer_logits_changes_none) {
@@ -259,7 +316,7 @@ Test(model, asking_for_fewer_logits_changes_none) {
     float *logits = mem_alloc(5 * (size_t)b.vocab, sizeof(float));
     for (int32_t count = 0; count <= 5; count++) {
         uint32_t pages[3] = {40, 41, 42};
-        model_seq seq = {0, 40, 0, pages, 3};
+        model_seq seq = {0, 40, 0, pages, 3, 40};
         model_batch batch = {.tokens = all->tokens,
                              .rows = 40,
                              .seqs = &seq,
@@ -306,7 +363,7 @@ Test(model, on_layer_comes_when_the_layers_kv_is_final) {
     int32_t tokens[20] = {5, 6, 7}, wanted = 19;
     uint32_t pages[2] = {0, 1};
     float *logits = mem_alloc((size_t)b.vocab, sizeof(float));
-    model_seq seq = {0, 20, 0, pages, 2};
+    model_seq seq = {0, 20, 0, pages, 2, 20};
     for (int32_t logit_rows = 0; logit_rows <= 1; logit_rows++) {
         w.calls = 0;
         model_batch batch = {.tokens = tokens,
@@ -393,26 +450,36 @@ Test(model, refuses_what_is_no_batch) {
         int32_t rows, seqs, token, logit_row[2], logit_rows;
         status expected;
     } cases[] = {
-        {"fine", {0, 4, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_OK},
-        {"empty", {0, 0, 0, pages, 1}, 0, 0, 0, {0}, 0, STATUS_OK},
-        {"the last position", {0, 4, 508, pages, 32}, 4, 1, 0, {3}, 1, STATUS_OK},
-        {"past the context", {0, 4, 509, pages, 33}, 4, 1, 0, {3}, 1, STATUS_INVALID},
-        {"far past the context", {0, 4, INT32_MAX - 1, pages, 33}, 4, 1, 0, {3}, 1, STATUS_INVALID},
-        {"before the start", {0, 4, -1, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
-        {"a row of nobody", {0, 3, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
-        {"rows of nobody first", {1, 3, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
-        {"more rows than there are", {0, 5, 0, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
-        {"no rows in a sequence", {0, 0, 0, pages, 1}, 0, 1, 0, {0}, 0, STATUS_INVALID},
-        {"too many rows", {0, 601, 0, pages, 33}, 601, 1, 0, {3}, 1, STATUS_INVALID},
-        {"logits of no row", {0, 4, 0, pages, 1}, 4, 1, 0, {4}, 1, STATUS_INVALID},
-        {"logits before the rows", {0, 4, 0, pages, 1}, 4, 1, 0, {-1}, 1, STATUS_INVALID},
-        {"two rows", {0, 4, 0, pages, 1}, 4, 1, 0, {1, 3}, 2, STATUS_OK},
-        {"a row twice", {0, 4, 0, pages, 1}, 4, 1, 0, {3, 3}, 2, STATUS_INVALID},
-        {"rows the wrong way", {0, 4, 0, pages, 1}, 4, 1, 0, {3, 1}, 2, STATUS_INVALID},
-        {"a token outside", {0, 4, 0, pages, 1}, 4, 1, TINYMODEL_VOCAB, {3}, 1, STATUS_INVALID},
-        {"a negative token", {0, 4, 0, pages, 1}, 4, 1, -1, {3}, 1, STATUS_INVALID},
-        {"too few pages", {0, 4, 16, pages, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
-        {"a page outside", {0, 4, 0, far, 1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"fine", {0, 4, 0, pages, 1, 0}, 4, 1, 0, {3}, 1, STATUS_OK},
+        {"empty", {0, 0, 0, pages, 1, 0}, 0, 0, 0, {0}, 0, STATUS_OK},
+        {"the last position", {0, 4, 508, pages, 32, 0}, 4, 1, 0, {3}, 1, STATUS_OK},
+        {"past the context", {0, 4, 509, pages, 33, 0}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"far past the context",
+         {0, 4, INT32_MAX - 1, pages, 33, 0},
+         4,
+         1,
+         0,
+         {3},
+         1,
+         STATUS_INVALID},
+        {"before the start", {0, 4, -1, pages, 1, 0}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"a row of nobody", {0, 3, 0, pages, 1, 0}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"rows of nobody first", {1, 3, 0, pages, 1, 0}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"more rows than there are", {0, 5, 0, pages, 1, 0}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"no rows in a sequence", {0, 0, 0, pages, 1, 0}, 0, 1, 0, {0}, 0, STATUS_INVALID},
+        {"too many rows", {0, 601, 0, pages, 33, 0}, 601, 1, 0, {3}, 1, STATUS_INVALID},
+        {"logits of no row", {0, 4, 0, pages, 1, 0}, 4, 1, 0, {4}, 1, STATUS_INVALID},
+        {"logits before the rows", {0, 4, 0, pages, 1, 0}, 4, 1, 0, {-1}, 1, STATUS_INVALID},
+        {"two rows", {0, 4, 0, pages, 1, 0}, 4, 1, 0, {1, 3}, 2, STATUS_OK},
+        {"a row twice", {0, 4, 0, pages, 1, 0}, 4, 1, 0, {3, 3}, 2, STATUS_INVALID},
+        {"rows the wrong way", {0, 4, 0, pages, 1, 0}, 4, 1, 0, {3, 1}, 2, STATUS_INVALID},
+        {"a token outside", {0, 4, 0, pages, 1, 0}, 4, 1, TINYMODEL_VOCAB, {3}, 1, STATUS_INVALID},
+        {"a negative token", {0, 4, 0, pages, 1, 0}, 4, 1, -1, {3}, 1, STATUS_INVALID},
+        {"too few pages", {0, 4, 16, pages, 1, 0}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"all of them a prompt", {0, 4, 0, pages, 1, 4}, 4, 1, 0, {3}, 1, STATUS_OK},
+        {"more of a prompt than rows", {0, 4, 0, pages, 1, 5}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"fewer than none of a prompt", {0, 4, 0, pages, 1, -1}, 4, 1, 0, {3}, 1, STATUS_INVALID},
+        {"a page outside", {0, 4, 0, far, 1, 0}, 4, 1, 0, {3}, 1, STATUS_INVALID},
     };
     float *logits = mem_alloc(2 * (size_t)b.vocab, sizeof(float));
     static int32_t tokens[700];
@@ -467,7 +534,7 @@ Test(model, the_pool_is_sized_by_pages_or_bytes) {
         if (i->kv_pages == 0) {
             int32_t token = 0;
             uint32_t page = 0;
-            model_seq seq = {0, 1, 0, &page, 1};
+            model_seq seq = {0, 1, 0, &page, 1, 1};
             model_batch batch = {
                 .tokens = &token, .rows = 1, .seqs = &seq, .seqs_count = 1, .logit_rows_count = 0};
             cr_assert_eq(model_forward(m, &batch), STATUS_INVALID, "no pool, no forward");

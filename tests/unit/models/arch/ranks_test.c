@@ -80,7 +80,7 @@ static status forward(bench *b, int32_t seq, int32_t first, int32_t count, float
     for (int32_t i = 0; i < count; i++) {
         rows[i] = i;
     }
-    const model_seq s = {0, count, first, pages, PAGES};
+    const model_seq s = {0, count, first, pages, PAGES, 0};
     const model_batch m = {.tokens = tokens + first,
                            .rows = count,
                            .seqs = &s,
@@ -266,7 +266,7 @@ Test(ranks, a_layer_is_done_when_all_have_done_it) {
     for (int32_t i = 0; i < 3; i++) {
         told t = {0, 0, false};
         const uint32_t pages[] = {2, 1};
-        const model_seq s = {0, 20, 0, pages, 2};
+        const model_seq s = {0, 20, 0, pages, 2, 20};
         const model_batch m = {.tokens = tokens,
                                .rows = 20,
                                .seqs = &s,

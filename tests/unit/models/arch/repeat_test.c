@@ -68,7 +68,7 @@ static void on_layer(void *context, int32_t layers_done) {
 }
 
 static model_seq seq_of(bench *b, int32_t i, int32_t row_first, int32_t rows) {
-    const model_seq s = {row_first, rows, b->length[i], b->pages[i], PAGES_EACH};
+    const model_seq s = {row_first, rows, b->length[i], b->pages[i], PAGES_EACH, 0};
     b->length[i] += rows;
     return s;
 }
