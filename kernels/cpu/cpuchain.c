@@ -132,6 +132,10 @@ static int32_t chain_block(const cpu *c, int32_t rows) {
 status cpuchain_run(backend *b, const ops_linear *ops, int32_t count) {
     const cpu *c = cpu_of(b);
     bool worth = true;
+    if (cpufew_worth(ops, count)) {
+        cpufew_run(c, ops, count);
+        return STATUS_OK;
+    }
     for (int32_t i = 0; i < count; i++) {
         worth = worth && cpuchain_worth(c, &ops[i]);
     }

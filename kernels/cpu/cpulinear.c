@@ -181,6 +181,10 @@ static int32_t items_plan(linear_job *j) {
 status cpulinear_run(backend *b, const ops_linear *op) {
     const cpu *c = cpu_of(b);
     const backend_weight *first = op->parts[0].weight;
+    if (cpufew_worth(op, 1)) {
+        cpufew_run(c, op, 1);
+        return STATUS_OK;
+    }
     if (cpuchain_worth(c, op)) {
         return cpuchain_run(b, op, 1);
     }

@@ -89,6 +89,9 @@ status cpuops_gather(backend *b, const ops_gather *op);
 status cpuops_rope_table(backend *b, const ops_rope_table *op);
 status cpuops_rope_append(backend *b, const ops_rope_append *op);
 status cpulinear_run(backend *b, const ops_linear *op);
+/* Up to OPS_CHAIN_MAX operators; whether cpufew_run takes them. */
+bool cpufew_worth(const ops_linear *ops, int32_t count);
+void cpufew_run(const cpu *c, const ops_linear *ops, int32_t count);
 bool cpuchain_worth(const cpu *c, const ops_linear *op);
 status cpuchain_run(backend *b, const ops_linear *ops, int32_t count);
 status cpuattention_run(backend *b, const ops_attention *op);
