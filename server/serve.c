@@ -285,10 +285,20 @@ static bool kv_by_address(const server *s) {
            s->set.kv_transport == WORKERFLAGS_KV_NCCL || s->set.kv_transport == WORKERFLAGS_KV_IPC;
 }
 
+/* Each worker finds out for itself whether it takes a GPU, and of a pair that does, the gateway
+ * hears so; that there may be one is seen here without waking it. */
+static bool kv_on_gpus(const server *s) {
+    const char *backend = serveflags_backends[s->set.backend];
+    bool may = strcmp(backend, "cuda") == 0 ||
+               (strcmp(backend, "auto") == 0 && access("/dev/nvidiactl", F_OK) == 0);
+    return may && s->set.kv_transport == WORKERFLAGS_KV_AUTO && !s->set.aggregated &&
+           s->set.ranks == 1;
+}
+
 static status open_hub(server *s) {
     hostport at;
     if (!s->set.cluster_listen) {
-        if (kv_by_address(s)) {
+        if (kv_by_address(s) || kv_on_gpus(s)) {
             (void)snprintf(s->worker_listen, sizeof s->worker_listen, "127.0.0.1:0");
             return make_key(s);
         }
@@ -376,7 +386,9 @@ static void say_ready(void *self) {
     } else {
         (void)printf("  workers: %d prefill, %d decode; KV moves over %s\n", (int)s->set.prefill,
                      (int)s->set.decode,
-                     kv_by_address(s) ? workerflags_kv_transports[s->set.kv_transport] : "shm");
+                     kv_by_address(s) ? workerflags_kv_transports[s->set.kv_transport]
+                     : kv_on_gpus(s)  ? "what the GPUs open (weir_kv_links)"
+                                      : "shm");
     }
     if (s->hub) {
         (void)printf("  hub:     %s (weir worker --join %s ...)\n", s->hub_text, s->hub_text);

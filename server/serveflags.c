@@ -248,9 +248,9 @@ static const config_option options[] = {
      "with --backend timed: how long steps and transfers take; default: one Xeon thread"},
     {"kv-transport", CONFIG_ENUM, FIELD(kv_transport), 0, 0, "auto", workerflags_kv_transports,
      NULL,
-     "what carries KV pages between workers; auto: shm on this machine; to workers that join, ipc "
-     "between GPUs of a host, nccl between GPUs of two, else tcp. A pair for which the one named "
-     "cannot be is refused"},
+     "what carries KV pages between workers; auto: ipc between GPUs of a host, nccl between those "
+     "of two, else shm on this machine and tcp to workers that join. A pair for which the one "
+     "named cannot be is refused"},
     {"device", CONFIG_INT, FIELD(device), 0, 1023, "0", NULL, NULL, "which GPU the workers use"},
     {"tensor-parallel-size", CONFIG_INT, FIELD(ranks), 1, WORKERFLAGS_RANKS_MAX, "1", NULL, NULL,
      WORKERFLAGS_RANKS},

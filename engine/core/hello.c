@@ -123,6 +123,48 @@ const char *hello_transport_name(hello_transport t) {
     return names[t];
 }
 
+const char *hello_reason_name(hello_reason r) {
+    static const char *const names[] = {"asked",  "one-process", "one-host",  "two-hosts",
+                                        "no-ipc", "host-memory", "no-devices"};
+    CHECK_LT(r, HELLO_REASONS);
+    return names[r];
+}
+
+static bool is_only(uint32_t transports, hello_transport t) {
+    return transports == HELLO_BIT(t);
+}
+
+static bool one_host(const message_hello *a, const message_hello *b) {
+    return a->device != 0 && a->device >> 32 == b->device >> 32;
+}
+
+hello_reason hello_why(const message_hello *mine, const message_hello *theirs, hello_transport t) {
+    if (is_only(mine->transports, t) || is_only(theirs->transports, t)) {
+        return HELLO_ASKED;
+    }
+    switch (t) {
+        case HELLO_LOCAL:
+            return HELLO_ONE_PROCESS;
+        case HELLO_IPC:
+            return HELLO_ONE_HOST;
+        case HELLO_NCCL:
+            return one_host(mine, theirs) ? HELLO_NO_IPC : HELLO_TWO_HOSTS;
+        case HELLO_SHM:
+        case HELLO_TCP:
+        case HELLO_TRANSPORTS:
+        default:
+            return mine->device && theirs->device ? HELLO_NO_DEVICES : HELLO_HOST_MEMORY;
+    }
+}
+
+bool hello_between_devices(const message_hello *a, const message_hello *b) {
+    const uint32_t between = HELLO_BIT(HELLO_IPC) | HELLO_BIT(HELLO_NCCL);
+    hello_transport t;
+    diag d;
+    return (a->transports & b->transports & between) &&
+           hello_carries(a, b, between, &t, &d) == STATUS_OK;
+}
+
 static void list_names(uint32_t transports, char out[32]) {
     size_t used = 0;
     out[0] = 0;

@@ -47,6 +47,27 @@ const char *hello_transport_name(hello_transport t);
 MUST_USE status hello_carries(const message_hello *mine, const message_hello *theirs,
                               uint32_t reach, hello_transport *out, diag *d);
 
+/* Why it is that one. */
+typedef enum {
+    HELLO_ASKED,       /* one of the two may use no other */
+    HELLO_ONE_PROCESS, /* a worker of both phases */
+    HELLO_ONE_HOST,    /* devices of one host, or one device */
+    HELLO_TWO_HOSTS,   /* devices of two */
+    HELLO_NO_IPC,      /* devices of one host that open no memory of each other */
+    HELLO_HOST_MEMORY, /* one of the two has its KV there */
+    HELLO_NO_DEVICES,  /* both have devices, and nothing between them */
+    HELLO_REASONS
+} hello_reason;
+
+const char *hello_reason_name(hello_reason r);
+
+/* Of what hello_carries has chosen; both ends come to the same answer. */
+hello_reason hello_why(const message_hello *mine, const message_hello *theirs, hello_transport t);
+
+/* A device's memory may go to the other's without the host's: whoever introduces the two gives them
+ * addresses, for such a channel has a connection of its own. */
+bool hello_between_devices(const message_hello *a, const message_hello *b);
+
 /* A HELLO that outlives the message it came in. */
 typedef struct {
     message_hello hello; /* its texts point into what follows */

@@ -275,6 +275,7 @@ void channels_join(worker_state *w, uint32_t slot, const message_hello *theirs) 
     diag d = {.text = ""};
     status s = hello_carries(&mine, theirs, reach_of(p), &p->transport, &d);
     if (s == STATUS_OK) {
+        p->reason = hello_why(&mine, theirs, p->transport);
         s = note_type(w, p, theirs, &d);
     }
     if (s == STATUS_OK) {
@@ -498,10 +499,10 @@ void channels_turn(worker_state *w, int64_t now_us) {
 }
 
 void channels_count(worker_state *w) {
-    uint32_t links[HELLO_TRANSPORTS] = {0};
+    kvstats_chosen links = {0};
     for (uint32_t i = 0; i < w->peers.count; i++) {
         const peer *p = &w->peers.slots[i];
-        links[p->transport] += p->used && p->greeted && (p->sender || p->receiver);
+        links[p->transport][p->reason] += p->used && p->greeted && (p->sender || p->receiver);
     }
     bool hung;
     kvstats_links(&w->channels->stats, links);

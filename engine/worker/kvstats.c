@@ -107,8 +107,7 @@ const kvstats_peer *kvstats_of(kvstats *s, uint32_t worker) {
 
 void kvstats_open(metrics *m, uint32_t peers_max, kvstats *out) {
     bool bounded = peers_max > 0 && peers_max < KVSTATS_PEERS_MAX;
-    out->registry = m;
-    out->peers_count = 0;
+    *out = (kvstats){.registry = m};
     out->peers_max = bounded ? peers_max : KVSTATS_PEERS_MAX;
     for (uint32_t t = 0; t < HELLO_TRANSPORTS; t++) {
         register_transport(m, out, (hello_transport)t);
@@ -116,9 +115,28 @@ void kvstats_open(metrics *m, uint32_t peers_max, kvstats *out) {
     register_pairs(m, out);
 }
 
-void kvstats_links(const kvstats *s, const uint32_t links[HELLO_TRANSPORTS]) {
+static void count_chosen(kvstats *s, hello_transport t, hello_reason r, uint32_t links) {
+    char labels[64];
+    if (!s->chosen[t][r] && links > 0) {
+        (void)snprintf(labels, sizeof labels, "transport=\"%s\",reason=\"%s\"",
+                       hello_transport_name(t), hello_reason_name(r));
+        s->chosen[t][r] =
+            metrics_new_gauge(s->registry, "weir_kv_links_chosen", labels,
+                              "Links to workers that carry KV, and why over that transport.");
+    }
+    if (s->chosen[t][r]) {
+        metrics_set(s->chosen[t][r], links);
+    }
+}
+
+void kvstats_links(kvstats *s, const kvstats_chosen links) {
     for (uint32_t t = 0; t < HELLO_TRANSPORTS; t++) {
-        metrics_set(s->links[t], links[t]);
+        uint32_t all = 0;
+        for (uint32_t r = 0; r < HELLO_REASONS; r++) {
+            count_chosen(s, (hello_transport)t, (hello_reason)r, links[t][r]);
+            all += links[t][r];
+        }
+        metrics_set(s->links[t], all);
     }
 }
 

@@ -29,6 +29,7 @@ typedef struct {
     kvstats_peer peers[KVSTATS_PEERS_MAX + 1]; /* [peers_count], the last one is all others */
     uint32_t peers_count, peers_max;
     metrics_gauge *links[HELLO_TRANSPORTS];
+    metrics_gauge *chosen[HELLO_TRANSPORTS][HELLO_REASONS]; /* NULL: never yet */
     metrics_counter *broken[HELLO_TRANSPORTS];
     metrics_histogram *waited_us[HELLO_TRANSPORTS], *moved_us[HELLO_TRANSPORTS];
     metrics_gauge *pairs, *staging_bytes, *aborts, *group_layers;
@@ -43,8 +44,10 @@ void kvstats_open(metrics *m, uint32_t peers_max, kvstats *out);
 /* The series of that worker, made when they are first asked for. */
 const kvstats_peer *kvstats_of(kvstats *s, uint32_t worker);
 
-/* Links to other workers that have a KV channel, by what carries it. */
-void kvstats_links(const kvstats *s, const uint32_t links[HELLO_TRANSPORTS]);
+typedef uint32_t kvstats_chosen[HELLO_TRANSPORTS][HELLO_REASONS];
+
+/* Links to other workers that have a KV channel, by what carries it and why. */
+void kvstats_links(kvstats *s, const kvstats_chosen links);
 
 /* A channel to that worker has failed. */
 void kvstats_broken(kvstats *s, hello_transport t, uint32_t worker);

@@ -42,6 +42,7 @@ typedef struct {
     wire *wire;
     uint32_t transports;       /* what it was told may carry KV: HELLO_BITs */
     hello_transport transport; /* what does, once greeted */
+    hello_reason reason;       /* ... and why that */
     bool converts;             /* its KV is of another type than here */
     uint64_t kv_page_bytes;    /* of its (layer, page) */
     backend_kv_type kv_type;

@@ -189,8 +189,9 @@ static void on_hello(worker_state *w, uint32_t slot, const message *m) {
                     "worker=%u here=\"%s\" there=\"%.*s\"", p->worker, w->info->numerics,
                     (int)m->hello.numerics.bytes, m->hello.numerics.data);
             }
-            LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=%s", p->worker,
-                (unsigned long long)p->epoch, hello_transport_name(p->transport));
+            LOG(INFO, "peers", "joined", "worker=%u epoch=%llu transport=%s why=%s", p->worker,
+                (unsigned long long)p->epoch, hello_transport_name(p->transport),
+                hello_reason_name(p->reason));
         }
     }
 }

@@ -178,10 +178,17 @@ static bool *met(pool *p, uint32_t a, uint32_t b) {
     return a < b ? &p->met[a][b] : &p->met[b][a];
 }
 
+/* Devices reach each other without host memory over a connection of the pair's own. */
+static bool by_address(const pool *p, const pool_worker *prefill, const pool_worker *decode) {
+    return p->by_address || prefill->remote || decode->remote ||
+           (decode->hello.address.bytes > 0 &&
+            hello_between_devices(&prefill->hello, &decode->hello));
+}
+
 /* False: not now; meet_rest tries again. */
 static bool introduce(pool *p, uint32_t prefill, uint32_t decode, bool mend) {
     bool done = true;
-    if (p->by_address || p->workers[prefill].remote || p->workers[decode].remote) {
+    if (by_address(p, &p->workers[prefill], &p->workers[decode])) {
         introduce_by_address(p, prefill, decode, mend);
     } else {
         done = introduce_by_socket(p, prefill, decode);

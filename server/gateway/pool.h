@@ -43,7 +43,7 @@ typedef struct {
     uint32_t roles_wanted; /* ready means that each of these has joined */
     uint64_t model_hash;   /* what a worker's must be; 0: that of the first to join */
     bool holds;            /* ready without any: requests are held until workers have started */
-    bool by_address;       /* no sockets for pairs: KV moves over TCP on this machine too */
+    bool by_address;       /* no sockets for any pair: KV moves over TCP on this machine too */
 } pool;
 
 /* epoll_data of a worker's wire is its number; others use POOL_TAG and up. */

@@ -27,6 +27,25 @@ def two_and_two_over_ipc_as_aggregated():
 
 
 @case
+def chosen_by_itself_between_workers_that_serve_starts():
+    """Workers on one GPU take ipc; where its library cannot be opened, host memory."""
+    cases = (({}, "ipc", "one-host"), ({"WEIR_NCCL": "/nonexistent.so"}, "shm", "host-memory"))
+    for more, transport, why in cases:
+        with Server(*CUDA, *APART, env=device(**more)) as server:
+            same(server, jobs[:4])
+            assert server.log().count(f"transport={transport} why={why}") == 2, server.log_tail()
+            until(lambda: server.metrics().sum("weir_kv_links_chosen", transport=transport,
+                                               reason=why) == 2, "both sides count the link")
+            server.check_pages_free()
+
+
+@case
+def what_is_on_the_cpu_meets_over_shm():
+    with Server("--backend", "cpu", "--threads", "1", *APART, env=device()) as server:
+        until(lambda: server.log().count("transport=shm why=host-memory") == 2, "both have met")
+
+
+@case
 def a_side_that_dies_in_the_middle_is_done_without():
     for role, point in (("prefill", "ipc.announced"), ("decode", "ipc.pulling")):
         with Cluster() as cluster:

@@ -229,3 +229,44 @@ Test(hello, what_nothing_can_carry_is_refused_with_both_lists_or_the_shared_devi
     cr_assert_eq(hello_carries(&a, &b, HELLO_BIT(HELLO_NCCL), &t, &d), STATUS_MISMATCH);
     cr_assert(strstr(d.text, "same GPU"), "%s", d.text);
 }
+
+Test(hello, the_reason_for_a_transport_is_what_the_two_are_and_where) {
+    enum { L = 1, S = 2, I = 4, N = 8, T = 16 };
+    static const struct {
+        uint32_t mine, theirs;
+        uint64_t here, there;
+        hello_transport t;
+        hello_reason want;
+    } cases[] = {
+        {L | S | I | N | T, L | S | I | N | T, 0x100000001, 0x100000002, HELLO_IPC, HELLO_ONE_HOST},
+        {S | I | N | T, S | I | N | T, 0x100000001, 0x200000001, HELLO_NCCL, HELLO_TWO_HOSTS},
+        {S | N | T, S | I | N | T, 0x100000001, 0x100000002, HELLO_NCCL, HELLO_NO_IPC},
+        {S | T, S | T, 0, 0, HELLO_SHM, HELLO_HOST_MEMORY},
+        {S | T, S | I | N | T, 0, 0x100000001, HELLO_TCP, HELLO_HOST_MEMORY},
+        {S | T, S | T, 0x100000001, 0x100000001, HELLO_SHM, HELLO_NO_DEVICES},
+        {T, S | I | N | T, 0x100000001, 0x100000001, HELLO_TCP, HELLO_ASKED},
+        {L | S, L | S, 0, 0, HELLO_LOCAL, HELLO_ONE_PROCESS},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        message_hello a = sample(), b = sample();
+        a.transports = cases[i].mine;
+        b.transports = cases[i].theirs;
+        a.device = cases[i].here;
+        b.device = cases[i].there;
+        cr_assert_eq(hello_why(&a, &b, cases[i].t), cases[i].want, "case %zu", i);
+        cr_assert_eq(hello_why(&b, &a, cases[i].t), cases[i].want, "case %zu", i);
+    }
+}
+
+Test(hello, two_on_one_device_meet_between_devices_over_ipc_and_not_over_nccl) {
+    message_hello a = sample(), b = sample();
+    a.device = b.device = 0x100000001;
+    a.transports = b.transports = HELLO_BIT(HELLO_IPC) | HELLO_BIT(HELLO_SHM);
+    cr_assert(hello_between_devices(&a, &b));
+    a.transports = b.transports = HELLO_BIT(HELLO_NCCL) | HELLO_BIT(HELLO_SHM);
+    cr_assert_not(hello_between_devices(&a, &b));
+    b.device++;
+    cr_assert(hello_between_devices(&a, &b));
+    a.transports = HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
+    cr_assert_not(hello_between_devices(&a, &b));
+}

@@ -48,12 +48,19 @@ Test(kvstats, sums_of_a_pair_are_counted_by_what_they_grew) {
 Test(kvstats, each_transport_has_its_own_series) {
     arena a;
     kvstats s = opened(&a, 0);
-    uint32_t links[HELLO_TRANSPORTS] = {[HELLO_SHM] = 1, [HELLO_NCCL] = 3};
+    kvstats_chosen links = {[HELLO_SHM][HELLO_HOST_MEMORY] = 1,
+                            [HELLO_NCCL][HELLO_TWO_HOSTS] = 2,
+                            [HELLO_NCCL][HELLO_NO_IPC] = 1};
     kvstats_links(&s, links);
     kvstats_broken(&s, HELLO_NCCL, 7);
     kvstats_adopted(&s, HELLO_TCP, 7, 5, 9, 2);
     cr_assert_eq(metrics_gauge_value(s.links[HELLO_NCCL]), 3);
     cr_assert_eq(metrics_gauge_value(s.links[HELLO_TCP]), 0);
+    cr_assert_eq(metrics_gauge_value(s.chosen[HELLO_NCCL][HELLO_TWO_HOSTS]), 2);
+    cr_assert_null(s.chosen[HELLO_IPC][HELLO_ONE_HOST], "what never was has no series");
+    kvstats_links(&s, (kvstats_chosen){[HELLO_NCCL][HELLO_NO_IPC] = 1});
+    cr_assert_eq(metrics_gauge_value(s.chosen[HELLO_NCCL][HELLO_TWO_HOSTS]), 0);
+    cr_assert_eq(metrics_gauge_value(s.links[HELLO_NCCL]), 1);
     cr_assert_eq(metrics_count(s.broken[HELLO_NCCL]), 1);
     cr_assert_eq(metrics_count(s.broken[HELLO_SHM]), 0);
     cr_assert_eq(metrics_observed(s.waited_us[HELLO_TCP]), 1);

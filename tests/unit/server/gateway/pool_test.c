@@ -373,3 +373,27 @@ Test(pool, by_address_on_one_machine_too_when_asked) {
     expect_introduced(&b, 0, 1, "127.0.0.1:71", false);
     stop(&b);
 }
+
+/* Their channel has a connection of its own. */
+Test(pool, workers_on_gpus_of_one_machine_meet_by_address_and_others_by_socket) {
+    bench b;
+    diag d;
+    start(&b);
+    for (uint32_t i = 0; i < 3; i++) {
+        message_hello h = hello_of(i, i == 0 ? P : D);
+        h.address = str_from("127.0.0.1:71");
+        h.transports = HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
+        h.transports |= i < 2 ? HELLO_BIT(HELLO_IPC) : 0;
+        h.device = i < 2 ? 0x500000001 : 0;
+        add(&b, i, 0);
+        cr_assert_eq(pool_join(&b.p, i, &h, &d), STATUS_OK);
+        if (i == 1) {
+            expect_introduced(&b, 0, 1, "127.0.0.1:71", false);
+        }
+    }
+    message_peer who;
+    int fd = next_peer(&b, 0, &who);
+    cr_assert(fd >= 0 && who.worker == 2);
+    close(fd);
+    stop(&b);
+}
