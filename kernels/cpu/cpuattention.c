@@ -56,8 +56,7 @@ static void attend(const attention_job *j, const isa_attention *a, int32_t threa
 static void whole_item(void *context, int32_t item, int32_t thread) {
     const attention_job *j = context;
     const int32_t kv_heads = j->op->kv->shape.kv_heads;
-    /* Threads in step take turns: a guess, worth a prefetch. */
-    int32_t next = item + j->c->shared.threads;
+    int32_t next = item + 1; /* of a thread's run: a guess, worth a prefetch */
     const ops_seq *s = whole_seq(j, &item);
     /* Later positions cost more, and the longest items should start first. */
     const int32_t block = seq_blocks(j, s) - 1 - item / kv_heads;
