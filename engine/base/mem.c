@@ -4,6 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* glibc's malloc has blocks up to this in a cache of each thread; its calloc, before 2.41, always
+ * takes the arena's lock. */
+enum { MEM_CACHED_BYTES = 1024 };
+
 bool mem_mul(uint64_t a, uint64_t b, uint64_t *out) {
     return !__builtin_mul_overflow(a, b, out);
 }
@@ -25,7 +29,11 @@ void *mem_calloc(size_t count, size_t bytes) {
     if (__builtin_mul_overflow(count, bytes, &total)) {
         return NULL;
     }
-    return calloc(total ? total : 1, 1);
+    if (total > MEM_CACHED_BYTES) {
+        return calloc(total, 1);
+    }
+    void *p = malloc(total ? total : 1);
+    return p ? memset(p, 0, total ? total : 1) : NULL;
 }
 
 void *mem_realloc(void *p, size_t count, size_t bytes) {

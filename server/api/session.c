@@ -107,6 +107,10 @@ status session_open(exchange *x, openai_request *r, prepare_result *prompts, con
     return STATUS_OK;
 }
 
+static void close_request(void *request) {
+    openai_free(request);
+}
+
 void session_close(session *s) {
     if (!s) {
         return;
@@ -117,11 +121,15 @@ void session_close(session *s) {
             strbuf_close(&run->choices[c].text);
             mem_free(run->choices[c].tokens);
         }
-        mem_free(run->prompt.tokens);
+        if (i == 0) {
+            exchange_leave_with(s->exchange, run->prompt.tokens, mem_free);
+        } else {
+            mem_free(run->prompt.tokens);
+        }
         mem_free(run->scores);
     }
+    exchange_leave_with(s->exchange, s->request, close_request);
     exchange_release(s->exchange);
-    openai_free(s->request);
     mem_free(s->runs);
     mem_free(s);
 }

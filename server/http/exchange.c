@@ -4,7 +4,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "engine/base/check.h"
@@ -13,7 +12,12 @@
 #include "engine/base/mem.h"
 #include "server/http/exchange_inner.h"
 
-enum { EXCHANGE_HEADERS_MAX = 8, EXCHANGE_VALUE_BYTES = 256, EXCHANGE_BLOCK_BYTES = 16 << 10 };
+enum {
+    EXCHANGE_HEADERS_MAX = 8,
+    EXCHANGE_VALUE_BYTES = 256,
+    EXCHANGE_BLOCK_BYTES = 16 << 10,
+    EXCHANGE_OUT_BYTES = 900 /* room for a short answer, made by the thread that will free it */
+};
 
 typedef enum {
     EXCHANGE_OPEN,   /* no answer yet */
@@ -45,7 +49,12 @@ struct exchange {
     char *session;                  /* NULL: none */
     void *attached;
     void (*ended)(void *attached, const exchange_ending *how);
-    exchange_header_copy extra; /* of every answer; no name: none */
+
+    struct { /* what waits for the last reference's end */
+        void *thing;
+        void (*close)(void *thing);
+    } left[EXCHANGE_LEFT_MAX];
+    size_t left_count;
 
     pthread_mutex_t lock; /* the rest */
     exchange_stage stage;
@@ -57,20 +66,25 @@ struct exchange {
     int64_t ended_us;
     struct MHD_Connection *connection;
     int http_code;
-    exchange_header_copy headers[EXCHANGE_HEADERS_MAX];
     size_t headers_count;
     strbuf out;
     size_t out_sent;     /* bytes of `out` that the connection has taken */
     int64_t written_us;  /* when bytes were last added */
     int64_t progress_us; /* when the connection last took bytes, or the first bytes came */
+
+    /* Not cleared at the start: these are most of an exchange. */
+    exchange_header_copy extra; /* of every answer; no name: none */
+    exchange_header_copy headers[EXCHANGE_HEADERS_MAX];
 };
 
 exchange *exchange_open(exchange_hooks *hooks, str method, str path, strbuf *body, int32_t key,
                         int64_t received_us) {
-    exchange *x = mem_calloc(1, sizeof *x);
+    exchange *x = mem_alloc(1, sizeof *x);
     if (x == NULL) {
         return NULL;
     }
+    memset(x, 0, offsetof(exchange, extra));
+    x->extra.name[0] = '\0';
     x->method = mem_dup(method.data, method.bytes);
     x->path = mem_dup(path.data, path.bytes);
     if (x->method == NULL || x->path == NULL || pthread_mutex_init(&x->lock, NULL) != 0) {
@@ -84,6 +98,7 @@ exchange *exchange_open(exchange_hooks *hooks, str method, str path, strbuf *bod
     x->body = *body;
     *body = strbuf_make(0);
     x->out = strbuf_make(EXCHANGE_RESPONSE_BYTES);
+    (void)strbuf_reserve(&x->out, EXCHANGE_OUT_BYTES);
     x->hooks = hooks;
     x->key = key;
     x->received_us = received_us;
@@ -140,9 +155,15 @@ void exchange_set_trace(exchange *x, str traceparent, str tracestate) {
     }
 }
 
+static void exchange_copy_text(char *to, size_t bytes_max, const char *from) {
+    size_t bytes = strnlen(from, bytes_max - 1);
+    memcpy(to, from, bytes);
+    to[bytes] = '\0';
+}
+
 static void exchange_copy_header(exchange_header_copy *to, const exchange_header *h) {
-    snprintf(to->name, sizeof to->name, "%s", h->name);
-    snprintf(to->value, sizeof to->value, "%s", h->value);
+    exchange_copy_text(to->name, sizeof to->name, h->name);
+    exchange_copy_text(to->value, sizeof to->value, h->value);
 }
 
 void exchange_attach(exchange *x, void *attached,
@@ -154,6 +175,12 @@ void exchange_attach(exchange *x, void *attached,
     if (header) {
         exchange_copy_header(&x->extra, header);
     }
+}
+
+void exchange_leave_with(exchange *x, void *thing, void (*close)(void *thing)) {
+    CHECK_LT(x->left_count, EXCHANGE_LEFT_MAX);
+    x->left[x->left_count].thing = thing;
+    x->left[x->left_count++].close = close;
 }
 
 static void exchange_lock(const exchange *x) {
@@ -352,10 +379,11 @@ enum MHD_Result exchange_queue(exchange *x, struct MHD_Connection *connection, b
     x->connection = connection;
     struct MHD_Response *response = NULL;
     if (!x->queued && x->stage == EXCHANGE_WHOLE) {
-        char empty[1] = "";
-        response = MHD_create_response_from_buffer(
-            x->out.bytes, x->out.data != NULL ? x->out.data : empty, MHD_RESPMEM_MUST_COPY);
-        strbuf_close(&x->out);
+        response =
+            MHD_create_response_from_buffer_with_free_callback(x->out.bytes, x->out.data, mem_free);
+        if (response != NULL) {
+            x->out = strbuf_make(0); /* it is the response's now */
+        }
     } else if (!x->queued) {
         response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, EXCHANGE_BLOCK_BYTES,
                                                      exchange_pull, x, NULL);
@@ -464,6 +492,9 @@ void exchange_drop(exchange *x) {
                                .received_us = x->received_us,
                                .ended_us = x->ended_us ? x->ended_us : clock_now_us()};
         x->ended(x->attached, &how);
+    }
+    for (size_t i = 0; i < x->left_count; i++) {
+        x->left[i].close(x->left[i].thing);
     }
     pthread_mutex_destroy(&x->lock);
     strbuf_close(&x->body);

@@ -21,7 +21,7 @@
 #include "engine/base/status.h"
 #include "engine/base/str.h"
 
-enum { EXCHANGE_BUFFER_BYTES = 1 << 20, EXCHANGE_RESPONSE_BYTES = 64 << 20 };
+enum { EXCHANGE_BUFFER_BYTES = 1 << 20, EXCHANGE_RESPONSE_BYTES = 64 << 20, EXCHANGE_LEFT_MAX = 2 };
 
 typedef struct exchange exchange;
 
@@ -65,6 +65,11 @@ void exchange_attach(exchange *x, void *attached,
                      void (*ended)(void *attached, const exchange_ending *how),
                      const exchange_header *header);
 void *exchange_attached(const exchange *x); /* NULL: nothing */
+
+/* Leaves `thing` with the exchange, to be given to `close` when nobody has that any more: what an
+ * HTTP thread allocated for a request is so mostly freed by one, not by the gateway's, which would
+ * have to wait for that thread's part of the heap. By the gateway, EXCHANGE_LEFT_MAX times. */
+void exchange_leave_with(exchange *x, void *thing, void (*close)(void *thing));
 
 /* The whole answer. The body is copied. False when the client has left (or an answer was already
  * given, which is a bug of the caller's, counted and otherwise ignored). */

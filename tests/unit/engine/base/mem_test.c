@@ -27,6 +27,9 @@ Test(mem, copies_are_terminated) {
     char *p = mem_dup("abcdef", 3);
     cr_assert_str_eq(p, "abc");
     mem_free(p);
+    uint8_t *used = mem_alloc(100, 3); /* its block is likely to be given again */
+    memset(used, 0xA5, 300);
+    mem_free(used);
     uint8_t *z = mem_calloc(100, 3);
     for (int i = 0; i < 300; i++) {
         cr_assert_eq(z[i], 0);

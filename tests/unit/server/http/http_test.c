@@ -229,6 +229,32 @@ Test(http, answers_from_another_thread_after_a_suspension) {
     stop(&f);
 }
 
+static void count_close(void *count) {
+    atomic_fetch_add((_Atomic int *)count, 1);
+}
+
+Test(http, what_is_left_with_an_exchange_is_closed_once_when_nobody_has_it) {
+    fixture f;
+    _Atomic int closed = 0;
+    start(&f, (http_options){0});
+    rawclient c;
+    rawclient_open(&c, http_port(f.server));
+    rawclient_send_z(&c, POST_HOLD);
+    exchange *x = held(&f, 0);
+    for (int i = 0; i < EXCHANGE_LEFT_MAX; i++) {
+        exchange_leave_with(x, &closed, count_close);
+    }
+    exchange_respond(x, 200, "text/plain", str_from("done"), NULL, 0);
+    cr_assert(rawclient_wait_for(&c, "done"));
+    cr_assert_eq(atomic_load(&closed), 0);
+    f.held_count = 0;
+    exchange_release(x);
+    WAIT_UNTIL(atomic_load(&closed) == EXCHANGE_LEFT_MAX);
+    rawclient_close(&c);
+    stop(&f);
+    cr_assert_eq(atomic_load(&closed), EXCHANGE_LEFT_MAX);
+}
+
 Test(http, streams_events_in_order_and_ends_them) {
     fixture f;
     start(&f, (http_options){0});
