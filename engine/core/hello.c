@@ -180,11 +180,12 @@ static void list_names(uint32_t transports, char out[32]) {
 status hello_carries(const message_hello *mine, const message_hello *theirs, uint32_t reach,
                      hello_transport *out, diag *d) {
     uint32_t both = mine->transports & theirs->transports & reach;
-    if (hello_converts(mine, theirs) && !((both &= HELLO_BIT(HELLO_NCCL)))) {
+    const uint32_t between = HELLO_BIT(HELLO_IPC) | HELLO_BIT(HELLO_NCCL);
+    if (hello_converts(mine, theirs) && !((both &= between))) {
         str here = hello_kv_type(mine), there = hello_kv_type(theirs);
         return status_fail_param(d, STATUS_MISMATCH, "KV transport",
-                                 "KV is %.*s here and %.*s there, which goes over NCCL alone, and "
-                                 "there is none between the two",
+                                 "KV is %.*s here and %.*s there, which goes over ipc and NCCL "
+                                 "alone, and neither is between the two",
                                  (int)here.bytes, here.data, (int)there.bytes, there.data);
     }
     if (mine->device >> 32 != theirs->device >> 32 || mine->device == 0) {

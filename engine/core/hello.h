@@ -22,7 +22,7 @@ MUST_USE status hello_fits(const message_hello *mine, const message_hello *their
 bool hello_rounds_alike(const message_hello *mine, const message_hello *theirs);
 
 /* Of two that fit: a P and a D on GPUs, of these roles for good, whose KV is of other types, D's no
- * larger. NCCL alone carries it; D rounds each token anew as it puts it into its pages. */
+ * larger. IPC and NCCL alone carry it; D rounds each token anew as it puts it into its pages. */
 bool hello_converts(const message_hello *mine, const message_hello *theirs);
 
 /* The type's name, as the KV layout has it. */

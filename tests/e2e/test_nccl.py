@@ -116,27 +116,29 @@ def member(cluster, role, name, *flags):
 
 @case
 def decode_with_smaller_kv_than_prefill():
-    """D rounds what comes to its own type. First tokens are P's, bit for bit; those that follow are
-    mostly the same as well, where pages of another order or scale would give any."""
+    """D rounds what comes to its own type, between two hosts and on one. First tokens are P's, bit
+    for bit; those that follow are mostly the same as well, where pages of another order or scale
+    would give any."""
     def tokens(server):
         return [generate(server, *job).ids[0] for job in jobs[:10]]
 
-    with Cluster() as cluster:
-        member(cluster, "prefill", "p", "--kv-dtype", "bf16")
-        member(cluster, "decode", "d", "--kv-dtype", "int8")
-        gateway = cluster.gateway()
-        cluster.wait_joined(gateway, 2)
-        got = tokens(gateway)
-        log = cluster.nodes[1].log()
-        assert "KV of another type" in log and "transport=nccl" in log, log
-        gateway.check_pages_free()
     with Server(*CUDA, "--aggregated", "--kv-dtype", "bf16", env=device()) as server:
         whole = tokens(server)
-    assert [t[0] for t in got] == [t[0] for t in whole], (got, whole)
-    alike = sum(len(os.path.commonprefix([a, b])) for a, b in zip(got, whole))
-    total = sum(map(len, whole))
-    assert 2 * alike > total, f"{alike} of {total} tokens"
-    print(f"# {alike} of {total} tokens as without rounding")
+    for host, transport in (("d", "nccl"), ("p", "ipc")):
+        with Cluster() as cluster:
+            member(cluster, "prefill", "p", "--kv-dtype", "bf16")
+            member(cluster, "decode", host, "--kv-dtype", "int8")
+            gateway = cluster.gateway()
+            cluster.wait_joined(gateway, 2)
+            got = tokens(gateway)
+            log = cluster.nodes[1].log()
+            assert "KV of another type" in log and f"transport={transport}" in log, log
+            gateway.check_pages_free()
+        assert [t[0] for t in got] == [t[0] for t in whole], (got, whole)
+        alike = sum(len(os.path.commonprefix([a, b])) for a, b in zip(got, whole))
+        total = sum(map(len, whole))
+        assert 2 * alike > total, f"{alike} of {total} tokens"
+        print(f"# {transport}: {alike} of {total} tokens as without rounding")
 
 
 @case

@@ -89,7 +89,7 @@ static message_hello on_gpu(uint32_t roles, const char *layout, const char *nume
     return h;
 }
 
-Test(hello, decode_may_keep_smaller_kv_than_prefill_on_gpus_and_over_nccl_alone) {
+Test(hello, decode_may_keep_smaller_kv_than_prefill_on_gpus_and_between_devices_alone) {
     enum { P = MESSAGE_ROLE_PREFILL, D = MESSAGE_ROLE_DECODE, F = MESSAGE_ROLE_FLIPS };
     static const char f16[] = "k16-v16/f16/64", int8[] = "k16-v16/int8/64";
     static const char wide[] = "cuda-2/sm_90 act=int8 kv=f16 w=q8_0";
@@ -103,6 +103,11 @@ Test(hello, decode_may_keep_smaller_kv_than_prefill_on_gpus_and_over_nccl_alone)
     cr_assert_eq(t, HELLO_NCCL);
     cr_assert_eq(hello_carries(&p, &d, HELLO_BIT(HELLO_TCP), &t, &why), STATUS_MISMATCH);
     cr_assert_not_null(strstr(why.text, "KV is f16 here and int8 there"));
+    message_hello near_p = p, near_d = d;
+    near_p.device = near_d.device = 0x100000001;
+    near_p.transports = near_d.transports = HELLO_BIT(HELLO_IPC) | HELLO_BIT(HELLO_SHM);
+    cr_assert_eq(hello_carries(&near_p, &near_d, UINT32_MAX, &t, &why), STATUS_OK);
+    cr_assert_eq(t, HELLO_IPC);
     const message_hello wrong[] = {
         on_gpu(P, int8, narrow, 108),
         on_gpu(D | F, int8, narrow, 108),
