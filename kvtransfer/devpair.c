@@ -191,8 +191,7 @@ bool devpair_announced(devpair *n, const ncclmsg *m) {
         return false;
     }
     devpair_group *g = devpair_at(n, n->count++);
-    g->step = DEVPAIR_NEW;
-    g->frame = m->frame;
+    *g = (devpair_group){.step = DEVPAIR_NEW, .frame = m->frame};
     return true;
 }
 
@@ -405,7 +404,9 @@ kvt_result devpair_receive(kvt *k, const kvt_job *job, kvt_arrival *out) {
     *out = (kvt_arrival){.outcome = g->outcome,
                          .bytes = g->frame.payload_bytes,
                          .copy_us = clock_now_us() - g->since_us};
-    devpair_answer(n, NCCLMSG_DONE, g->frame.sequence);
+    if (!KVTPLANTED(PLACE_TOO_EARLY) || !g->done) {
+        devpair_answer(n, NCCLMSG_DONE, g->frame.sequence);
+    }
     if (k->failed) {
         return KVT_FAILED;
     }

@@ -4,9 +4,9 @@
  * announcements, so the place says where in the staging a group lies. A place is P's again when D
  * has said done, which it does when its copy has ended: nothing that is being read is written.
  *
- * A channel may break while D copies. Then P lets its staging rest before the next pair gets it,
- * for as long as a copy may take; and D, which learns of it later than its copy may end, looks
- * whether P is still there after the copy and before it believes what it has. */
+ * A channel may break while D copies. Then P ends the connection before anybody else gets the
+ * staging, and lets it rest for as long as a copy may take; and D looks whether P is still there
+ * after the copy and before it believes what it has. */
 #define _GNU_SOURCE
 #include "kvtransfer/ipc.h"
 
@@ -14,12 +14,14 @@
 #include <pthread.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "engine/base/bytes.h"
 #include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
 #include "kvtransfer/devpairstate.h"
+#include "kvtransfer/kvtplanted.h"
 
 enum { EXPORTS_MAX = 1024 };
 
@@ -158,15 +160,20 @@ static void accept_offer(devpair *n, const uint8_t id[NCCLMSG_ID_BYTES]) {
     }
 }
 
-/* The peer may still have a copy under way. */
+/* The peer may still have a copy under way. It hears first that the channel is over: a copy that
+ * ends later, of whatever the next pair puts there, it does not believe. */
 static void let_go(devpair *n) {
     pair *p = (pair *)n;
     bool asked = false;
+    if (p->token && n->line.wire && !KVTPLANTED(STAGING_UNRESTED)) {
+        (void)shutdown(wire_fd(n->line.wire), SHUT_RDWR);
+    }
     for (uint32_t i = 0; i < n->count; i++) {
         asked = asked || devpair_at(n, i)->step == DEVPAIR_ASKED;
     }
     if (p->token) {
         (void)export_find(p->token, true);
+        asked = asked && !KVTPLANTED(STAGING_UNRESTED);
         n->device.rest_us = clock_now_us() + (asked ? n->options.transfer_us : 0);
     }
     if (p->mapped) {
@@ -214,6 +221,10 @@ static void step(devpair *n, uint32_t index) {
     devpair_group *g = devpair_at(n, index);
     if (g->step == DEVPAIR_NEW && devpair_judge(n, index)) {
         g->step = devpair_copy(n, index) ? DEVPAIR_UNPACK : DEVPAIR_NEW;
+        if (KVTPLANTED(PLACE_TOO_EARLY) && index == 0) {
+            devpair_answer(n, NCCLMSG_DONE, g->frame.sequence);
+            g->done = true;
+        }
         (void)FAILPOINT("ipc.pulling");
     } else if (g->step == DEVPAIR_UNPACK && devpair_unpacked(n, index)) {
         devpair_hear(n); /* was P there all the time? */

@@ -22,7 +22,9 @@
     BUG(POST_BY_SCHEDULER)     /* receives wait until the scheduler has time */             \
     BUG(STAGING_TOO_EARLY)     /* staging goes to the next pair before the abort is over */ \
     BUG(PAGES_TOO_EARLY)       /* closing does not wait for copies to pages */              \
-    BUG(DEADLINE_MISSING)      /* a transfer may take for ever */
+    BUG(DEADLINE_MISSING)      /* a transfer may take for ever */                           \
+    BUG(STAGING_UNRESTED)      /* ipc: staging goes to the next pair while D may read it */ \
+    BUG(PLACE_TOO_EARLY)       /* ipc: D says done when its copy begins */
 
 #define KVTPLANTED_ENUM(name) KVTPLANTED_##name,
 typedef enum { KVTPLANTED_LIST(KVTPLANTED_ENUM) KVTPLANTED_COUNT } kvtplanted_bug;
@@ -31,14 +33,15 @@ typedef enum { KVTPLANTED_LIST(KVTPLANTED_ENUM) KVTPLANTED_COUNT } kvtplanted_bu
 extern kvtplanted_bug kvtplanted_now;
 #define KVTPLANTED(name) (kvtplanted_now == KVTPLANTED_##name)
 
-/* Staging that nobody has is painted, and whoever takes it looks whether it was written. */
-void kvtplanted_given(void *stage, uint64_t bytes);
+/* Staging that nobody has is painted as soon as somebody else may have it, and whoever takes it
+ * looks whether it was written. */
+void kvtplanted_given(void *stage, uint64_t bytes, int64_t rest_us);
 void kvtplanted_taken(const void *stage, uint64_t bytes);
 
 #else
 
 #define KVTPLANTED(name) 0
-#define kvtplanted_given(stage, bytes) ((void)0)
+#define kvtplanted_given(stage, bytes, rest_us) ((void)0)
 #define kvtplanted_taken(stage, bytes) ((void)0)
 
 #endif

@@ -80,7 +80,7 @@ static void give_stage(const ncclapi *api, const ncclhold *h) {
     if (!h->stage) {
         return;
     }
-    kvtplanted_given(h->stage, h->stage_bytes);
+    kvtplanted_given(h->stage, h->stage_bytes, h->rest_us);
     (void)pthread_mutex_lock(&stages_lock);
     for (int i = 0; i < NCCLHOLD_STAGES && !put; i++) {
         if (!stages[i].stage) {

@@ -57,6 +57,8 @@ int kvapi_sleep(unsigned us) {
     return 0;
 }
 
+static void paint_due(void);
+
 unsigned kvapi_helpers(void) {
     return helpers_count;
 }
@@ -66,6 +68,7 @@ void kvapi_delay_helpers(int64_t us) {
 }
 
 void kvapi_run_helpers(bool all) {
+    paint_due();
     for (unsigned i = 0; i < helpers_count;) {
         helper h = helpers[i];
         if (!all && h.due_us > kvapi_time_us) {
@@ -85,6 +88,7 @@ kvtplanted_bug kvtplanted_now;
 static struct {
     uint8_t *at;
     uint64_t bytes;
+    int64_t due_us; /* when it is painted; 0: it is */
 } painted[KVAPI_STAGES];
 
 static bool as_painted(const uint8_t *at, uint64_t bytes) {
@@ -96,7 +100,17 @@ static bool as_painted(const uint8_t *at, uint64_t bytes) {
     return true;
 }
 
-void kvtplanted_given(void *stage, uint64_t bytes) {
+/* Whoever may have it now writes it at once. */
+static void paint_due(void) {
+    for (unsigned i = 0; i < KVAPI_STAGES; i++) {
+        if (painted[i].at && painted[i].due_us && painted[i].due_us <= kvapi_time_us) {
+            memset(painted[i].at, PAINT, painted[i].bytes);
+            painted[i].due_us = 0;
+        }
+    }
+}
+
+void kvtplanted_given(void *stage, uint64_t bytes, int64_t rest_us) {
     unsigned i = 0;
     while (painted[i].at) {
         i++;
@@ -104,10 +118,12 @@ void kvtplanted_given(void *stage, uint64_t bytes) {
     }
     painted[i].at = stage;
     painted[i].bytes = bytes;
-    memset(stage, PAINT, bytes);
+    painted[i].due_us = rest_us ? rest_us : kvapi_time_us;
+    paint_due();
 }
 
 void kvtplanted_taken(const void *stage, uint64_t bytes) {
+    paint_due();
     CHECK(as_painted(stage, bytes));
     for (unsigned i = 0; i < KVAPI_STAGES; i++) {
         painted[i].at = painted[i].at == stage ? NULL : painted[i].at;
@@ -116,8 +132,10 @@ void kvtplanted_taken(const void *stage, uint64_t bytes) {
 
 bool kvapi_staging_untouched(void) {
     bool good = true;
+    paint_due();
     for (unsigned i = 0; i < KVAPI_STAGES; i++) {
-        good = good && (!painted[i].at || as_painted(painted[i].at, painted[i].bytes));
+        bool now = painted[i].at && !painted[i].due_us;
+        good = good && (!now || as_painted(painted[i].at, painted[i].bytes));
     }
     return good;
 }

@@ -59,9 +59,12 @@ void kvfleet_begin(kvrun *k) {
     k->fault_percent = kvrun_chance(k, 25) ? 0 : 100;
     k->end_us = kvapi_time_us + 100000 + (int64_t)kvrun_draw(k, 500000);
     k->next_fault_us = kvapi_time_us + (int64_t)kvrun_draw(k, 100000);
+    unsigned hosts = 1 + (unsigned)kvrun_draw(k, KVRUN_HOSTS);
     for (int i = 0; i < KVRUN_WORKERS; i++) {
         join(k, &k->p[i]);
         join(k, &k->d[i]);
+        k->p[i].host = (unsigned)kvrun_draw(k, hosts);
+        k->d[i].host = (unsigned)kvrun_draw(k, hosts);
     }
     arm(k);
 }

@@ -88,7 +88,8 @@ static bool open_side(kvrun *k, kvrun_channel *c, bool receiver, uint64_t genera
                          .transfer_us = KVRUN_TRANSFER_US};
     kvt **side = receiver ? &c->receiver : &c->sender;
     diag d;
-    return nccl_open(&pool, &o, generation, receiver, side, &d) == STATUS_OK &&
+    return (c->ipc ? ipc_open : nccl_open)(&pool, &o, generation, receiver, side, &d) ==
+               STATUS_OK &&
            devpair_attach(*side, fd, receiver ? &far_keys : &near_keys, &d) == STATUS_OK;
 }
 
@@ -102,7 +103,7 @@ static kvrun_channel *open_channel(kvrun *k, int p, int d) {
     }
     int fds[2];
     uint64_t generation = ++k->generation;
-    *c = (kvrun_channel){.used = true, .p = p, .d = d};
+    *c = (kvrun_channel){.used = true, .p = p, .d = d, .ipc = k->p[p].host == k->d[d].host};
     /* Behind an address that is used again, a sender of an earlier life may call. */
     c->stale = k->p[p].life > 1 && kvrun_chance(k, 30);
     c->cause = c->stale;
@@ -113,7 +114,9 @@ static kvrun_channel *open_channel(kvrun *k, int p, int d) {
     CHECK(open_side(k, c, true, generation, fds[1]));
     k->counts.channels++;
     k->counts.stale += c->stale;
-    kvrun_note(k, "P%d and D%d have a channel%s", p, d, c->stale ? ", P's side stale" : "");
+    k->counts.ipc += c->ipc;
+    kvrun_note(k, "P%d and D%d have a channel over %s%s", p, d, kvt_name(c->sender),
+               c->stale ? ", P's side stale" : "");
     return c;
 }
 
@@ -276,7 +279,7 @@ void kvpair_work(kvrun *k) {
 
 /* Whether something may end the channel: what happened to it, or a fault of its communicators. */
 static bool has_cause(const kvrun *k, kvrun_channel *c) {
-    c->cause = c->cause || k->slow;
+    c->cause = c->cause || (k->slow && !c->ipc);
     for (unsigned f = 0; f < k->faults_count; f++) {
         c->cause = c->cause || (c->near.joined_us && c->near.number == k->faults[f]) ||
                    (c->far.joined_us && c->far.number == k->faults[f]);
@@ -296,8 +299,8 @@ static void failed(kvrun *k, kvrun_channel *c, bool sender) {
         kvrun_fail(k, "P%d to D%d: %s failed without a cause: %s", c->p, c->d, sender ? "P" : "D",
                    devpair_reason(side));
     }
-    if (sender) {
-        kvpair_close_sender(k, c);
+    if (sender) { /* whose owner has other things to do, too */
+        c->closes_us = kvapi_time_us + (int64_t)kvrun_draw(k, KVRUN_CLOSING_US);
     } else {
         kvpair_close_receiver(k, c);
     }
@@ -320,6 +323,12 @@ static void sender_turn(kvrun *k, kvrun_channel *c) {
     uint32_t sequence;
     unsigned receives = c->near.receives;
     bool joined = c->near.joined_us != 0;
+    if (c->closes_us) {
+        if (kvapi_time_us >= c->closes_us) {
+            kvpair_close_sender(k, c);
+        }
+        return;
+    }
     kvapi_now = &c->near;
     send_next(k, c);
     while (!k->why[0] && kvt_sent(c->sender, &sequence)) {

@@ -1,4 +1,4 @@
-/* kvrun.h -- one schedule of the property run: a small fleet whose pages move over NCCL.
+/* kvrun.h -- one schedule of the property run: a small fleet whose pages move over NCCL and IPC.
  *
  * Purpose    Senders (P) and receivers (D) that join, leave, die and freeze over the production
  *            transport (kvtransfer/nccl.c) and the emulated NCCL, on a clock that only the schedule
@@ -10,6 +10,7 @@
 #ifndef TESTS_KVRUN_KVRUN_H
 #define TESTS_KVRUN_KVRUN_H
 
+#include "kvtransfer/ipc.h"
 #include "kvtransfer/nccl.h"
 #include "tests/kvrun/kvapi.h"
 
@@ -24,7 +25,9 @@ enum {
     KVRUN_SETUP_US = 200000,
     KVRUN_TRANSFER_US = 120000,
     KVRUN_LEASE_US = 1500000, /* a posted job that has not come by then is given up */
-    KVRUN_SLACK_US = 30000    /* between two looks at a side */
+    KVRUN_SLACK_US = 30000,   /* between two looks at a side */
+    KVRUN_CLOSING_US = 40000, /* from a side's failure until whoever has it closes it, at most */
+    KVRUN_HOSTS = 4           /* workers of one host have IPC between them, others NCCL */
 };
 
 typedef enum { KVRUN_UP, KVRUN_FROZEN, KVRUN_LOST, KVRUN_LEAVING, KVRUN_DOWN } kvrun_state;
@@ -35,6 +38,7 @@ typedef struct {
     bool held[KVRUN_PAGES];
     kvrun_state state;
     uint32_t life;
+    unsigned host;
     int64_t until_us; /* frozen, lost, down: when that ends */
     int64_t thawed_us;
     int64_t gated_us; /* until then its scheduler does nothing */
@@ -61,11 +65,13 @@ typedef struct {
     int64_t arrived_us;                    /* when D had its newest arrival */
     bool cause;                            /* something happened that may end it */
     bool stale;                            /* the sender is of an earlier life */
+    bool ipc;                              /* else over NCCL */
+    int64_t closes_us;                     /* P's side has failed, and is closed then */
 } kvrun_channel;
 
 typedef struct {
     uint64_t jobs, arrived, junk, failed, channels, kills, losses, freezes, leaves, faults, stale,
-        gates, passes;
+        gates, ipc, passes;
 } kvrun_counts;
 
 typedef struct {

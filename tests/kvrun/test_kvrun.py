@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""test_kvrun.py -- schedules of pages over NCCL, and planted bugs that the run must find.
+"""test_kvrun.py -- schedules of pages over NCCL and IPC, and planted bugs that the run must find.
 
     test_kvrun.py [--full] WEIR_KVRUN
 

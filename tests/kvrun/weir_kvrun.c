@@ -1,4 +1,4 @@
-/* weir_kvrun.c -- runs schedules of pages over NCCL, a process each.
+/* weir_kvrun.c -- runs schedules of pages over NCCL and IPC, a process each.
  *
  *     weir_kvrun [--seed N] [--seeds COUNT] [--jobs N] [--trace] [--plant NAME]
  *
@@ -100,14 +100,15 @@ static int report(const board *b, const plan *p) {
     }
     (void)printf(
         "%llu schedules: %llu groups posted, %llu arrived, %llu empty, %llu failed; "
-        "%llu channels, %llu of them stale; %llu deaths, %llu losses, %llu freezes, "
+        "%llu channels, %llu of them over IPC, %llu stale; %llu deaths, %llu losses, %llu freezes, "
         "%llu leaves, %llu faults of NCCL, %llu busy schedulers\n",
         (unsigned long long)p->seeds, (unsigned long long)all.jobs, (unsigned long long)all.arrived,
         (unsigned long long)all.junk, (unsigned long long)all.failed,
-        (unsigned long long)all.channels, (unsigned long long)all.stale,
-        (unsigned long long)all.kills, (unsigned long long)all.losses,
-        (unsigned long long)all.freezes, (unsigned long long)all.leaves,
-        (unsigned long long)all.faults, (unsigned long long)all.gates);
+        (unsigned long long)all.channels, (unsigned long long)all.ipc,
+        (unsigned long long)all.stale, (unsigned long long)all.kills,
+        (unsigned long long)all.losses, (unsigned long long)all.freezes,
+        (unsigned long long)all.leaves, (unsigned long long)all.faults,
+        (unsigned long long)all.gates);
     return 0;
 }
 
