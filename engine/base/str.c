@@ -144,13 +144,19 @@ bool strbuf_printf(strbuf *b, const char *format, ...) {
     va_start(args, format);
     va_list again;
     va_copy(again, args);
-    int bytes = vsnprintf(NULL, 0, format, args);
+    /* Where there is room already, once is enough. */
+    size_t room = b->failed || !b->data ? 0 : b->capacity - b->bytes;
+    int bytes = vsnprintf(room ? b->data + b->bytes : NULL, room, format, args);
     va_end(args);
-    bool ok = bytes >= 0 && strbuf_reserve(b, (size_t)bytes);
-    if (ok) {
-        (void)vsnprintf(b->data + b->bytes, (size_t)bytes + 1, format, again);
-        b->bytes += (size_t)bytes;
+    bool fits = bytes >= 0 && (size_t)bytes < room;
+    if (!fits && room) {
+        b->data[b->bytes] = '\0';
     }
+    bool ok = bytes >= 0 && strbuf_reserve(b, (size_t)bytes);
+    if (ok && !fits) {
+        (void)vsnprintf(b->data + b->bytes, (size_t)bytes + 1, format, again);
+    }
+    b->bytes += ok ? (size_t)bytes : 0;
     va_end(again);
     return ok;
 }

@@ -1,6 +1,8 @@
 /* openai.c -- requests of the OpenAI API, checked field by field. */
 #include "server/api/openai.h"
 
+#include <string.h>
+
 #include "engine/base/mem.h"
 #include "server/api/openai_chat.h"
 #include "server/api/openai_fields.h"
@@ -81,11 +83,12 @@ status openai_parse(openai_kind kind, str body, const openai_limits *limits, ope
     static const char *const bulk[] = {"prompt", "tokens"};
     jsonin j;
     TRY(jsonin_open(body, bulk, sizeof bulk / sizeof bulk[0], &j, d));
-    openai_request *r = mem_calloc(1, sizeof *r);
+    openai_request *r = mem_alloc(1, sizeof *r);
     if (r == NULL) {
         jsonin_close(&j);
         return status_fail(d, STATUS_NOMEM, "no memory for the request");
     }
+    memset(r, 0, offsetof(openai_request, params.biases));
     r->kind = kind;
     status code = openai_parse_kind(&j, limits, r, d);
     r->owned = j.root;

@@ -55,9 +55,6 @@ typedef struct {
     openai_prompt *prompts; /* [prompts_count] */
     int32_t prompts_count;
 
-    /* Complete but for: seed (see seed_given), and max_tokens, which is -1 when the rest of the
-     * context is meant. choices is n; choice_first is 0. */
-    request_params params;
     bool seed_given;
 
     str stops[LIMIT_STOP_STRINGS]; /* [stops_count] none empty */
@@ -81,6 +78,11 @@ typedef struct {
     int32_t priority;     /* of its caller's requests the lower go first; 0 when not given */
 
     void *owned; /* what the strs and prompts point into */
+
+    /* Complete but for: seed (see seed_given), and max_tokens, which is -1 when the rest of the
+     * context is meant. choices is n; choice_first is 0. Last: of its biases only those that are
+     * used have a value. */
+    request_params params;
 } openai_request;
 
 /* Parses and checks `body`. On failure `d` has code, field and text: STATUS_CORRUPT (not JSON),

@@ -6,6 +6,8 @@
  * ids are sent with it. */
 #include "server/api/session.h"
 
+#include <string.h>
+
 #include "engine/base/check.h"
 #include "engine/base/clock.h"
 #include "engine/base/mem.h"
@@ -14,6 +16,9 @@
 #include "server/api/reply.h"
 #include "server/api/routes.h"
 #include "server/api/stops.h"
+
+/* Most answers, and most events, are no longer: their text need not move while it grows. */
+enum { ANSWER_BYTES = 900, EVENT_BYTES = 400 };
 
 typedef struct {
     detok detok;
@@ -31,12 +36,12 @@ typedef struct {
 
 typedef struct {
     prepare_prompt prompt;
-    request_params params;
     choice_state choices[LIMIT_CHOICES];
     request_token *scores; /* [scores_count] of the prompt, from position score_first */
     int32_t scores_count, scores_capacity, score_first;
     int32_t cached_tokens;
     bool done;
+    request_params params; /* last: of its biases only those that are used have a value */
 } run_state;
 
 struct session {
@@ -55,6 +60,7 @@ struct session {
 
 static void setup_run(session *s, run_state *run, const prepare_prompt *prompt, uint64_t seed) {
     const openai_request *r = s->request;
+    memset(run, 0, offsetof(run_state, params.biases));
     run->prompt = *prompt;
     request_params_copy(&run->params, &r->params);
     run->params.max_tokens = prompt->max_tokens;
@@ -76,7 +82,7 @@ static void setup_run(session *s, run_state *run, const prepare_prompt *prompt, 
 status session_open(exchange *x, openai_request *r, prepare_result *prompts, const tokenizer *t,
                     uint64_t seed_drawn, session **out) {
     session *s = mem_calloc(1, sizeof *s);
-    run_state *runs = mem_calloc((size_t)prompts->count, sizeof *runs);
+    run_state *runs = mem_alloc((size_t)prompts->count, sizeof *runs);
     if (!s || !runs) {
         mem_free(s);
         mem_free(runs);
@@ -219,6 +225,7 @@ static bool send_event(session *s, int32_t run, int32_t choice) {
     reply_part part = make_part(s, run, choice);
     reply_usage usage = usage_of(s);
     strbuf event = strbuf_make(EXCHANGE_BUFFER_BYTES);
+    (void)strbuf_reserve(&event, EVENT_BYTES);
     reply_write_event(&event, &s->reply, &part, s->request->usage_continuous ? &usage : NULL);
     advance_offset(s, &s->runs[run], c, &part);
     c->opened = true;
@@ -334,7 +341,7 @@ static bool write_whole(session *s) {
     strbuf json = strbuf_make(EXCHANGE_RESPONSE_BYTES);
     reply_usage usage = usage_of(s);
     bool sent = false;
-    if (parts) {
+    if (parts && strbuf_reserve(&json, ANSWER_BYTES)) {
         for (int32_t i = 0; i < s->runs_count * n; i++) {
             parts[i] = make_part(s, i / n, i % n);
         }

@@ -77,7 +77,17 @@ void jsonout_float(strbuf *out, float v) {
 }
 
 void jsonout_int(strbuf *out, int64_t v) {
-    strbuf_printf(out, "%lld", (long long)v);
+    char text[24];
+    char *at = text + sizeof text;
+    uint64_t left = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+    do {
+        *--at = (char)('0' + left % 10);
+        left /= 10;
+    } while (left);
+    if (v < 0) {
+        *--at = '-';
+    }
+    strbuf_append(out, at, (size_t)(text + sizeof text - at));
 }
 
 void jsonout_comma(strbuf *out) {

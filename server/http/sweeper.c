@@ -27,6 +27,7 @@
 enum {
     SWEEPER_EVENTS = 64,
     SWEEPER_ACCEPTS = 64,      /* in a row */
+    SWEEPER_RUNS = 2,          /* of libmicrohttpd, the same */
     SWEEPER_DRAIN_US = 1000000 /* for a first head, once no more connections are taken */
 };
 
@@ -140,13 +141,18 @@ static void sweeper_begin_drain(sweeper *s) {
     }
 }
 
-/* A turn of libmicrohttpd: what was resumed, what came, what has taken too long. */
+/* A turn of libmicrohttpd: what was resumed, what came, what has taken too long. It ends requests a
+ * turn after their answer is out: two in a row spare a look at the sockets. */
 static void sweeper_run(sweeper *s) {
-    MHD_UNSIGNED_LONG_LONG wait_ms = 0;
-    (void)atomic_exchange(&s->woken, false); /* before it looks: who comes later wakes us again */
-    s->resumed = false;
-    (void)MHD_run(s->daemon);
-    s->pending = s->resumed || (MHD_get_timeout(s->daemon, &wait_ms) == MHD_YES && wait_ms == 0);
+    s->pending = true;
+    for (int i = 0; i < SWEEPER_RUNS && s->pending; i++) {
+        MHD_UNSIGNED_LONG_LONG wait_ms = 0;
+        (void)atomic_exchange(&s->woken, false); /* first: who comes later wakes us again */
+        s->resumed = false;
+        (void)MHD_run(s->daemon);
+        s->pending =
+            s->resumed || (MHD_get_timeout(s->daemon, &wait_ms) == MHD_YES && wait_ms == 0);
+    }
 }
 
 /* A daemon without a thread of its own has no way to be woken either. Many are woken at once. */
@@ -160,6 +166,15 @@ void sweeper_resume(sweeper *s, struct MHD_Connection *connection) {
     } else if (!atomic_exchange(&s->woken, true)) {
         sweeper_wake(s);
     }
+}
+
+/* Looks at the heads that came while their connection's answer was going out. */
+static void sweeper_look_again(sweeper *s) {
+    for (uint32_t i = 0; i < s->again_count; i++) {
+        sweeper_slot_event(s, s->again[i], EPOLLIN);
+        s->pending = s->pending || s->resumed;
+    }
+    s->again_count = 0;
 }
 
 static void sweeper_handle(sweeper *s, const struct epoll_event *e) {
@@ -203,6 +218,7 @@ static void *sweeper_main(void *arg) {
         }
         if (s->runs) {
             sweeper_run(s);
+            sweeper_look_again(s);
         }
     }
 }
@@ -223,13 +239,14 @@ status sweeper_open(const sweeper_options *options, sweeper **out, diag *d) {
     s->slots_count = options->connections_max + SWEEPER_REFUSED_MAX;
     s->slots = mem_calloc(s->slots_count, sizeof *s->slots);
     s->peeked = mem_alloc(1, LIMIT_HEADER_BYTES);
+    s->again = mem_alloc(s->slots_count, sizeof *s->again);
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     s->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     CHECK_EQ(pthread_mutex_init(&s->lock, NULL), 0);
     /* Each write is an edge, so that nobody needs to read. */
     struct epoll_event wake = {.events = EPOLLIN | EPOLLET, .data.u64 = SWEEPER_WAKE};
-    if (s->slots == NULL || s->peeked == NULL || s->epoll_fd < 0 || s->wake_fd < 0 ||
-        (!options->later && !sweeper_watch_listener(s)) ||
+    if (s->slots == NULL || s->peeked == NULL || s->again == NULL || s->epoll_fd < 0 ||
+        s->wake_fd < 0 || (!options->later && !sweeper_watch_listener(s)) ||
         epoll_ctl(s->epoll_fd, EPOLL_CTL_ADD, s->wake_fd, &wake) != 0) {
         status code = status_fail_errno(d, STATUS_IO, "the connection table cannot be set up");
         sweeper_close(s);
@@ -335,6 +352,7 @@ void sweeper_close(sweeper *s) {
     pthread_mutex_destroy(&s->lock);
     mem_free(s->slots);
     mem_free(s->peeked);
+    mem_free(s->again);
     mem_free(s);
 }
 
@@ -391,12 +409,16 @@ void sweeper_finished(sweeper *s, sweeper_slot *slot, bool keep) {
     exchange *served = slot->served;
     slot->served = NULL;
     bool live = slot->state == SWEEPER_BODY || slot->state == SWEEPER_SERVE;
-    bool again = false;
+    bool watch = false;
     if (live && keep && !s->draining && slot->connection != NULL) {
         slot->state = SWEEPER_IDLE;
         slot->deadline_us = clock_now_us() + s->options.idle_deadline_us;
         MHD_suspend_connection(slot->connection);
-        again = slot->early || slot->half_closed;
+        if (slot->early && !slot->half_closed && sweeper_here == s) {
+            s->again[s->again_count++] = sweeper_slot_id(s, slot);
+        } else {
+            watch = slot->early || slot->half_closed;
+        }
     } else {
         if (keep) {
             /* MHD would wait for a next request: let it see the end instead. */
@@ -406,7 +428,7 @@ void sweeper_finished(sweeper *s, sweeper_slot *slot, bool keep) {
         slot->deadline_us = 0;
     }
     sweeper_table_unlock(s);
-    if (again) {
+    if (watch) {
         /* Only this thread closes the socket, so it is still the slot's; with the lock held, the
          * sweeper would wake up only to wait. */
         sweeper_slots_watch(s, slot, EPOLL_CTL_MOD, EPOLLIN | EPOLLRDHUP);

@@ -14,7 +14,7 @@
 /* Watches for `events` from now on; an event that is there already comes again. */
 void sweeper_slots_watch(sweeper *s, sweeper_slot *slot, int operation, uint32_t events) {
     struct epoll_event e = {.events = events | EPOLLET};
-    e.data.u64 = ((uint64_t)slot->generation << 32) | (uint64_t)(slot - s->slots);
+    e.data.u64 = sweeper_slot_id(s, slot);
     if (epoll_ctl(s->epoll_fd, operation, slot->fd, &e) != 0) {
         LOG(ERROR, "http", "epoll_ctl failed", "fd=%d errno=%d", slot->fd, errno);
     }

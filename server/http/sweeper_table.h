@@ -58,7 +58,9 @@ struct sweeper {
     int wake_fd;
     pthread_t thread;
     bool thread_started;
-    char *peeked; /* [LIMIT_HEADER_BYTES] */
+    char *peeked;    /* [LIMIT_HEADER_BYTES] */
+    uint64_t *again; /* [slots_count] kept connections whose next head came early; this thread's */
+    uint32_t again_count;
 
     pthread_mutex_t lock;
     sweeper_slot *slots; /* [slots_count] */
@@ -82,6 +84,11 @@ static inline void sweeper_table_lock(sweeper *s) {
 
 static inline void sweeper_table_unlock(sweeper *s) {
     CHECK_EQ(pthread_mutex_unlock(&s->lock), 0);
+}
+
+/* What its events say whose it is. */
+static inline uint64_t sweeper_slot_id(const sweeper *s, const sweeper_slot *slot) {
+    return ((uint64_t)slot->generation << 32) | (uint64_t)(slot - s->slots);
 }
 
 /* Watches the socket for `events` from now on; an event that is there already comes again. */

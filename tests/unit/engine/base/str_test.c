@@ -221,6 +221,21 @@ Test(strbuf, refuses_past_its_maximum_and_stays_failed) {
     cr_assert_null(b.data);
 }
 
+Test(strbuf, prints_all_of_a_text_or_nothing_wherever_its_room_ends) {
+    for (size_t bytes_max = 0; bytes_max < 140; bytes_max++) {
+        strbuf b = strbuf_make(bytes_max);
+        size_t fit = bytes_max / 10;
+        for (size_t i = 0; i < fit; i++) {
+            cr_assert(strbuf_printf(&b, "%05d%s", (int)i, "abcde"));
+            cr_assert_eq(strlen(b.data), b.bytes);
+        }
+        cr_assert_not(strbuf_printf(&b, "%05d%s", 7, "abcde"));
+        cr_assert(b.failed && b.bytes == 10 * fit);
+        cr_assert(b.data == NULL || strlen(b.data) == b.bytes);
+        strbuf_close(&b);
+    }
+}
+
 Test(strbuf, consumes_from_the_front_and_stays_terminated) {
     strbuf b = strbuf_make(100000);
     for (int i = 0; i < 1000; i++) {

@@ -211,6 +211,26 @@ Test(http, never_joins_bytes_sent_early_with_a_later_head) {
     stop(&f);
 }
 
+Test(http, serves_a_head_whose_beginning_came_before_the_last_answer) {
+    static const char next[] = GET_ECHO;
+    for (size_t early = 1; early <= sizeof next - 1; early += 9) {
+        fixture f;
+        start(&f, (http_options){0});
+        rawclient c;
+        rawclient_open(&c, http_port(f.server));
+        rawclient_send_z(&c, POST_HOLD);
+        exchange *x = held(&f, 0);
+        rawclient_send(&c, next, early);
+        clock_sleep_us(2000);
+        exchange_respond(x, 200, "text/plain", str_from("done"), NULL, 0);
+        cr_assert(rawclient_wait_for(&c, "done"));
+        rawclient_send(&c, next + early, sizeof next - 1 - early);
+        cr_assert(rawclient_wait_for(&c, "X-Method: GET"), "%zu bytes early", early);
+        rawclient_close(&c);
+        stop(&f);
+    }
+}
+
 Test(http, answers_from_another_thread_after_a_suspension) {
     fixture f;
     start(&f, (http_options){0});
