@@ -35,7 +35,12 @@ status queue_open(queue *q, arena *a, uint32_t items_max, size_t item_bytes, boo
     CHECK_EQ(pthread_condattr_setclock(&attr, CLOCK_MONOTONIC), 0);
     CHECK_EQ(pthread_cond_init(&q->filled, &attr), 0);
     CHECK_EQ(pthread_condattr_destroy(&attr), 0);
-    CHECK_EQ(pthread_mutex_init(&q->lock, NULL), 0);
+    /* Who was woken by the descriptor finds the lock held for a moment more: it spins for that. */
+    pthread_mutexattr_t kind;
+    CHECK_EQ(pthread_mutexattr_init(&kind), 0);
+    CHECK_EQ(pthread_mutexattr_settype(&kind, PTHREAD_MUTEX_ADAPTIVE_NP), 0);
+    CHECK_EQ(pthread_mutex_init(&q->lock, &kind), 0);
+    CHECK_EQ(pthread_mutexattr_destroy(&kind), 0);
     return STATUS_OK;
 }
 

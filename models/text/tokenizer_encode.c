@@ -5,13 +5,25 @@
  * each word's bytes are merged. Most words of a text are tokens; for those the outcome of merging
  * is remembered, and found again by one look-up instead of one for each pair.
  */
+#include <string.h>
+
 #include "engine/base/mem.h"
 #include "models/text/bytelevel.h"
 #include "models/text/detok.h"
 #include "models/text/nfc.h"
 #include "models/text/tokenizer_parts.h"
 
-enum { WORD_BYTES = 256 }; /* words up to this long need no heap */
+enum {
+    WORD_BYTES = 256, /* words up to this long need no heap */
+    RECENT_BYTES = 15,
+    RECENT_BITS = 6
+};
+
+/* A word that is a token, and that this text has had before: most words of a text return. */
+typedef struct {
+    uint64_t key[2]; /* its bytes, zeros, its length; a length of 0: none */
+    int32_t id;
+} recent_word;
 
 /* One call's state: where ids go, and memory that words share. */
 typedef struct {
@@ -24,6 +36,7 @@ typedef struct {
     int32_t word[WORD_BYTES];
     int32_t *long_word; /* [long_word_max] for words that do not fit `word`, or NULL */
     size_t long_word_max;
+    recent_word recent[1 << RECENT_BITS];
 } encoder;
 
 static void put_ids(encoder *e, const int32_t *ids, size_t count) {
@@ -32,6 +45,16 @@ static void put_ids(encoder *e, const int32_t *ids, size_t count) {
             e->ids[e->count] = ids[i];
         }
     }
+}
+
+/* Where a word of up to RECENT_BYTES bytes is remembered. */
+static recent_word *recent_of(encoder *e, str word, uint64_t key[2]) {
+    uint8_t bytes[RECENT_BYTES + 1] = {0};
+    memcpy(bytes, word.data, word.bytes);
+    bytes[RECENT_BYTES] = (uint8_t)word.bytes;
+    memcpy(key, bytes, sizeof bytes);
+    uint64_t mixed = (key[0] ^ (key[1] << 7 | key[1] >> 57)) * 0x9E3779B97F4A7C15u;
+    return &e->recent[mixed >> (64 - RECENT_BITS)];
 }
 
 /* The token that a word is, whether or not merging would find it; -1: none. */
@@ -66,13 +89,14 @@ static status symbols_for(encoder *e, size_t bytes, int32_t **out) {
     return STATUS_OK;
 }
 
-static status encode_word(encoder *e, str word) {
+static status encode_new_word(encoder *e, str word, int32_t *whole) {
     int32_t id = token_of(e->t, word);
     uint8_t joined = TOKENIZER_UNTRIED;
     if (id >= 0) {
         joined = atomic_load_explicit(&e->t->joined[id], memory_order_relaxed);
         if (e->t->whole_words || joined == TOKENIZER_JOINS) {
             put_ids(e, &id, 1);
+            *whole = id;
             return STATUS_OK;
         }
     }
@@ -97,6 +121,24 @@ static status encode_word(encoder *e, str word) {
                               memory_order_relaxed);
     }
     put_ids(e, symbols, count);
+    return STATUS_OK;
+}
+
+static status encode_word(encoder *e, str word) {
+    int32_t whole = -1;
+    if (word.bytes < 1 || word.bytes > RECENT_BYTES) {
+        return encode_new_word(e, word, &whole);
+    }
+    uint64_t key[2];
+    recent_word *recent = recent_of(e, word, key);
+    if (recent->key[0] == key[0] && recent->key[1] == key[1]) {
+        put_ids(e, &recent->id, 1);
+        return STATUS_OK;
+    }
+    TRY(encode_new_word(e, word, &whole));
+    if (whole >= 0) {
+        *recent = (recent_word){{key[0], key[1]}, whole};
+    }
     return STATUS_OK;
 }
 

@@ -176,6 +176,44 @@ static void check_round_trips(const tokenizer *t, uint64_t seed, int rounds) {
     strbuf_close(&back);
 }
 
+/* Words that a text has had before are remembered while it is encoded. */
+static void check_twice_is_the_same_twice(const tokenizer *t, uint64_t seed, int rounds) {
+    enum { TIMES = 4, MOST = 1 << 14 };
+    strbuf text = strbuf_make(1 << 16);
+    strbuf again = strbuf_make(1 << 18);
+    static int32_t once[MOST], many[MOST];
+    for (int round = 0; round < rounds; round++) {
+        strbuf_clear(&text);
+        strbuf_clear(&again);
+        append_random_text(&text, &seed);
+        for (int i = 0; i < TIMES; i++) {
+            cr_assert(strbuf_append_str(&again, strbuf_str(&text)));
+            cr_assert(strbuf_append_z(&again, "<|im_start|>"));
+        }
+        size_t count, all;
+        cr_assert_eq(tokenizer_encode(t, strbuf_str(&text), false, true, once, MOST, &count, NULL),
+                     STATUS_OK);
+        cr_assert_eq(tokenizer_encode(t, strbuf_str(&again), false, true, many, MOST, &all, NULL),
+                     STATUS_OK);
+        cr_assert_eq(all, TIMES * (count + 1), "%.*s", (int)text.bytes, text.data);
+        for (size_t i = 0; i < TIMES; i++) {
+            cr_assert_arr_eq(many + i * (count + 1), once, count * sizeof *once, "%.*s",
+                             (int)text.bytes, text.data);
+        }
+    }
+    strbuf_close(&text);
+    strbuf_close(&again);
+}
+
+Test(tokenizer_encode, a_text_that_returns_gets_the_same_ids_again) {
+    static const char *const names[] = {"gpt2", "smollm", "llama-bpe", "qwen2"};
+    for (size_t i = 0; i < 4; i++) {
+        tokenizer *t = open_hello(names[i]);
+        check_twice_is_the_same_twice(t, 99 + i, 500);
+        tokenizer_close(t);
+    }
+}
+
 Test(tokenizer_encode, decoding_gives_the_text_back) {
     static const char *const names[] = {"gpt2", "smollm", "llama-bpe", "qwen2", NULL};
     for (size_t i = 0; i < 5; i++) {
@@ -202,6 +240,7 @@ static tokenizer *open_model(void) {
 Test(tokenizer_encode, decoding_with_the_default_model_gives_the_text_back) {
     tokenizer *t = open_model();
     check_round_trips(t, 5, 5000);
+    check_twice_is_the_same_twice(t, 6, 5000);
     tokenizer_close(t);
 }
 
