@@ -80,6 +80,9 @@ if(NOT WEIR_CUDA AND WEIR_CUDA_INCLUDE AND CMAKE_CXX_COMPILER AND
   weir_cuda_module(weir_cuda_emu)
   target_sources(weir_cuda_emu PRIVATE ${cuda_kernels})
   target_link_libraries(weir_cuda_emu PRIVATE weir_emu)
+  # A copied build folder keeps to its own emulated device: with WEIR_NCCL naming the copy and the
+  # module another, a process would have two, neither of which knows the other's streams.
+  set_target_properties(weir_cuda_emu PROPERTIES BUILD_RPATH_USE_ORIGIN ON)
   # The shipped kernels, called one by one. Their tests may see half floats, so they are built as
   # kernels' callers, not as kernels.
   file(GLOB emu_kernels_tests CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/tests/emu/kernels/*.cpp)
