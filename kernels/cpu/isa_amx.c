@@ -228,7 +228,8 @@ BODY_INLINE void amx_run(const amx_block *b, const int32_t halves, const bool mi
                 }
                 if (ahead != ahead_end) { /* by the first rows, for all */
                     for (int32_t byte = 0; byte < b->ahead_bytes; byte += 64) {
-                        vec_prefetch(ahead + byte);
+                        /* To the second level: lines on their way to the first are few. */
+                        _mm_prefetch((const char *)ahead + byte, _MM_HINT_T1);
                     }
                     ahead += b->ahead_bytes;
                 }
