@@ -4,9 +4,10 @@
  * go from one to the next by themselves, and as seldom as can be:
  *   - With very few rows each thread quantises the input for itself: that takes less time than to
  *     wait for somebody and fetch what he wrote.
- *   - Who has made 32 outputs of gate and up for up to 8 rows gates and quantises them at once:
- * they are a group of the next operator's input. Sizes of items move work between threads, never an
- * output's arithmetic.
+ *   - Who has made 32 outputs of gate and up, for up to 8 rows, gates and quantises them at once:
+ *     they are a group of the next operator's input.
+ *
+ * Sizes of items move work between threads, never an output's arithmetic.
  */
 #include <assert.h>
 #include <stddef.h>
@@ -105,8 +106,7 @@ static void gated_item(void *context, int32_t item, int32_t thread) {
     few_input(o->c, o->gates, o->gated, first, count);
 }
 
-/* Whether `next` takes what `op` writes, group by group. With more rows that
- * gained nothing. */
+/* Whether `next` takes what `op` writes, group by group. With more rows that gained nothing. */
 static bool few_gates(const ops_linear *op, const ops_linear *next) {
     return op->rows <= ISA_NARROW_ROWS &&
            (next->input == OPS_INPUT_SILU_MUL || next->input == OPS_INPUT_GELU_MUL) &&

@@ -152,8 +152,7 @@ static int32_t items_count(linear_job *j) {
 static int32_t items_plan(linear_job *j) {
     const int32_t wanted = j->c->shared.threads * ITEMS_PER_THREAD;
     const bool bf16 = j->activations == BACKEND_ACTIVATIONS_BF16;
-    const bool int8 = j->activations == BACKEND_ACTIVATIONS_INT8;
-    const int32_t narrow = bf16 ? ISA_PAIRS_NARROW_ROWS : int8 ? j->c->kernels->narrow_rows : 0;
+    const int32_t narrow = bf16 ? ISA_PAIRS_NARROW_ROWS : 0;
     j->row_step = bf16 ? CPU_ROWS : ISA_BLOCK_ROWS;
     j->tiles_step = bf16 ? ISA_PAIRS_TILES : j->c->kernels->wide_tiles;
     if (j->rows > narrow) {
