@@ -76,9 +76,17 @@ typedef struct {
     /* Of the GPU's memory, what this backend may take in all; 0: BACKEND_MEMORY_FRACTION. */
     double memory_fraction;
     bool deterministic; /* no library whose order of additions depends on the number of rows */
+    /* Of a GPU's multiprocessors, what backend_share's has to itself and this one has not; 0: both
+     * have all. */
+    int32_t share_percent;
 } backend_options;
 
-enum { BACKEND_NAME_BYTES = 32, BACKEND_NUMERICS_BYTES = 48, BACKEND_LAYOUT_BYTES = 64 };
+enum {
+    BACKEND_NAME_BYTES = 32,
+    BACKEND_NUMERICS_BYTES = 48,
+    BACKEND_LAYOUT_BYTES = 64,
+    BACKEND_SHARED_BYTES = 128
+};
 enum { BACKEND_RANKS_MAX = 16, BACKEND_GROUP_ID_BYTES = 128 };
 
 /* Implementations put this first in their own struct. Fields are read-only for callers. */
@@ -88,8 +96,9 @@ struct backend {
     char isa[BACKEND_NAME_BYTES];          /* "avx512" */
     char numerics[BACKEND_NUMERICS_BYTES]; /* equal strings promise equal bits */
     int32_t threads;
-    bool bf16;     /* has activations of bf16 */
-    int32_t ranks; /* of its group; 0: in none */
+    bool bf16;                         /* has activations of bf16 */
+    char shared[BACKEND_SHARED_BYTES]; /* backend_share's: who has what of the device */
+    int32_t ranks;                     /* of its group; 0: in none */
     ops_batch
         begun; /* backend.c's: checked, for the layers of this forward pass; seqs NULL: none */
 };
@@ -131,10 +140,11 @@ MUST_USE status backend_open(const char *name, const backend_options *options, b
                              diag *d);
 void backend_close(backend *b);
 
-/* Another set of threads (CUDA: a stream, which goes first) and scratch over the device of `of`, to
- * be used beside it by one more thread: its operators take the weights and KV pools of `of`, and
- * give the bits that it gives. `threads`: as many for itself; 0: as `of`. To be closed before `of`,
- * which loads nothing meanwhile. STATUS_UNSUPPORTED where a device cannot be shared like that. */
+/* Another set of threads (CUDA: a stream, on multiprocessors of its own or going first) and scratch
+ * over the device of `of`, to be used beside it by one more thread: its operators take the weights
+ * and KV pools of `of`, and give the bits that it gives. `threads`: as many for itself; 0: as `of`.
+ * To be closed before `of`, which loads nothing meanwhile. STATUS_UNSUPPORTED where a device cannot
+ * be shared like that. */
 MUST_USE status backend_share(backend *of, int32_t threads, backend **out, diag *d);
 
 /* The backend that "auto" stands for here: "cuda" where its module is and finds a device, else

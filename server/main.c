@@ -28,6 +28,7 @@ typedef struct {
     int64_t worker, epoch, queue_ms, drain_ms, link_fd, cores_fd, threads, threads_own, kv_bytes,
         context, seqs, chunk, kv_pairs, pace_ms, kv_block;
     int32_t role, kv_dtype, activations, weights, kv_transport, log_level;
+    int64_t decode_share;
     bool log_json, deterministic, multiplex;
     int64_t device, ranks;
     double memory_fraction, device_share;
@@ -85,6 +86,8 @@ static const config_option worker_flags[] = {
     {"pd-multiplex", CONFIG_BOOL, FIELD(multiplex), 0, 0, "false", NULL, NULL,
      "with --role both: prompts and decoding run side by side over one KV cache, each on a part of "
      "the cores and on all of them while the other is idle"},
+    {"pd-decode-share", CONFIG_INT, FIELD(decode_share), 0, 90, "33", NULL, NULL,
+     WORKERFLAGS_DECODE_SHARE},
     {"decode-pace-ms", CONFIG_INT, FIELD(pace_ms), 0, 10000, "0", NULL, NULL, WORKERFLAGS_PACE},
     {"kv-memory", CONFIG_BYTES, FIELD(kv_bytes), 0, 0x1p50, "0", NULL, NULL,
      "KV cache; 0: on a GPU what --memory-fraction leaves, else 1g"},
@@ -184,6 +187,7 @@ static status run_worker(const worker_settings *o, const char *name, diag *d) {
                         .threads_own = (int32_t)o->threads_own,
                         .cores_fd = (int)o->cores_fd,
                         .multiplex = o->multiplex,
+                        .decode_percent = (int32_t)o->decode_share,
                         .pace_us = o->pace_ms * 1000,
                         .kv_type = (backend_kv_type)o->kv_dtype,
                         .weights = (model_weights)o->weights,

@@ -193,7 +193,7 @@ static int64_t children_count(const server *s) {
 static status add_worker(server *s, const char *role, int64_t threads, int64_t own) {
     char number[16], thread_text[16], own_text[16], kv[32], context[16], seqs[16], chunk[16],
         queue[16], drain[16], device[16], fraction[16], pace[16];
-    char ranks[16], block[16];
+    char ranks[16], block[16], share[16];
     const serveflags *o = &s->set;
     bool decodes = o->kv_block_decode > 0 && strcmp(role, "decode") == 0;
     uint32_t child = 0;
@@ -210,6 +210,7 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
     (void)snprintf(seqs, sizeof seqs, "%d", (int)o->seqs);
     (void)snprintf(chunk, sizeof chunk, "%d", (int)o->chunk);
     (void)snprintf(block, sizeof block, "%d", (int)(decodes ? o->kv_block_decode : o->kv_block));
+    (void)snprintf(share, sizeof share, "%d", (int)o->decode_share);
     (void)snprintf(pace, sizeof pace, "%d", (int)o->pace_ms);
     (void)snprintf(queue, sizeof queue, "%d", (int)o->pending_ms);
     (void)snprintf(drain, sizeof drain, "%d", (int)o->drain_ms);
@@ -218,16 +219,16 @@ static status add_worker(server *s, const char *role, int64_t threads, int64_t o
         "--epoch", "{epoch}", "--link-fd", "3", "--model", o->model, "--backend",
         serveflags_backends[o->backend], "--device", device, "--tensor-parallel-size", ranks,
         "--memory-fraction", fraction, o->deterministic ? "--deterministic" : "--no-deterministic",
-        o->multiplex ? "--pd-multiplex" : "--no-pd-multiplex", "--threads", thread_text,
-        "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv, "--kv-block-tokens", block,
-        "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype], "--activations",
-        workerflags_activations[o->activations], "--weights", workerflags_weights[o->weights],
-        "--context", context, "--max-seqs", seqs, "--prefill-chunk", chunk, "--decode-pace-ms",
-        pace, "--log-level", log_level_names[o->log_level],
-        o->log_json ? "--log-json" : "--no-log-json", "--trace", o->trace ? o->trace : "",
-        "--kv-transport", workerflags_kv_transports[o->kv_transport], "--queue-timeout-ms", queue,
-        "--drain-timeout-ms", drain, "--profile", o->profile ? o->profile : "", "--price-table",
-        o->price_table ? o->price_table : "",
+        o->multiplex ? "--pd-multiplex" : "--no-pd-multiplex", "--pd-decode-share", share,
+        "--threads", thread_text, "--threads-own", own_text, "--cores-fd", "4", "--kv-memory", kv,
+        "--kv-block-tokens", block, "--kv-dtype", workerflags_kv_dtypes[o->kv_dtype],
+        "--activations", workerflags_activations[o->activations], "--weights",
+        workerflags_weights[o->weights], "--context", context, "--max-seqs", seqs,
+        "--prefill-chunk", chunk, "--decode-pace-ms", pace, "--log-level",
+        log_level_names[o->log_level], o->log_json ? "--log-json" : "--no-log-json", "--trace",
+        o->trace ? o->trace : "", "--kv-transport", workerflags_kv_transports[o->kv_transport],
+        "--queue-timeout-ms", queue, "--drain-timeout-ms", drain, "--profile",
+        o->profile ? o->profile : "", "--price-table", o->price_table ? o->price_table : "",
         /* From here on for links between hosts; cut off below without them. */
         "--listen", s->worker_listen, "--join", s->hub_text, "--cluster-key-file", o->key_file};
     uint32_t count = sizeof args / sizeof args[0];

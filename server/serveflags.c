@@ -236,6 +236,8 @@ static const config_option options[] = {
      "one worker does both phases, for comparison"},
     {"pd-multiplex", CONFIG_BOOL, FIELD(multiplex), 0, 0, "false", NULL, NULL,
      "with --aggregated: prompts and decoding side by side in that worker, instead of in turns"},
+    {"pd-decode-share", CONFIG_INT, FIELD(decode_share), 0, 90, "33", NULL, NULL,
+     WORKERFLAGS_DECODE_SHARE},
     {"threads", CONFIG_INT, FIELD(threads), 0, LIMIT_THREADS, "0", NULL, NULL,
      "compute threads of all workers together; 0: one a CPU that the affinity mask and the "
      "cgroup's quota allow. Each has an equal share, and the "

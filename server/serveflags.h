@@ -19,6 +19,7 @@ typedef struct {
     int64_t requests, key_requests, ttft_slo_ms, connections, text_threads, http_threads, drain_ms,
         silence_ms, pending_ms;
     int32_t backend, kv_dtype, activations, weights, kv_transport, route, log_level;
+    int64_t decode_share;
     bool aggregated, multiplex, metrics_open, log_json, deterministic, reuse_port;
     int64_t device, ranks;
     double memory_fraction;

@@ -23,6 +23,11 @@ extern const char *const workerflags_weights[]; /* of model_weights (models/arch
     "tokens of KV handed out, and found again for other prompts, together; a multiple of 16. " \
     "Workers need not agree"
 
+#define WORKERFLAGS_DECODE_SHARE                                                                 \
+    "with --pd-multiplex on a GPU: percent of its multiprocessors that decoding has to itself, " \
+    "in a "                                                                                      \
+    "green context, and prompts the rest; 0: both have all of them, decoding goes first"
+
 #define WORKERFLAGS_PACE                                                                          \
     "on cores shared with prefill workers: while those compute prompts, steps of decoding begin " \
     "at "                                                                                         \

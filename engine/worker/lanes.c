@@ -13,8 +13,8 @@ status lanes_open(lanes *l, model *of, backend *device, int32_t threads, int32_t
     }
     if (!backend_kv_on_host(device)) {
         TRY(backend_share(device, 0, &l->device, d));
-        LOG(INFO, "worker", "prompts and decoding side by side", "device=%s streams=2",
-            device->isa);
+        LOG(INFO, "worker", "prompts and decoding side by side", "device=%s %s", device->isa,
+            l->device->shared);
         return model_share(of, l->device, seqs_max, seqs_max, &l->model, d);
     }
     CHECK(threads > 0);

@@ -479,7 +479,8 @@ static status open_model(worker_state *w, uint32_t *pages) {
     backend_options bo = {.threads = o->threads,
                           .device = o->device,
                           .memory_fraction = o->memory_fraction,
-                          .deterministic = o->deterministic};
+                          .deterministic = o->deterministic,
+                          .share_percent = o->multiplex ? o->decode_percent : 0};
     TRY(backend_open(backend_named(o, &bo), &bo, &w->backend, w->d));
     TRY(open_ranks(w, &bo));
     w->cores = (cores){.total = w->backend->threads, .own = w->backend->threads};

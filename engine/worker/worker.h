@@ -42,6 +42,7 @@ typedef struct {
     int32_t threads_own;     /* of them when every worker on this machine is busy */
     int cores_fd;            /* engine/base/cores.h board, taken over; -1: none */
     bool multiplex;          /* prompts and decoding in two lanes (lanes.h); both roles */
+    int32_t decode_percent;  /* ... of a GPU's multiprocessors, decoding's alone; 0: none are */
     int64_t pace_us;         /* between steps of decoding while others on it compute prompts */
     backend_kv_type kv_type; /* or BACKEND_KV_TYPES: the backend's choice */
     model_weights weights;

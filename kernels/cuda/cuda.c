@@ -33,6 +33,7 @@ static void cuda_close(backend *b) {
     if (c->stream != NULL) {
         (void)cudaStreamDestroy(c->stream);
     }
+    cudagreen_close(&c->green);
     mem_free(c->batch_host);
     mem_free(c);
 }
@@ -122,10 +123,39 @@ static status cuda_start(cudastate *c, bool urgent, backend **out, diag *d) {
     return STATUS_OK;
 }
 
-/* A stream of its own in the same context, so weights and pools are the same addresses. Its blocks
- * go before those of the first: what shares a device with long steps is short. */
+/* `s` in the place of the backend's stream, on which nothing runs. */
+static void take_side(cudastate *c, const cudagreen_side *s) {
+    (void)cudaStreamSynchronize(c->stream);
+    (void)cudaStreamDestroy(c->stream);
+    c->stream = s->stream;
+    c->green = *s;
+}
+
+/* Multiprocessors of its own for each of the two; else both have all of them. */
+static void divide(cudastate *first, cudastate *c) {
+    char *said = c->base.shared, why[CUDAGREEN_WHY_BYTES];
+    const size_t bytes = sizeof(c->base.shared);
+    int least = 0, greatest = 0;
+    cudagreen_side large, small;
+    (void)cudaDeviceGetStreamPriorityRange(&least, &greatest);
+    if (first->share_percent <= 0) {
+        (void)snprintf(said, bytes, "streams=2 why=\"not asked to divide the device\"");
+    } else if (cudagreen_open(c->device, (unsigned)first->share_percent, least, greatest, &large,
+                              &small, why)) {
+        take_side(first, &large);
+        take_side(c, &small);
+        (void)snprintf(said, bytes, "multiprocessors=%u+%u", large.multiprocessors,
+                       small.multiprocessors);
+    } else {
+        (void)snprintf(said, bytes, "streams=2 why=\"%s\"", why);
+    }
+}
+
+/* Streams in the same memory, so weights and pools are the same addresses. Where the two share
+ * multiprocessors, blocks of the new one go before those of the first: what shares a device with
+ * long steps is short. */
 static status cuda_share(backend *of, int32_t threads, backend **out, diag *d) {
-    const cudastate *first = (const cudastate *)of;
+    cudastate *first = (cudastate *)of;
     (void)threads;
     cudastate *c = mem_calloc(1, sizeof(*c));
     if (c == NULL) {
@@ -138,7 +168,9 @@ static status cuda_share(backend *of, int32_t threads, backend **out, diag *d) {
     c->deterministic = first->deterministic;
     c->memory_fraction = first->memory_fraction;
     c->plain = first->plain;
-    return cuda_start(c, true, out, d);
+    TRY(cuda_start(c, true, out, d));
+    divide(first, c);
+    return STATUS_OK;
 }
 
 status cuda_open(const backend_options *options, backend **out, diag *d) {
@@ -160,6 +192,7 @@ status cuda_open(const backend_options *options, backend **out, diag *d) {
     c->device = device;
     c->capability = capability;
     c->deterministic = options->deterministic;
+    c->share_percent = options->share_percent;
     c->memory_fraction =
         options->memory_fraction > 0 ? options->memory_fraction : BACKEND_MEMORY_FRACTION;
     (void)snprintf(c->base.name, sizeof(c->base.name), "cuda");

@@ -10,6 +10,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/cuda_ops.h"
+#include "kernels/cuda/cudagreen.h"
 
 enum { CUDASTATE_STAGE_BYTES = 4 << 20, CUDASTATE_MOVE_BYTES = 4 << 20 };
 
@@ -61,6 +62,8 @@ typedef struct {
     bool plain;     /* the plain kernels alone */
     bool deterministic;
     double memory_fraction; /* of the device, what this backend may take */
+    int32_t share_percent;  /* of the multiprocessors, what cuda_share's has to itself */
+    cudagreen_side green;   /* whose stream is `stream`; context NULL: all multiprocessors */
     uint64_t taken;         /* bytes of device memory; what backend_free gives back stays counted */
     cudaStream_t stream;
     uint8_t *stage; /* pinned host [CUDASTATE_STAGE_BYTES], refilled after a wait for the stream */

@@ -112,19 +112,34 @@ def scores_of_prompts_are_the_same():
 
 @case
 def on_a_device_with_two_streams():
-    """As both kinds of workers on the emulated device, which has exact arithmetic too."""
+    """As both kinds of workers on the emulated device, which has exact arithmetic too: with
+    multiprocessors of their own, and where the driver has or gives none."""
     env = emulated.device(EMU_MEMORY_MB=192)
+    h100 = emulated.device(EMU_MEMORY_MB=192, EMU_GREEN=132)
+    lanes = ((env, (), "multiprocessors=2+2"),
+             (h100, (), "multiprocessors=88+44"),
+             (h100, ("--pd-decode-share", "10"), "multiprocessors=112+20"),
+             (env, ("--pd-decode-share", "0"), 'streams=2 why="not asked to divide the device"'),
+             (emulated.device(EMU_MEMORY_MB=192, EMU_GREEN="none"), (),
+              'streams=2 why="the driver has no green contexts (CUDA 12.4)"'),
+             (emulated.device(EMU_MEMORY_MB=192, EMU_GREEN=8), (),
+              'streams=2 why="8 multiprocessors are too few for two groups of 8"'),
+             (emulated.device(EMU_MEMORY_MB=192, EMU_CUDA_FAULT="cuGreenCtxCreate,after=1"), (),
+              'streams=2 why="cuGreenCtxCreate: CUDA error 801"'))
     some = [(path, {**body, "max_tokens": min(body["max_tokens"], 12)})
             for path, body in mixed.requests(12, seed=9, words_max=60)]
     answers = []
-    for flags, workers in ((emulated.APART, 1), (("--aggregated",), 6), (MULTIPLEX, 6)):
+    for flags, workers in ((emulated.APART, 1), (("--aggregated",), 6)):
         with Server(*emulated.CUDA, *flags, env=env) as server:
             answers.append(parallel(some, lambda job, at=server: generate(at, *job), workers))
-            if flags is MULTIPLEX:
-                assert "streams=2" in server.log()
             server.check_pages_free()
     check(answers[1], answers[0], some)
-    check(answers[2], answers[0], some)
+    for device, flags, said in lanes:
+        with Server(*emulated.CUDA, *MULTIPLEX, *flags, env=device) as server:
+            got = parallel(some, lambda job, at=server: generate(at, *job), 6)
+            assert said in server.log(), server.log_tail()
+            server.check_pages_free()
+        check(got, answers[0], some)
 
 
 @case

@@ -14,6 +14,7 @@
 
 #include "tests/emu/emu_order.hpp"
 #include "tests/emu/emu_runtime.hpp"
+#include "tests/emu/emu_state.hpp"
 
 namespace {
 
@@ -600,10 +601,11 @@ cudaError_t cudaGetDriverEntryPointByVersion(const char *symbol, void **function
                                              cudaDriverEntryPointQueryResult *result) {
     (void)version;
     (void)flags;
-    const bool known = strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
-    *function = known ? (void *)cuTensorMapEncodeTiled : nullptr;
+    const bool map = strcmp(symbol, "cuTensorMapEncodeTiled") == 0;
+    *function = map ? (void *)cuTensorMapEncodeTiled : emu_green_entry(symbol);
     if (result != nullptr) {
-        *result = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+        *result =
+            *function != nullptr ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
     }
     return cudaSuccess;
 }

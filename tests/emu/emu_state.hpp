@@ -82,6 +82,9 @@ struct emu_state {
 };
 
 emu_state &emu_the();
+
+/* emu_green.cpp: the driver's functions for green contexts. NULL: none of that name. */
+void *emu_green_entry(const char *symbol);
 using emu_guard = std::lock_guard<std::recursive_mutex>;
 
 /* The calling thread's device. */
