@@ -1,12 +1,14 @@
 /* weir_logits.c -- teacher-forced log probabilities of token windows.
  *
  *     weir_logits MODEL TOKENS [--activations int8|f32|bf16|mixed|auto] [--weights file|q8_0]
- *                 [--kv f16|bf16|f32|int8] [--chunk N]
+ *                 [--kv f16|bf16|f32|int8] [--chunk N] [--prompt N]
  *                 [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]
  *
  * TOKENS has one window of token ids a line, each run on its own from position 0. Prints, a line a
  * window, the natural-log probability of each token given those before it (from the second on): the
- * format of tests/golden/reference_llama.py.
+ * format of tests/golden/reference_llama.py. The first --prompt tokens of a window (all, if it is
+ * not given) are a prompt, later ones count as generated: a difference with mixed activations
+ * alone.
  */
 #define _GNU_SOURCE
 #include <math.h>
@@ -24,7 +26,7 @@ typedef struct {
     const char *model, *tokens, *backend, *isa;
     backend_activations activations;
     backend_kv_type kv;
-    int64_t chunk, threads, windows;
+    int64_t chunk, threads, windows, prompt;
     model_weights weights;
 } settings;
 
@@ -32,8 +34,9 @@ static bool parse(int argc, char **argv, settings *s) {
     if (argc < 3 || argc % 2 == 0) {
         return false;
     }
-    *s = (settings){argv[1],        argv[2], "cpu", NULL,      BACKEND_ACTIVATIONS_INT8,
-                    BACKEND_KV_F16, 128,     0,     INT64_MAX, MODEL_WEIGHTS_FILE};
+    *s =
+        (settings){argv[1], argv[2], "cpu",     NULL,      BACKEND_ACTIVATIONS_INT8, BACKEND_KV_F16,
+                   128,     0,       INT64_MAX, INT32_MAX, MODEL_WEIGHTS_FILE};
     for (int i = 3; i < argc; i += 2) {
         const char *flag = argv[i];
         str value = str_from(argv[i + 1]);
@@ -59,6 +62,8 @@ static bool parse(int argc, char **argv, settings *s) {
             }
         } else if (strcmp(flag, "--chunk") == 0) {
             good = str_to_i64(value, 1, 4096, &s->chunk);
+        } else if (strcmp(flag, "--prompt") == 0) {
+            good = str_to_i64(value, 0, INT32_MAX, &s->prompt);
         } else if (strcmp(flag, "--threads") == 0) {
             good = str_to_i64(value, 1, LIMIT_THREADS, &s->threads);
         } else if (strcmp(flag, "--backend") == 0) {
@@ -90,8 +95,9 @@ static double log_prob(const float *logits, int32_t vocab, int32_t token) {
 }
 
 /* Runs ids[0..count - 1) in chunks and prints what each row says of the token after it. */
-static status window(model *m, const int32_t *ids, int32_t count, int32_t chunk, float *logits,
+static status window(model *m, const int32_t *ids, int32_t count, const settings *s, float *logits,
                      const uint32_t *pages) {
+    const int32_t chunk = (int32_t)s->chunk, prompt = (int32_t)s->prompt;
     int32_t rows_index[4096];
     for (int32_t i = 0; i < 4096; i++) {
         rows_index[i] = i;
@@ -99,7 +105,8 @@ static status window(model *m, const int32_t *ids, int32_t count, int32_t chunk,
     int32_t vocab = model_get_info(m)->vocab;
     for (int32_t at = 0; at < count - 1; at += chunk) {
         int32_t rows = count - 1 - at < chunk ? count - 1 - at : chunk;
-        model_seq seq = {0, rows, at, pages, (at + rows + 15) / 16, rows};
+        int32_t left = at < prompt ? prompt - at : 0;
+        model_seq seq = {0, rows, at, pages, (at + rows + 15) / 16, left < rows ? left : rows};
         model_batch batch = {.tokens = ids + at,
                              .rows = rows,
                              .seqs = &seq,
@@ -162,7 +169,7 @@ static status run(const settings *s, model *m, diag *d) {
         if (count < 0) {
             result = status_fail(d, STATUS_INVALID, "%s: line %lld", s->tokens, (long long)w + 1);
         } else {
-            result = window(m, ids, count, (int32_t)s->chunk, logits, pages);
+            result = window(m, ids, count, s, logits, pages);
             if (result != STATUS_OK) {
                 (void)status_fail(d, result, "line %lld: the forward pass failed",
                                   (long long)w + 1);
@@ -182,8 +189,8 @@ int main(int argc, char **argv) {
         fprintf(stderr,
                 "usage: weir_logits MODEL TOKENS [--activations int8|f32|bf16|mixed|auto] "
                 "[--weights file|q8_0] "
-                "[--kv f16|f32] "
-                "[--chunk N] [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
+                "[--kv f16|bf16|f32|int8] [--chunk N] [--prompt N] "
+                "[--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
         return 2;
     }
     diag d = {0};
