@@ -107,6 +107,7 @@ static driver_result act(autoscale *a, const scaler_action *action, diag *why) {
 static status carry_out(autoscale *a, const scaler_action *action, int64_t now_us, diag *why) {
     lease *l = a->options.lease;
     if (l && !lease_begin(l, now_us)) {
+        scaler_refused(&a->scaler, action);
         return status_fail(why, STATUS_MISMATCH, "another controller holds the lease");
     }
     driver_result r = act(a, action, why);
@@ -119,6 +120,7 @@ static status carry_out(autoscale *a, const scaler_action *action, int64_t now_u
             scaler_kind_name(action->kind), scaler_pool_name(action->pool), action->worker,
             action->reason);
     } else {
+        scaler_refused(&a->scaler, action);
         LOG(WARN, "scaler", "refused by the driver", "action=%s role=%s worker=%d why=\"%s\"",
             scaler_kind_name(action->kind), scaler_pool_name(action->pool), action->worker,
             why->text);

@@ -12,6 +12,7 @@
 enum {
     BACKOFF_FIRST_US = 5000000,
     BACKOFF_MAX_US = 300000000,
+    REFUSED_US = 5000000,
     FLIP_HOLD_US = 60000000,
     SAMPLES_GOOD = 64, /* of a fit that is used where there is one */
     HOLD_MOST = 32     /* times the hold, where a pool's going was taken back again and again */
@@ -40,7 +41,7 @@ const char *scaler_phase_name(scaler_phase p) {
 }
 
 const char *scaler_outcome_name(scaler_outcome o) {
-    static const char *const names[] = {"pending", "done", "late", "advice"};
+    static const char *const names[] = {"pending", "done", "late", "refused", "advice"};
     return names[o];
 }
 
@@ -91,12 +92,15 @@ static void remember(scaler *s, const scaler_action *a, scaler_outcome outcome) 
         (scaler_decision){.at_us = s->now_us, .action = *a, .outcome = outcome};
 }
 
+static bool same(const scaler_action *a, const scaler_action *b) {
+    return a->kind == b->kind && a->pool == b->pool && a->worker == b->worker;
+}
+
 /* Advice is given once, until something else is advised. */
 static bool advised(const scaler *s, const scaler_action *a) {
     for (uint64_t i = s->decisions_count; i > 0 && s->decisions_count - i < 4; i--) {
         const scaler_decision *d = &s->decisions[(i - 1) % SCALER_DECISIONS_MAX];
-        if (d->action.kind == a->kind && d->action.pool == a->pool &&
-            d->action.worker == a->worker) {
+        if (same(&d->action, a)) {
             return true;
         }
     }
@@ -212,6 +216,43 @@ bool scaler_order(scaler *s, const scaler_action *a, int64_t now_us) {
     remember(s, a, SCALER_PENDING);
     await(s, a);
     return true;
+}
+
+/* The stop of a worker that nobody has been told of: never was, or, of one that should be gone
+ * already, is to be told again. */
+static void stop_refused(scaler *s, const scaler_action *a) {
+    for (uint32_t i = 0; i < LIMIT_WORKERS; i++) {
+        if (s->stops[i].used && s->stops[i].id == (uint32_t)a->worker) {
+            s->stops[i].used = a->kind == SCALER_END;
+            s->stops[i].by_us = s->time_us + REFUSED_US;
+        }
+    }
+}
+
+void scaler_refused(scaler *s, const scaler_action *a) {
+    scaler_state *p = &s->pools[a->pool];
+    uint32_t others = 0; /* that the pool is still to grow by */
+    bool told = false;
+    for (uint64_t i = s->decisions_count; i > 0 && s->decisions_count - i < SCALER_DECISIONS_MAX;
+         i--) {
+        scaler_decision *d = &s->decisions[(i - 1) % SCALER_DECISIONS_MAX];
+        bool pends = d->outcome == SCALER_PENDING;
+        bool grows = d->action.kind == SCALER_START || d->action.kind == SCALER_FLIP;
+        if (pends && !told && same(&d->action, a)) {
+            d->outcome = SCALER_REFUSED;
+            told = true;
+        } else {
+            others += pends && grows && d->action.pool == a->pool;
+        }
+    }
+    if (a->kind == SCALER_STOP || a->kind == SCALER_END) {
+        stop_refused(s, a);
+    } else if (others == 0) {
+        p->pending = p->waits_start = p->waits_flip = false;
+    } else {
+        p->serving_wanted--;
+    }
+    p->refused_us = s->time_us + REFUSED_US;
 }
 
 /* ---- what is -------------------------------------------------------------------------------- */
@@ -609,6 +650,11 @@ static void grow(scaler *s, scaler_pool pool, const scaler_observation *o) {
     if (p->pending || p->wanted <= now) {
         return;
     }
+    if (s->time_us < p->refused_us) {
+        why(s, pool, "refused by the driver: trying again in %.0f s",
+            (double)(p->refused_us - s->time_us) / 1e6);
+        return;
+    }
     char reason[SCALER_REASON_BYTES];
     memcpy(reason, p->why, sizeof reason);
     uint32_t more = p->wanted - now, give = givers(s, pool, o);
@@ -639,7 +685,7 @@ static void grow(scaler *s, scaler_pool pool, const scaler_observation *o) {
 static void shrink(scaler *s, scaler_pool pool, const scaler_observation *o) {
     scaler_state *p = &s->pools[pool];
     uint32_t now = have(p);
-    if (p->pending || s->options.fixed) {
+    if (p->pending || s->options.fixed || s->time_us < p->refused_us) {
         return;
     }
     for (const scaler_worker *w; now > p->wanted && (w = pick(s, o, pool, false)) != NULL; now--) {

@@ -92,7 +92,13 @@ typedef struct {
     char reason[SCALER_REASON_BYTES];
 } scaler_action;
 
-typedef enum { SCALER_PENDING, SCALER_DONE, SCALER_LATE, SCALER_ADVICE } scaler_outcome;
+typedef enum {
+    SCALER_PENDING,
+    SCALER_DONE,
+    SCALER_LATE,
+    SCALER_REFUSED,
+    SCALER_ADVICE
+} scaler_outcome;
 
 typedef struct {
     int64_t at_us; /* caller's clock */
@@ -116,6 +122,7 @@ typedef struct {
     int64_t piled_us;  /* work has piled up since; 0: it has not */
     double piled_work; /* then */
     int64_t backoff_us, start_after_us;
+    int64_t refused_us; /* an action was: nothing is asked again before */
 } scaler_state;
 
 typedef struct {
@@ -152,6 +159,10 @@ void scaler_set_bounds(scaler *s, scaler_pool pool, scaler_bounds bounds);
 /* An operator's action, which is then pending as one of its own would be. False: that pool has one
  * pending. The caller carries it out. */
 bool scaler_order(scaler *s, const scaler_action *a, int64_t now_us);
+
+/* `a`, of this turn or ordered, could not be carried out: it is pending no more, and its pool asks
+ * again soon. */
+void scaler_refused(scaler *s, const scaler_action *a);
 
 const char *scaler_pool_name(scaler_pool p);
 const char *scaler_kind_name(scaler_kind k);

@@ -343,7 +343,8 @@ def a_controller_scales_on_ray_and_the_next_one_takes_over():
              "--scale-hold-s", "5")
     words = ("--threads", "1", "--model", tiny_model(), "--kv-memory", "4m")
     hub = Controller(*flags, words=words, env=ray_environment())
-    until(lambda: sorted(hub.serving().values()) == ["decode", "prefill"], "both pools", LIMIT_S)
+    until(lambda: sorted(hub.serving().values()) == ["decode", "prefill"], "both pools", LIMIT_S,
+          lambda: (call("GET", "/v1/workers"), call("GET", "/v1/cluster")))
     cluster = Cluster.__new__(Cluster)
     cluster.address, cluster.gateways = hub.address, []
     gateway = cluster.gateway()

@@ -132,15 +132,16 @@ def real_model():
     return path
 
 
-def until(condition, what, limit_s=HANG_S):
-    """Waits for a condition that must come true; returns its value."""
+def until(condition, what, limit_s=HANG_S, state=None):
+    """Waits for a condition that must come true; returns its value. `state()` is told if it does not."""
     end = time.monotonic() + limit_s
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() > end:
-            raise AssertionError(f"{what}: not within {limit_s} s")
+            told = f"; {state()}" if state else ""
+            raise AssertionError(f"{what}: not within {limit_s} s{told}")
         time.sleep(0.01)
 
 

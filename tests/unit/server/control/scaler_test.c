@@ -163,6 +163,52 @@ Test(scaler, a_start_that_hangs_is_ended_and_tried_again_later) {
     cr_assert_eq(count(SCALER_START, SCALER_PREFILL), 1);
 }
 
+Test(scaler, what_the_driver_refuses_is_not_pending_and_is_asked_again) {
+    begin((scaler_bounds){2, 4}, (scaler_bounds){0, 4}, 0);
+    run(1, 0, 0, 0);
+    cr_assert_eq(s.actions_count, 2);
+    scaler_refused(&s, &s.actions[0]);
+    cr_assert(s.pools[SCALER_PREFILL].pending, "one of the two was not refused");
+    cr_assert_eq(s.pools[SCALER_PREFILL].serving_wanted, 1);
+    scaler_refused(&s, &s.actions[1]);
+    cr_assert_not(s.pools[SCALER_PREFILL].pending);
+    cr_assert_eq(s.decisions[0].outcome, SCALER_REFUSED);
+    cr_assert_eq(s.decisions[1].outcome, SCALER_REFUSED);
+    run(4, 0, 0, 0);
+    cr_assert_eq(s.actions_count, 0, "not at once");
+    run(2, 0, 0, 0);
+    cr_assert_eq(count(SCALER_START, SCALER_PREFILL), 2);
+    cr_assert_eq(s.decisions_count, 4);
+}
+
+Test(scaler, a_stop_that_the_driver_refuses_leaves_the_worker_where_it_is) {
+    begin((scaler_bounds){1, 4}, (scaler_bounds){0, 4}, 0);
+    (void)add(SCALER_DECODE, SCALER_SERVING);
+    (void)add(SCALER_PREFILL, SCALER_SERVING);
+    (void)add(SCALER_PREFILL, SCALER_SERVING);
+    for (int i = 0; i < 100 && count(SCALER_STOP, SCALER_PREFILL) == 0; i++) {
+        run(1, 0.01, 10, 10);
+    }
+    cr_assert_eq(count(SCALER_STOP, SCALER_PREFILL), 1);
+    scaler_refused(&s, &s.actions[0]);
+    run(1, 0.01, 10, 10);
+    cr_assert_eq(s.pools[SCALER_PREFILL].serving, 2);
+    cr_assert_eq(s.pools[SCALER_PREFILL].stopping, 0);
+    cr_assert_eq(s.actions_count, 0, "not at once");
+    run(5, 0.01, 10, 10);
+    cr_assert_eq(count(SCALER_STOP, SCALER_PREFILL), 1, "again");
+    for (uint32_t i = 0; i < o.workers_count; i++) {
+        if ((int32_t)o.workers[i].id == s.actions[0].worker) {
+            o.workers[i].phase = SCALER_STOPPING;
+        }
+    }
+    run(33, 0.01, 10, 10);
+    cr_assert_eq(count(SCALER_END, SCALER_PREFILL), 1, "its drain was too long");
+    scaler_refused(&s, &s.actions[0]);
+    run(6, 0.01, 10, 10);
+    cr_assert_eq(count(SCALER_END, SCALER_PREFILL), 1, "told again, and no drain later");
+}
+
 Test(scaler, one_pool_stuck_does_not_stop_the_other) {
     begin((scaler_bounds){1, 4}, (scaler_bounds){1, 4}, 0);
     for (int i = 0; i < 3; i++) {
