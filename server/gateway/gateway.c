@@ -300,7 +300,10 @@ static void supervise(gateway_state *g) {
         }
         bool killed = WIFSIGNALED(e.status);
         cores_clear(g->options->cores, e.child);
-        if (!g->stop_by_us) {
+        bool asked = !supervisor_wanted(g->options->supervisor, e.child) && e.status == 0;
+        if (asked) {
+            LOG(INFO, "supervisor", "worker stopped", "worker=%u pid=%d", e.child, (int)e.pid);
+        } else if (!g->stop_by_us) {
             LOG(WARN, "supervisor", "worker ended", "worker=%u pid=%d %s=%d", e.child, (int)e.pid,
                 killed ? "signal" : "status", killed ? WTERMSIG(e.status) : WEXITSTATUS(e.status));
         }
