@@ -312,6 +312,9 @@ cudaError_t emu_runtime_launch(const void *kernel, dim3 grid, dim3 block, size_t
         (shared_bytes > 48 * 1024 && emu_the().large_shared.count(kernel) == 0)) {
         return emu_result("cudaLaunchKernel", cudaErrorInvalidValue);
     }
+    if (emu_stream_of(stream)->device != emu_device_now) {
+        return emu_result("cudaLaunchKernel", cudaErrorInvalidResourceHandle);
+    }
     const cudaError_t e = emu_result("cudaLaunchKernel", cudaSuccess);
     if (e != cudaSuccess) {
         return e;
@@ -412,6 +415,7 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags) {
     const cudaError_t e = EMU_RESULT(cudaSuccess);
     if (e == cudaSuccess) {
         *out = new CUevent_st;
+        (*out)->device = emu_device_now;
     }
     return e;
 }
@@ -426,7 +430,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
-    const cudaError_t e = EMU_RESULT(cudaSuccess);
+    const bool own = event->device == emu_stream_device(stream);
+    const cudaError_t e = EMU_RESULT(own ? cudaSuccess : cudaErrorInvalidResourceHandle);
     if (e != cudaSuccess) {
         return e;
     }

@@ -40,6 +40,7 @@ struct emu_event {
     std::atomic<double> milliseconds{0};
 };
 struct CUevent_st { /* an event may be destroyed while a stream has it before it */
+    int device = 0;
     std::shared_ptr<emu_event> state = std::make_shared<emu_event>();
 };
 

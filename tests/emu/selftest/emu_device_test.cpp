@@ -10,6 +10,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include "tests/emu/emu_block.hpp"
 #include "tests/emu/emu_runtime.hpp"
 #include "tests/emu/selftest/emu_check.hpp"
 
@@ -180,6 +181,41 @@ void rows_are_copied_within_their_bounds() {
     cudaFree(p);
 }
 
+/* Kernels go to streams of the current device, events are recorded on streams of their own; copies
+ * and waits may be between devices. */
+void streams_belong_to_their_device() {
+    cudaStream_t first, second;
+    cudaEvent_t event;
+    char *here, *there;
+    cudaSetDevice(1);
+    cudaStreamCreateWithFlags(&second, cudaStreamNonBlocking);
+    cudaMalloc((void **)&there, 4);
+    cudaSetDevice(0);
+    cudaStreamCreateWithFlags(&first, cudaStreamNonBlocking);
+    cudaMalloc((void **)&here, 4);
+    cudaEventCreateWithFlags(&event, cudaEventDisableTiming);
+    const auto launched = [](cudaStream_t s) {
+        return emu_runtime_launch(
+            nullptr, dim3(1), dim3(1), 0, s, [](const void *) {}, nullptr, 0);
+    };
+    const cudaError_t mine = launched(first), others = launched(second);
+    const cudaError_t wrong = cudaEventRecord(event, second);
+    memcpy(here, "abc", 4);
+    cudaMemcpyAsync(there, here, 4, cudaMemcpyDefault, first);
+    const cudaError_t recorded = cudaEventRecord(event, first);
+    const cudaError_t waited = cudaStreamWaitEvent(second, event, 0);
+    cudaStreamSynchronize(second);
+    emu_check("streams/device", mine == cudaSuccess && others == cudaErrorInvalidResourceHandle &&
+                                    wrong == cudaErrorInvalidResourceHandle &&
+                                    recorded == cudaSuccess && waited == cudaSuccess &&
+                                    memcmp(there, "abc", 4) == 0);
+    cudaEventDestroy(event);
+    cudaStreamDestroy(first);
+    cudaStreamDestroy(second);
+    cudaFree(here);
+    cudaFree(there);
+}
+
 }  // namespace
 
 int main() {
@@ -192,5 +228,6 @@ int main() {
     a_broken_device_stays_broken_alone();
     queued_work_of_a_broken_device_does_not_run();
     rows_are_copied_within_their_bounds();
+    streams_belong_to_their_device();
     return emu_check_failed ? 1 : 0;
 }
