@@ -251,6 +251,22 @@ status backend_kv_convert(backend *b, const backend_kv *kv, const backend_kv_run
     return pack(b, kv, run, false, type, (void *)(uintptr_t)staging, list, stream);
 }
 
+status backend_kv_pack_slice(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                             bool gather, backend_kv_type type, const backend_kv_slice *slice,
+                             void *stream) {
+    REFUSE_UNLESS(kv != NULL && run_fine(kv, run) && slice != NULL && slice->staging != NULL);
+    REFUSE_UNLESS(type < BACKEND_KV_TYPES && (!gather || type == kv->shape.type));
+    const uint64_t bytes =
+        backend_kv_head_bytes(type, kv->shape.head_dim) * (uint64_t)kv->shape.kv_heads;
+    REFUSE_UNLESS(bytes <= slice->page_bytes && slice->first <= slice->page_bytes - bytes);
+    if (!b->table->kv_pack_slice) {
+        return STATUS_UNSUPPORTED;
+    }
+    return run->layers == 0 || run->pages_count == 0
+               ? STATUS_OK
+               : b->table->kv_pack_slice(b, kv, run, gather, type, slice, stream);
+}
+
 status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to) {
     REFUSE_UNLESS(kv != NULL && from < kv->shape.pages && to < kv->shape.pages);
     return from == to ? STATUS_OK : b->table->kv_copy(b, kv, from, to);

@@ -245,6 +245,21 @@ MUST_USE status backend_kv_convert(backend *b, const backend_kv *kv, const backe
                                    backend_kv_type type, const void *staging, uint32_t *list,
                                    void *stream);
 
+/* Packed pages of which a pool has some of the heads: a rank's part of them. */
+typedef struct {
+    void *staging;       /* memory of any device: [layers, pages_count, page_bytes] */
+    uint64_t page_bytes; /* of a (layer, page) there: all heads, in the type that is packed */
+    uint64_t first;      /* where in it this pool's heads begin */
+} backend_kv_slice;
+
+/* backend_kv_gather, or else _scatter (_convert, of another type), of those heads alone, by a rank
+ * of a group. Begun when it is called, so the staging is free (has been filled) by then; `stream`,
+ * of any device, goes on when this has ended. After a failure it still waits for what was begun.
+ * `run->pages` stays until then. UNSUPPORTED outside a group; LIMIT: heads of more than 4 MiB. */
+MUST_USE status backend_kv_pack_slice(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                                      bool gather, backend_kv_type type,
+                                      const backend_kv_slice *slice, void *stream);
+
 /* Copies one page, all layers. */
 MUST_USE status backend_kv_copy(backend *b, backend_kv *kv, uint32_t from, uint32_t to);
 
@@ -338,6 +353,10 @@ struct backend_table {
     /* `gather`, or scatter; may be NULL. */
     status (*kv_pack)(backend *b, const backend_kv *kv, const backend_kv_run *run, bool gather,
                       backend_kv_type type, void *staging, uint32_t *list, void *stream);
+    /* Likewise. */
+    status (*kv_pack_slice)(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                            bool gather, backend_kv_type type, const backend_kv_slice *slice,
+                            void *stream);
     status (*reserve)(backend *b, const ops_sizes *sizes); /* may be NULL */
     status (*batch)(backend *b, const ops_batch *op);      /* may be NULL */
     int32_t (*graph_rows)(const backend *b, int32_t rows); /* may be NULL */

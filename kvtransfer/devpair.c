@@ -121,36 +121,39 @@ static uint32_t *list_of(const devpair *n, uint32_t index) {
 }
 
 /* By the owner of the pages, a kernel a group. */
-static bool pack(devpair *n, uint32_t index, const kvt_job *job) {
+static bool pack(devpair *n, uint32_t index) {
     const kvt_packer *p = n->base.packer;
+    const kvt_job *job = &devpair_at(n, index)->job;
     void *at = devpair_staging(n, index), *context = n->base.pool.context;
     uint32_t *list = list_of(n, index);
-    bool good = n->sender ? p->gather(context, job, at, list, n->device.copy)
-                          : p->scatter(context, job, at, list, n->device.copy);
-    if (!good) {
-        devpair_broken(n, "copying pages: the device has failed");
-    }
-    return good;
+    return n->sender ? p->gather(context, job, at, list, n->device.copy)
+                     : p->scatter(context, job, at, list, n->device.copy);
 }
 
-bool devpair_copy(devpair *n, uint32_t index) {
+static bool copy_pages(devpair *n, uint32_t index) {
     const kvt_job *job = &devpair_at(n, index)->job;
     uint64_t run = n->base.pool.layer_page_bytes;
     uint8_t *at = devpair_staging(n, index);
-    bool good = devpair_mark(n, index, DEVPAIR_COPY_BEGIN);
-    if (good && n->base.packer) {
-        return pack(n, index, job) && devpair_mark(n, index, DEVPAIR_COPY_END);
-    }
-    for (uint32_t l = 0; good && l < job->layers; l++) {
-        for (uint32_t p = 0; good && p < job->pages_count; p++, at += run) {
+    cudaError_t e = cudaSuccess;
+    for (uint32_t l = 0; e == cudaSuccess && l < job->layers; l++) {
+        for (uint32_t p = 0; e == cudaSuccess && p < job->pages_count; p++, at += run) {
             uint8_t *page = kvt_run(&n->base, job, l, p);
-            good = devpair_cuda_ok(
-                n, n->sender ? "packing" : "unpacking",
-                n->api->cudaMemcpyAsync(n->sender ? at : page, n->sender ? page : at, run,
-                                        cudaMemcpyDefault, n->device.copy));
+            e = n->api->cudaMemcpyAsync(n->sender ? at : page, n->sender ? page : at, run,
+                                        cudaMemcpyDefault, n->device.copy);
         }
     }
-    return good && devpair_mark(n, index, DEVPAIR_COPY_END);
+    return e == cudaSuccess;
+}
+
+/* What fails on the way may have begun something: it counts as under way up to the second mark. */
+void devpair_copy(devpair *n, uint32_t index) {
+    if (devpair_mark(n, index, DEVPAIR_COPY_BEGIN)) {
+        devpair_at(n, index)->step = n->sender ? DEVPAIR_PACK : DEVPAIR_UNPACK;
+        bool begun = n->base.packer ? pack(n, index) : copy_pages(n, index);
+        if (devpair_mark(n, index, DEVPAIR_COPY_END) && !begun) {
+            devpair_broken(n, "copying pages: the device has failed");
+        }
+    }
 }
 
 static bool copied(devpair *n, uint32_t index, const char *what) {
@@ -243,7 +246,7 @@ static void send_step(devpair *n, uint32_t index) {
     switch (g->step) {
         case DEVPAIR_NEW:
             if (!g->job.junk) {
-                g->step = devpair_copy(n, index) ? DEVPAIR_PACK : DEVPAIR_NEW;
+                devpair_copy(n, index);
             } else if (may_announce(n, index)) {
                 announce(n, g);
             }

@@ -117,8 +117,9 @@ bool devpair_mark(devpair *n, uint32_t index, int which);
 bool devpair_passed(devpair *n, uint32_t index, int which, const char *what);
 /* Microseconds between the marks `which` and the next. */
 int64_t devpair_between_us(const devpair *n, uint32_t index, int which);
-/* Begins to copy between a group's pages and its staging, in wire order. */
-bool devpair_copy(devpair *n, uint32_t index);
+/* Begins to copy between a group's pages and its staging, in wire order: its step is then
+ * DEVPAIR_PACK or _UNPACK, or the channel has failed. */
+void devpair_copy(devpair *n, uint32_t index);
 /* D: the copy has ended, and is counted. */
 bool devpair_unpacked(devpair *n, uint32_t index);
 

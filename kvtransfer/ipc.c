@@ -220,7 +220,7 @@ static bool hear(devpair *n, const ncclmsg *m) {
 static void step(devpair *n, uint32_t index) {
     devpair_group *g = devpair_at(n, index);
     if (g->step == DEVPAIR_NEW && devpair_judge(n, index)) {
-        g->step = devpair_copy(n, index) ? DEVPAIR_UNPACK : DEVPAIR_NEW;
+        devpair_copy(n, index);
         if (KVTPLANTED(PLACE_TOO_EARLY) && index == 0) {
             devpair_answer(n, NCCLMSG_DONE, g->frame.sequence);
             g->done = true;

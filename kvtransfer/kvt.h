@@ -57,7 +57,7 @@ typedef struct {
 /* For a transport between devices (nccl): a job's bytes between its pages and device memory, in
  * the order above, on a stream of the device; begun, not waited for. `list`: device memory for
  * KVT_JOB_PAGES numbers. Without it, pages are copied one by one, and `page` gives addresses that
- * the device can copy. False: the device has failed. */
+ * the device can copy. False: the device has failed; the stream still waits for what was begun. */
 typedef struct {
     bool (*gather)(void *context, const kvt_job *job, void *staging, uint32_t *list, void *stream);
     bool (*scatter)(void *context, const kvt_job *job, const void *staging, uint32_t *list,

@@ -292,8 +292,7 @@ static bool kv_on_gpus(const server *s) {
     const char *backend = serveflags_backends[s->set.backend];
     bool may = strcmp(backend, "cuda") == 0 ||
                (strcmp(backend, "auto") == 0 && access("/dev/nvidiactl", F_OK) == 0);
-    return may && s->set.kv_transport == WORKERFLAGS_KV_AUTO && !s->set.aggregated &&
-           s->set.ranks == 1;
+    return may && s->set.kv_transport == WORKERFLAGS_KV_AUTO && !s->set.aggregated;
 }
 
 static status open_hub(server *s) {

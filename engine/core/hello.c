@@ -63,8 +63,8 @@ static bool converts(const message_hello *p, const message_hello *d) {
            p->kv_layer_page_bytes >= d->kv_layer_page_bytes && str_find(p->numerics, gpu, 0) == 0 &&
            !str_equal(hello_kv_type(p), hello_kv_type(d)) &&
            same_beside(p->kv_layout, hello_kv_type(p), d->kv_layout, hello_kv_type(d)) &&
-           same_beside(p->numerics, part_after(p->numerics, "kv="), d->numerics,
-                       part_after(d->numerics, "kv="));
+           same_beside(without_ranks(p->numerics), part_after(p->numerics, "kv="),
+                       without_ranks(d->numerics), part_after(d->numerics, "kv="));
 }
 
 bool hello_converts(const message_hello *mine, const message_hello *theirs) {

@@ -51,11 +51,6 @@ static status probe(worker_state *w, uint64_t *device, diag *d) {
     if (!w->model || model_kv_on_host(w->model)) {
         return status_fail(d, STATUS_INVALID, "the KV cache is in host memory");
     }
-    if (w->options->ranks > 1) {
-        return status_fail(d, STATUS_UNSUPPORTED,
-                           "the KV cache is on %d devices, whose pages go through host memory",
-                           w->options->ranks);
-    }
     if (w->options->kv_transports == HELLO_BIT(HELLO_NCCL)) {
         TRY(ncclprobe_opens(d));
     }
@@ -82,6 +77,14 @@ static uint32_t find_device(worker_state *w, diag *why) {
     return wanted ? able & wanted : able;
 }
 
+void channels_prepare(const worker_state *w) {
+    if (w->options->kv_transports == HELLO_BIT(HELLO_NCCL) && w->options->gateway_fd >= 0) {
+        char name[32]; /* its siblings are on the same GPU */
+        (void)snprintf(name, sizeof name, "weir-%016llx", (unsigned long long)w->epoch);
+        ncclprobe_apart(name);
+    }
+}
+
 status channels_open(worker_state *w) {
     const worker_options *o = w->options;
     uint32_t both = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
@@ -95,11 +98,6 @@ status channels_open(worker_state *w) {
     bool forced = o->kv_transports && !(o->kv_transports & ~(uint32_t)BETWEEN_DEVICES);
     uint32_t able = HELLO_BIT(HELLO_LOCAL) | HELLO_BIT(HELLO_SHM) | HELLO_BIT(HELLO_TCP);
     diag why = {.text = ""};
-    if (o->kv_transports == HELLO_BIT(HELLO_NCCL) && o->gateway_fd >= 0) {
-        char name[32]; /* its siblings are on the same GPU */
-        (void)snprintf(name, sizeof name, "weir-%016llx", (unsigned long long)w->epoch);
-        ncclprobe_apart(name);
-    }
     if (wants_device(o, forced)) {
         uint32_t found = find_device(w, &why);
         able |= found;

@@ -18,6 +18,9 @@ enum {
     CHANNELS_IDLE_US = 2000000 /* a pair gives its communicator up no sooner */
 };
 
+/* Before the model, whose devices may use NCCL: it reads the host's name once. */
+void channels_prepare(const worker_state *w);
+
 /* What this worker can, once it has its model. Fails where a transport was demanded that it
  * can not have; the diag says why. */
 MUST_USE status channels_open(worker_state *w);

@@ -595,6 +595,7 @@ status worker_run(const worker_options *options, diag *d) {
                       .peers = {.epoll_fd = -1},
                       .d = d};
     settle_signals(options);
+    channels_prepare(&w);
     waste_begin(&w.waste, waste_pool_of(options->roles), clock_now_us());
     uint32_t pages = 0;
     int64_t started = clock_now_us();

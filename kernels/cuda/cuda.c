@@ -25,6 +25,7 @@ static void cuda_close(backend *b) {
     (void)cudaFree(c->sums.memory);
     cudasample_close(c);
     cudalibrary_close(c);
+    cudaslice_close(c);
     (void)cudaFreeHost(c->stage);
     (void)cudaFreeHost(c->move_stage);
     if (c->move_stream != NULL) {
@@ -62,6 +63,7 @@ static const backend_table cuda_table = {
     .kv_read = cudamemory_kv_read,
     .kv_write = cudamemory_kv_write,
     .kv_pack = cudamemory_kv_pack,
+    .kv_pack_slice = cudaslice_pack,
     .reserve = cudabatch_reserve,
     .batch = cudabatch_begin,
     .graph_rows = cudagraph_rows,

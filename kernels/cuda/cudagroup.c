@@ -291,7 +291,7 @@ status cudagroup_join(backend *b, const backend_group_id *id, int32_t rank, int3
     TRY(cudastate_enter(c));
     TRY(group_find(&c->group->calls, d));
     (void)cudaMemGetInfo(&before, &total);
-    const status s = group_begin(c, id, rank, ranks);
+    status s = group_begin(c, id, rank, ranks);
     if (s != STATUS_OK) {
         const char *why =
             c->failed == cudaSuccess ? c->group->fault : cudaGetErrorString(c->failed);
@@ -301,6 +301,10 @@ status cudagroup_join(backend *b, const backend_group_id *id, int32_t rank, int3
     /* NCCL's buffers; what others take at the same time counts as well, on the careful side. */
     (void)cudaMemGetInfo(&after, &total);
     c->taken += before > after ? before - after : 0;
+    s = cudaslice_open(c);
+    if (s != STATUS_OK) {
+        return cudamemory_short(c, s, d, "moving pages of several devices", CUDASTATE_SLICE_BYTES);
+    }
     cudastate_name(c, ranks);
     return STATUS_OK;
 }

@@ -12,7 +12,11 @@
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cudagreen.h"
 
-enum { CUDASTATE_STAGE_BYTES = 4 << 20, CUDASTATE_MOVE_BYTES = 4 << 20 };
+enum {
+    CUDASTATE_STAGE_BYTES = 4 << 20,
+    CUDASTATE_MOVE_BYTES = 4 << 20,
+    CUDASTATE_SLICE_BYTES = 4 << 20
+};
 
 /* Rows of one launch that chooses tokens, and choices on their way to the host at a time. */
 enum { CUDASTATE_SAMPLE_ROWS = 64, CUDASTATE_SAMPLED_MAX = 1024 };
@@ -71,6 +75,9 @@ typedef struct {
     cudaStream_t move_stream; /* KV pages to and from other workers: a thread of its own */
     uint8_t *move_stage;      /* pinned host [move_bytes], at least one page of a layer */
     uint64_t move_bytes;
+    void *slice; /* cudaslice.c: heads on their way between devices; NULL: no group */
+    cudaEvent_t slice_ended;
+    uint64_t slice_reaches;  /* a bit a device whose memory this one was given access to */
     cudastate_buffer input;  /* a linear operator's transformed rows, and their sums */
     cudastate_buffer index;  /* tokens, row numbers, positions, frequencies: one call's */
     cudastate_buffer tables; /* sequences and block tables */
@@ -151,6 +158,13 @@ MUST_USE status cudamemory_kv_pack(backend *b, const backend_kv *kv, const backe
                                    bool gather, backend_kv_type type, void *staging, uint32_t *list,
                                    void *stream);
 status cudamemory_short(const cudastate *c, status s, diag *d, const char *what, uint64_t bytes);
+
+/* cudaslice.c: of backend_table; memory for it, taken when a group is joined. */
+MUST_USE status cudaslice_pack(backend *b, const backend_kv *kv, const backend_kv_run *run,
+                               bool gather, backend_kv_type type, const backend_kv_slice *slice,
+                               void *stream);
+MUST_USE status cudaslice_open(cudastate *c);
+void cudaslice_close(cudastate *c);
 
 /* cudaweights.c */
 MUST_USE status cudaweights_load(backend *b, const backend_weight *shape, const void *data,

@@ -347,6 +347,30 @@ static status model_ranks_move(model *m, const backend_kv_run *run, uint8_t *out
     return STATUS_OK;
 }
 
+/* Each rank's heads, between its pool and packed pages of the whole. The first rank comes last: its
+ * device, which the staging and the stream are of, is then the calling thread's, as before. */
+static status model_ranks_pack(const model *m, const backend_kv_run *run, bool gather,
+                               backend_kv_type type, const void *staging, void *stream) {
+    const model_ranks *r = m->ranks;
+    const uint64_t head = backend_kv_head_bytes(type, m->info.head_dim);
+    status s = STATUS_OK;
+    for (int32_t i = r->count - 1; i >= 0; i--) {
+        const model *part = r->rank[i].part;
+        const backend_kv_slice slice = {
+            .staging = (void *)(uintptr_t)staging,
+            .page_bytes = head * (uint64_t)m->info.kv_heads,
+            .first = head * (uint64_t)(m->info.kv_heads / r->count * i)};
+        const status one =
+            backend_kv_pack_slice(part->device, part->kv, run, gather, type, &slice, stream);
+        s = s == STATUS_OK ? one : s;
+    }
+    return s;
+}
+
+static backend_kv_type model_kv_type(const model *m) {
+    return m->ranks->rank[0].part->kv->shape.type;
+}
+
 /* ---- either way ----------------------------------------------------------------------------- */
 
 status model_open(const model_options *options, model **out, diag *d) {
@@ -485,19 +509,19 @@ status model_kv_write(model *m, const backend_kv_run *run, const uint8_t *in) {
 
 status model_kv_gather(model *m, const backend_kv_run *run, void *staging, uint32_t *list,
                        void *stream) {
-    return m->ranks ? STATUS_UNSUPPORTED
+    return m->ranks ? model_ranks_pack(m, run, true, model_kv_type(m), staging, stream)
                     : backend_kv_gather(m->device, m->kv, run, staging, list, stream);
 }
 
 status model_kv_scatter(model *m, const backend_kv_run *run, const void *staging, uint32_t *list,
                         void *stream) {
-    return m->ranks ? STATUS_UNSUPPORTED
+    return m->ranks ? model_ranks_pack(m, run, false, model_kv_type(m), staging, stream)
                     : backend_kv_scatter(m->device, m->kv, run, staging, list, stream);
 }
 
 status model_kv_convert(model *m, const backend_kv_run *run, backend_kv_type type,
                         const void *staging, uint32_t *list, void *stream) {
-    return m->ranks ? STATUS_UNSUPPORTED
+    return m->ranks ? model_ranks_pack(m, run, false, type, staging, stream)
                     : backend_kv_convert(m->device, m->kv, run, type, staging, list, stream);
 }
 

@@ -120,9 +120,10 @@ bool model_kv_on_host(const model *m);
 MUST_USE status model_kv_read(model *m, const backend_kv_run *run, uint8_t *out);
 MUST_USE status model_kv_write(model *m, const backend_kv_run *run, const uint8_t *in);
 
-/* With several devices these two are not there: UNSUPPORTED.
- * Between pages and packed device memory, on a stream of the device: backend_kv_gather and
- * backend_kv_scatter. */
+/* Between pages and packed device memory, on a stream of the device: backend_kv_gather and
+ * backend_kv_scatter. With several devices staging and stream are the first's, pages are packed
+ * whole, in the order of the model's heads, and what backend_kv_pack_slice says holds; `list` is
+ * not used. */
 MUST_USE status model_kv_gather(model *m, const backend_kv_run *run, void *staging, uint32_t *list,
                                 void *stream);
 MUST_USE status model_kv_scatter(model *m, const backend_kv_run *run, const void *staging,

@@ -190,8 +190,8 @@ def two_devices_share_a_model():
 
 @case
 def two_workers_of_two_devices():
-    """Every rank's keys and values move, over shm and tcp."""
-    for flags in (APART, (*APART, "--kv-transport", "tcp")):
+    """Every rank's keys and values move, over host memory too (test_ranks.py: between devices)."""
+    for flags in ((*APART, "--kv-transport", "shm"), (*APART, "--kv-transport", "tcp")):
         with Server(*CUDA, *TWO, *flags, env=shared(EMU_SEED=3)) as server:
             same(server, jobs[:8])
             assert server.metrics().sum("weir_kv_bytes_received_total", role="decode") > 0
@@ -203,8 +203,9 @@ def prefill_and_decode_on_different_numbers_of_devices():
     """Two devices compute what one decodes, and the other way round."""
     for prefill, decode in ((TWO, ()), ((), TWO)):
         with Cluster() as c:
-            c.worker("prefill", *CUDA, *prefill, "--kv-block-tokens", "32", env=shared())
-            c.worker("decode", *CUDA, *decode, env=shared())
+            tcp = ("--kv-transport", "tcp")
+            c.worker("prefill", *CUDA, *prefill, *tcp, "--kv-block-tokens", "32", env=shared())
+            c.worker("decode", *CUDA, *decode, *tcp, env=shared())
             gateway = c.gateway()
             c.wait_joined(gateway, 2)
             same(gateway, jobs[:8])
@@ -233,8 +234,6 @@ def what_a_user_of_several_devices_reads():
     assert "--tensor-parallel-size 4: this model has " in text, text
     text = refused(shared(WEIR_NCCL="/nowhere"), *TWO)
     assert "several devices for one model need NCCL" in text and "/nowhere" in text, text
-    text = refused(shared(), *TWO, "--kv-transport", "nccl")
-    assert "the KV cache is on 2 devices" in text, text
     server = Server("--backend", "cpu", *TWO, wait=False)
     until(lambda: " ends " in server.log(), "a worker says why it ends")
     assert "the cpu backend does not share a model among devices" in server.log(), server.log()

@@ -192,6 +192,31 @@ static size_t memory_free(void) {
     return left;
 }
 
+static void *half_staging;
+
+/* One page of the group is on its way when the device says no. */
+static bool gather_half(void *context, const kvt_job *job, void *staging, uint32_t *list,
+                        void *stream) {
+    (void)list;
+    half_staging = staging;
+    return cudaMemcpyAsync(staging, fixture_page(context, 0, job->pages[0]), FIXTURE_UNIT,
+                           cudaMemcpyDefault, stream) != cudaSuccess;
+}
+
+Test(ipc, a_copy_that_fails_half_way_has_ended_when_the_channel_is_closed) {
+    static const kvt_packer packer = {gather_half, NULL};
+    fixture f;
+    fixture_open_ipc(&f);
+    kvt_job job = fixture_job(0, 5, EACH);
+    kvt_use_packer(f.sender, &packer);
+    cr_assert_eq(kvt_send(f.sender, &job), KVT_FAILED);
+    cr_assert_str_eq(devpair_reason(f.sender), "ipc: copying pages: the device has failed");
+    kvt_close(f.sender);
+    cr_assert_eq(memcmp(half_staging, fixture_page(f.from, 0, 5), FIXTURE_UNIT), 0);
+    f.sender = NULL;
+    fixture_close(&f);
+}
+
 /* What a receiver may still be reading is not what the next pair writes. */
 Test(ipc, staging_goes_to_the_next_pair_but_not_while_it_may_be_read) {
     fixture f;

@@ -108,6 +108,9 @@ Test(hello, decode_may_keep_smaller_kv_than_prefill_on_gpus_and_between_devices_
     near_p.transports = near_d.transports = HELLO_BIT(HELLO_IPC) | HELLO_BIT(HELLO_SHM);
     cr_assert_eq(hello_carries(&near_p, &near_d, UINT32_MAX, &t, &why), STATUS_OK);
     cr_assert_eq(t, HELLO_IPC);
+    message_hello two = on_gpu(D, int8, "cuda-2/sm_90 act=int8 kv=int8 w=q8_0 tp=2", 108);
+    cr_assert(hello_converts(&p, &two) && !hello_rounds_alike(&p, &two));
+    cr_assert_eq(hello_fits(&p, &two, &why), STATUS_OK);
     const message_hello wrong[] = {
         on_gpu(P, int8, narrow, 108),
         on_gpu(D | F, int8, narrow, 108),
