@@ -27,7 +27,7 @@
 /* The entries that every instruction set takes from here; those that the tile unit replaces are
  * named in the table itself. */
 #define BODY_KERNELS                                                                             \
-    .narrow_rows = ISA_NARROW_ROWS, .wide_tiles = ISA_WIDE_TILES, .input_int8 = rows_input_int8, \
+    .narrow_rows = VEC_STREAM_ROWS, .wide_tiles = ISA_WIDE_TILES, .input_int8 = rows_input_int8, \
     .input_f32 = rows_input_f32, .linear_f32 = linear_f32, .rmsnorm = rows_rmsnorm,              \
     .silu_mul = rows_silu_mul, .softcap = rows_softcap, .rope_append = rows_rope_append,         \
     .merge = attention_merge

@@ -9,9 +9,11 @@
  * Threads    As isa.h.
  * Limits     As isa.h.
  *
- * Few rows stream: each group is unpacked in registers, once for all rows, and memory sets the
- * pace. Many rows block: three tiles are unpacked to first-level cache once for a block of rows,
- * and products run over 4 rows x 48 outputs in registers, so that a load feeds several products.
+ * Few rows stream: each group is unpacked in registers, once for VEC_NARROW_ROWS rows, and comes
+ * from memory while the one before is computed. Many rows block: VEC_TILES tiles are unpacked to
+ * first-level cache once for a block of rows, and products run over VEC_ROWS rows of them in
+ * registers, so that a load feeds several products; until they are many, the wait for the weights
+ * and their unpacking costs more than that saves (VEC_STREAM_ROWS).
  */
 
 enum {
@@ -72,13 +74,13 @@ BODY_INLINE v16 linear_group_row(const weight_group *g, const isa_panel *p, int3
     return acc;
 }
 
-/* Streaming: 1 .. ISA_NARROW_ROWS rows, one tile. */
+/* Streaming: 1 .. VEC_NARROW_ROWS rows, one tile. */
 BODY_INLINE void linear_narrow_tile(const isa_linear *l, const uint8_t *w, int32_t tile,
                                     const int32_t rows, const tile_format format) {
     const tile_shape s = tile_shape_of(format);
     const int32_t groups = l->inputs / TILE_GROUP;
     const isa_panel *panel = l->panels + (int64_t)(l->row_first / ISA_PANEL_ROWS) * groups;
-    v16 acc[ISA_NARROW_ROWS];
+    v16 acc[VEC_NARROW_ROWS];
     UNROLL for (int r = 0; r < rows; r++) {
         acc[r] = v16_zero();
     }
@@ -97,34 +99,39 @@ BODY_INLINE void linear_narrow_tile(const isa_linear *l, const uint8_t *w, int32
     }
 }
 
+#define LINEAR_NARROW_CASE(rows)                      \
+    case rows:                                        \
+        linear_narrow_tile(l, w, tile, rows, format); \
+        return;
+
 BODY_INLINE void linear_narrow_rows(const isa_linear *l, const uint8_t *w, int32_t tile,
                                     const tile_format format) {
-    static_assert(ISA_NARROW_ROWS == 8, "a case a row count");
+    static_assert(VEC_NARROW_ROWS == 8 || VEC_NARROW_ROWS == 16, "a case a row count");
     switch (l->rows) {
-        case 1:
-            linear_narrow_tile(l, w, tile, 1, format);
-            return;
-        case 2:
-            linear_narrow_tile(l, w, tile, 2, format);
-            return;
-        case 3:
-            linear_narrow_tile(l, w, tile, 3, format);
-            return;
-        case 4:
-            linear_narrow_tile(l, w, tile, 4, format);
-            return;
-        case 5:
-            linear_narrow_tile(l, w, tile, 5, format);
-            return;
-        case 6:
-            linear_narrow_tile(l, w, tile, 6, format);
-            return;
-        case 7:
-            linear_narrow_tile(l, w, tile, 7, format);
-            return;
+        LINEAR_NARROW_CASE(1)
+        LINEAR_NARROW_CASE(2)
+        LINEAR_NARROW_CASE(3)
+        LINEAR_NARROW_CASE(4)
+        LINEAR_NARROW_CASE(5)
+        LINEAR_NARROW_CASE(6)
+        LINEAR_NARROW_CASE(7)
+        LINEAR_NARROW_CASE(8)
         default:
-            linear_narrow_tile(l, w, tile, 8, format);
-            return;
+            break;
+    }
+    if (VEC_NARROW_ROWS > 8) {
+        switch (l->rows) {
+            LINEAR_NARROW_CASE(9)
+            LINEAR_NARROW_CASE(10)
+            LINEAR_NARROW_CASE(11)
+            LINEAR_NARROW_CASE(12)
+            LINEAR_NARROW_CASE(13)
+            LINEAR_NARROW_CASE(14)
+            LINEAR_NARROW_CASE(15)
+            LINEAR_NARROW_CASE(16)
+            default:
+                break;
+        }
     }
 }
 
@@ -148,7 +155,12 @@ static void linear_narrow(const isa_linear *l) {
         linear_narrow_q5_k, linear_narrow_q8_0, linear_narrow_q6_k};
     const uint64_t bytes = tile_bytes(l->format, l->inputs);
     for (int32_t t = l->tile_first; t < l->tile_first + l->tiles; t++) {
-        kernels[l->format](l, l->weights + (uint64_t)t * bytes, t);
+        for (int32_t r = 0; r < l->rows; r += VEC_NARROW_ROWS) {
+            isa_linear part = *l;
+            part.row_first += r;
+            part.rows = l->rows - r < VEC_NARROW_ROWS ? l->rows - r : VEC_NARROW_ROWS;
+            kernels[l->format](&part, l->weights + (uint64_t)t * bytes, t);
+        }
     }
 }
 
@@ -326,7 +338,7 @@ static void linear_wide(const isa_linear *l, uint8_t *scratch) {
 }
 
 static void linear_int8(const isa_linear *l, uint8_t *scratch) {
-    if (l->rows <= ISA_NARROW_ROWS) {
+    if (l->rows <= VEC_STREAM_ROWS) {
         linear_narrow(l);
     } else {
         linear_wide(l, scratch);

@@ -15,7 +15,7 @@
 
 enum {
     ISA_PANEL_ROWS = 16,        /* rows quantised side by side: one AMX tile */
-    ISA_NARROW_ROWS = 8,        /* up to this many rows take the streaming kernel */
+    ISA_NARROW_ROWS = 8,        /* this many rows take the streaming kernel everywhere */
     ISA_BLOCK_ROWS = 128,       /* rows of one unit: their panels stay in L2 */
     ISA_WIDE_TILES = 3,         /* tiles of one unit of the blocked kernel */
     ISA_BLOCK_GROUPS = 18,      /* groups unpacked at a time: three tiles of them fit L1 */

@@ -38,6 +38,8 @@ typedef __m256i vquad;
 enum {
     VEC_TILES = 1,
     VEC_ROWS = 2,
+    VEC_NARROW_ROWS = 8,
+    VEC_STREAM_ROWS = 8,
     VEC_QUERIES = 2,
     VEC_FLOAT_ROWS = 4,
     VEC_BYTE_QUERIES = 1,

@@ -36,6 +36,8 @@ typedef __m512i vquad; /* four activations, in every output's place */
 enum {
     VEC_TILES = 3,
     VEC_ROWS = 4,
+    VEC_NARROW_ROWS = 16,
+    VEC_STREAM_ROWS = 64,
     VEC_QUERIES = 6,
     VEC_FLOAT_ROWS = 6,
     VEC_BYTE_QUERIES = 3,

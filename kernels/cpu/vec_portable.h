@@ -37,6 +37,8 @@ typedef struct {
 enum {
     VEC_TILES = 1,
     VEC_ROWS = 1,
+    VEC_NARROW_ROWS = 8,
+    VEC_STREAM_ROWS = 8,
     VEC_QUERIES = 1,
     VEC_FLOAT_ROWS = 1,
     VEC_BYTE_QUERIES = 1,
