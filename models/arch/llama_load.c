@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "engine/base/mem.h"
+#include "models/arch/kvheads.h"
 #include "models/arch/llama_slice.h"
 #include "models/arch/requant.h"
 
@@ -66,8 +67,13 @@ static int32_t llama_span_elements(const llama_shape *m, llama_span span) {
 
 /* What this rank keeps of it: heads and the inner width are shared out. */
 static llama_slice llama_span_slice(const llama_loader *l, llama_span span) {
-    bool split = span == SPAN_QUERY || span == SPAN_KV || span == SPAN_FFN;
+    bool split = span == SPAN_QUERY || span == SPAN_FFN;
     const model_options *o = l->options;
+    if (span == SPAN_KV && o->ranks > 1) {
+        const int32_t dim = l->shape->head_dim;
+        kvheads h = kvheads_of(l->shape->kv_heads, o->rank, o->ranks);
+        return (llama_slice){l->shape->kv_heads * dim, h.first * dim, h.count * dim};
+    }
     return llama_slice_of(llama_span_elements(l->shape, span), split && o->ranks > 1, o->rank,
                           o->ranks);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/base/mem.h"
+#include "models/arch/kvheads.h"
 
 llama_slice llama_slice_of(int32_t whole, bool split, int32_t rank, int32_t ranks) {
     int32_t count = split ? whole / ranks : whole;
@@ -12,14 +13,16 @@ llama_slice llama_slice_of(int32_t whole, bool split, int32_t rank, int32_t rank
 
 status llama_slice_shape(const llama_shape *whole, int32_t ranks, llama_shape *out, diag *d) {
     *out = *whole;
-    if (whole->heads % ranks != 0 || whole->kv_heads % ranks != 0 || whole->ffn % ranks != 0) {
+    if (whole->heads % ranks != 0 || !kvheads_fit(whole->kv_heads, ranks) ||
+        whole->ffn % ranks != 0) {
         return status_fail_param(d, STATUS_UNSUPPORTED, "tensor-parallel-size",
                                  "--tensor-parallel-size %d: this model has %d heads, %d kv heads "
-                                 "and an inner width of %d, which it has to divide",
+                                 "and an inner width of %d, which it has to divide; of kv heads it "
+                                 "may be a multiple",
                                  ranks, whole->heads, whole->kv_heads, whole->ffn);
     }
     out->heads = whole->heads / ranks;
-    out->kv_heads = whole->kv_heads / ranks;
+    out->kv_heads = kvheads_of(whole->kv_heads, 0, ranks).count;
     out->ffn = whole->ffn / ranks;
     return STATUS_OK;
 }

@@ -5,8 +5,8 @@
  *            outputs and those that lead out of them by inputs. The rest every rank has whole.
  * Ownership  llama_slice_matrix may give a copy, the caller's to free (mem_free).
  * Threads    Pure functions.
- * Limits     Ranks divide heads, kv heads and the inner width; a rank's inputs are whole blocks of
- *            the weights' format.
+ * Limits     Ranks divide heads and the inner width; kv heads as kvheads.h says; a rank's inputs
+ *            are whole blocks of the weights' format.
  */
 #ifndef MODELS_ARCH_LLAMA_SLICE_H
 #define MODELS_ARCH_LLAMA_SLICE_H

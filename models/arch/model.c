@@ -19,6 +19,7 @@
 #include "models/arch/family.h"
 #include "models/arch/gemma2.h"
 #include "models/arch/gemma3.h"
+#include "models/arch/kvheads.h"
 #include "models/arch/llama.h"
 #include "models/arch/qwen2.h"
 #include "models/arch/qwen3.h"
@@ -115,8 +116,8 @@ static int32_t model_ranks_of(const model_options *o) {
 static void model_measure(model *m, const model_options *o) {
     const model_info *i = &m->info;
     int32_t ranks = model_ranks_of(o);
-    m->info.kv_layer_page_bytes =
-        backend_kv_head_bytes(o->kv_type, i->head_dim) * (uint64_t)(i->kv_heads / ranks);
+    m->info.kv_layer_page_bytes = backend_kv_head_bytes(o->kv_type, i->head_dim) *
+                                  (uint64_t)kvheads_of(i->kv_heads, o->rank, ranks).count;
     if (o->context_tokens > 0 && o->context_tokens < i->context_tokens) {
         m->info.context_tokens = o->context_tokens;
     }
@@ -133,8 +134,8 @@ static status model_pool(model *m, const model_options *o, diag *d) {
     if (i->kv_pages == 0) {
         return STATUS_OK;
     }
-    backend_kv_options kv = {i->layers, i->kv_heads / model_ranks_of(o), i->head_dim, i->kv_pages,
-                             o->kv_type};
+    const int32_t heads = kvheads_of(i->kv_heads, o->rank, model_ranks_of(o)).count;
+    backend_kv_options kv = {i->layers, heads, i->head_dim, i->kv_pages, o->kv_type};
     TRY(backend_kv_open(m->device, &kv, &m->kv, d));
     CHECK_EQ(m->kv->layer_page_bytes, i->kv_layer_page_bytes);
     model_copy_text(m->info.kv_layout, sizeof m->info.kv_layout, str_from(m->kv->layout));
@@ -232,7 +233,8 @@ static status model_ranks_load(model *m, const model_options *o, diag *d) {
         return s;
     }
     m->info = r->rank[0].part->info;
-    m->info.kv_layer_page_bytes *= (uint64_t)r->count;
+    m->info.kv_layer_page_bytes =
+        backend_kv_head_bytes(o->kv_type, m->info.head_dim) * (uint64_t)m->info.kv_heads;
     for (int32_t i = 1; i < r->count; i++) {
         m->info.weight_bytes += r->rank[i].part->info.weight_bytes;
     }
@@ -318,11 +320,13 @@ static status model_ranks_forward(model_ranks *r, const model_batch *batch) {
     return crew_run(r->crew, model_rank_forward, r, &r->failed);
 }
 
-/* Each rank's share of some pages, between its pool and where it lies in the pages of the whole. */
+/* Each rank's share of some pages, between its pool and where it lies in the pages of the whole. Of
+ * ranks that have the same heads the first one's are read. */
 static status model_ranks_move(model *m, const backend_kv_run *run, uint8_t *out,
                                const uint8_t *in) {
     model_ranks *r = m->ranks;
-    const uint64_t whole = m->info.kv_layer_page_bytes, share = whole / (uint64_t)r->count;
+    const uint64_t whole = m->info.kv_layer_page_bytes;
+    const uint64_t share = r->rank[0].part->kv->layer_page_bytes;
     const uint64_t cells = (uint64_t)run->layers * run->pages_count;
     if (cells * share > r->moving_bytes) {
         mem_free(r->moving);
@@ -334,7 +338,11 @@ static status model_ranks_move(model *m, const backend_kv_run *run, uint8_t *out
     }
     for (int32_t i = 0; i < r->count; i++) {
         const model *part = r->rank[i].part;
-        const uint64_t first = (uint64_t)i * share;
+        const kvheads heads = kvheads_of(m->info.kv_heads, i, r->count);
+        const uint64_t first = (uint64_t)heads.first * part->kv->head_bytes;
+        if (out && heads.copied) {
+            continue;
+        }
         for (uint64_t c = 0; in && c < cells; c++) {
             memcpy(r->moving + c * share, in + c * whole + first, share);
         }
@@ -356,10 +364,13 @@ static status model_ranks_pack(const model *m, const backend_kv_run *run, bool g
     status s = STATUS_OK;
     for (int32_t i = r->count - 1; i >= 0; i--) {
         const model *part = r->rank[i].part;
-        const backend_kv_slice slice = {
-            .staging = (void *)(uintptr_t)staging,
-            .page_bytes = head * (uint64_t)m->info.kv_heads,
-            .first = head * (uint64_t)(m->info.kv_heads / r->count * i)};
+        const kvheads heads = kvheads_of(m->info.kv_heads, i, r->count);
+        const backend_kv_slice slice = {.staging = (void *)(uintptr_t)staging,
+                                        .page_bytes = head * (uint64_t)m->info.kv_heads,
+                                        .first = head * (uint64_t)heads.first};
+        if (gather && heads.copied) {
+            continue;
+        }
         const status one =
             backend_kv_pack_slice(part->device, part->kv, run, gather, type, &slice, stream);
         s = s == STATUS_OK ? one : s;

@@ -230,8 +230,8 @@ def a_device_of_two_breaks():
 def what_a_user_of_several_devices_reads():
     text = refused(device(), *TWO)
     assert "device 1 was asked for: this machine has 1" in text, text
-    text = refused(device(EMU_DEVICES=4, EMU_MEMORY_MB=192), "--tensor-parallel-size", "4")
-    assert "--tensor-parallel-size 4: this model has " in text, text
+    text = refused(device(EMU_DEVICES=4, EMU_MEMORY_MB=192), "--tensor-parallel-size", "3")
+    assert "--tensor-parallel-size 3: this model has " in text, text
     text = refused(shared(WEIR_NCCL="/nowhere"), *TWO)
     assert "several devices for one model need NCCL" in text and "/nowhere" in text, text
     server = Server("--backend", "cpu", *TWO, wait=False)

@@ -70,13 +70,10 @@ static void stop(bench *b) {
     }
 }
 
-/* Tokens [first, first + count) of sequence `seq`, whose pages no other has; logits of all. */
-static status forward(bench *b, int32_t seq, int32_t first, int32_t count, float *logits) {
-    uint32_t pages[PAGES];
+/* Tokens [first, first + count) of a sequence with these PAGES pages; logits of all of them. */
+static status forward_in(bench *b, const uint32_t *pages, int32_t first, int32_t count,
+                         float *logits) {
     int32_t rows[TOKENS];
-    for (uint32_t p = 0; p < PAGES; p++) {
-        pages[p] = (PAGES - 1 - p) * SEQS + (uint32_t)seq;
-    }
     for (int32_t i = 0; i < count; i++) {
         rows[i] = i;
     }
@@ -89,6 +86,19 @@ static status forward(bench *b, int32_t seq, int32_t first, int32_t count, float
                            .logit_rows_count = count,
                            .logits = logits};
     return model_forward(b->model, &m);
+}
+
+/* The pages of sequence `seq`, which no other has. */
+static void pages_of(int32_t seq, uint32_t *pages) {
+    for (uint32_t p = 0; p < PAGES; p++) {
+        pages[p] = (PAGES - 1 - p) * SEQS + (uint32_t)seq;
+    }
+}
+
+static status forward(bench *b, int32_t seq, int32_t first, int32_t count, float *logits) {
+    uint32_t pages[PAGES];
+    pages_of(seq, pages);
+    return forward_in(b, pages, first, count, logits);
 }
 
 static double apart(const float *got, const double *want) {
@@ -117,6 +127,9 @@ Test(ranks, agree_with_a_naive_forward_pass) {
         {"two, grouped heads", 2, false, false, 4, 2, 0},
         {"two, a window", 2, false, false, 4, 4, 20},
         {"four, with biases", 4, true, true, 4, 4, 0},
+        {"four, two have the same kv head", 4, true, true, 4, 2, 0},
+        {"two, all have the only one", 2, false, true, 4, 1, 0},
+        {"four, all have the only one", 4, false, false, 4, 1, 20},
     };
     static float got[LOGITS];
     static double want[LOGITS];
@@ -200,16 +213,17 @@ Test(ranks, chunks_change_no_bit) {
 }
 
 /* Layer 0's keys and values come before the first sum of ranks: one device has the same bits. */
-Test(ranks, a_page_is_the_page_of_one_device) {
+static void check_page(uint32_t kv_heads) {
     enum { LAYERS = 2, ROOM = 1 << 16 };
-    static float logits[LOGITS];
+    enum { LAST = 3 }; /* tokens */
+    static float logits[LOGITS], again[LAST * TINYMODEL_VOCAB];
     static uint8_t one[ROOM], two[ROOM], back[ROOM];
-    if (!devices_there()) {
-        cr_skip_test("WEIR_CUDA_MODULE names no module");
-    }
     tinymodel_options o = shared_out(GGUF_Q8_0);
+    o.kv_heads = kv_heads;
     write_model(&o);
-    const uint32_t pages[] = {(PAGES - 1) * SEQS, (PAGES - 3) * SEQS}, others[] = {1, 4};
+    uint32_t table[PAGES];
+    pages_of(0, table);
+    const uint32_t pages[] = {table[0], table[2]}, others[] = {1, 4};
     const backend_kv_run first = {0, 1, pages, 2}, all = {0, LAYERS, pages, 2},
                          into = {0, LAYERS, others, 2};
     bench b;
@@ -230,11 +244,23 @@ Test(ranks, a_page_is_the_page_of_one_device) {
     cr_assert_eq(model_kv_read(b.model, &all, two), STATUS_OK);
     cr_assert_eq(model_kv_write(b.model, &into, two), STATUS_OK);
     model_kv_copy(b.model, 4, 7);
-    cr_assert_eq(forward(&b, 2, 0, 5, logits), STATUS_OK); /* a copy is done when a step is */
+    table[0] = 1;
+    table[2] = 7;
+    /* A copy is done when a step is; what was written is on every device, not just the one read. */
+    cr_assert_eq(forward_in(&b, table, TOKENS - LAST, LAST, again), STATUS_OK);
+    cr_assert_eq(memcmp(again, logits + (TOKENS - LAST) * TINYMODEL_VOCAB, sizeof again), 0);
     const backend_kv_run copied = {0, LAYERS, (const uint32_t[]){1, 7}, 2};
     cr_assert_eq(model_kv_read(b.model, &copied, back), STATUS_OK);
     cr_assert_eq(memcmp(two, back, LAYERS * 2 * bytes), 0);
     stop(&b);
+}
+
+Test(ranks, a_page_is_the_page_of_one_device) {
+    if (!devices_there()) {
+        cr_skip_test("WEIR_CUDA_MODULE names no module");
+    }
+    check_page(4);
+    check_page(1); /* which both have */
 }
 
 typedef struct {
@@ -296,7 +322,10 @@ Test(ranks, what_does_not_divide_is_refused_by_name) {
     o.head_dim = 16;
     refused(&o, 2, "--tensor-parallel-size 2: this model has 3 heads, 3 kv heads and an inner");
     o = tinymodel_default(GGUF_F32);
-    refused(&o, 4, "--tensor-parallel-size 4: this model has 4 heads, 2 kv heads");
+    o.heads = 12;
+    o.kv_heads = 3;
+    o.head_dim = 16;
+    refused(&o, 4, "--tensor-parallel-size 4: this model has 12 heads, 3 kv heads");
     o = shared_out(GGUF_Q6_K);
     refused(&o, 2,
             "attn_output.weight: --tensor-parallel-size 2: a rank's 128 inputs are no whole");
