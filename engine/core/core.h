@@ -105,7 +105,8 @@ void core_drain(core *c);
 void core_hand_back(core *c, int64_t now_us);
 
 /* New requests are only of these roles from now on, a part of core_options.roles; those of others
- * end where they are. A SUBMIT or RESERVE that is not is refused with MESSAGE_REASON_ROLE. */
+ * end where they are. A SUBMIT or RESERVE that is not is refused with MESSAGE_REASON_ROLE; so is a
+ * reservation whose room a granted prompt needs (README.md, "Roles that change"). */
 void core_set_roles(core *c, uint32_t roles);
 uint32_t core_roles(const core *c);
 

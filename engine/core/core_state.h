@@ -64,7 +64,7 @@ struct core {
     int64_t now_us;    /* of the event being handled */
     int64_t tick_us;   /* when the next tick is due */
     int64_t beat_us;   /* when the next heartbeat is due */
-    uint32_t *holders; /* [pages] scratch of core_validate */
+    uint32_t *holders; /* [pages] scratch of core_validate and decode_yield */
     uint32_t *touched; /* [pages] scratch of core_validate */
 };
 

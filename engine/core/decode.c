@@ -220,6 +220,44 @@ void decode_admit(core *c) {
     }
 }
 
+/* A reservation for which nothing has come, of a request that is not before `least`. */
+static bool decode_stands_still(const record *r, request_id least) {
+    return r->state == RECORD_RESERVED && r->groups == 0 && r->request > least;
+}
+
+/* Pages that would be free if all of those went: exact, as a page may be shared among them. */
+static uint32_t decode_pages_still(core *c, request_id least) {
+    uint32_t block = c->options.block_pages;
+    uint32_t pages = 0;
+    memset(c->holders, 0, c->options.pages * sizeof *c->holders);
+    for (const record *r = c->records.first[RECORD_DECODE]; r; r = r->next) {
+        for (int32_t i = 0; decode_stands_still(r, least) && i < r->params.choices; i++) {
+            for (uint32_t k = 0; k < r->seqs[i].pages_count; k++) {
+                c->holders[r->seqs[i].pages[k] / block]++;
+            }
+        }
+    }
+    for (uint32_t i = 0; i < c->options.pages / block; i++) {
+        bool last = c->holders[i] > 0 && c->holders[i] == blocks_references(c->blocks, i * block);
+        pages += last && blocks_pins(c->blocks, i * block) == 0 ? block : 0;
+    }
+    return pages;
+}
+
+bool decode_yield(core *c, request_id least, uint32_t pages) {
+    record *r = c->records.last[RECORD_DECODE];
+    CHECK_LT(blocks_free_count(c->blocks), pages);
+    while (r && !decode_stands_still(r, least)) {
+        r = r->previous;
+    }
+    if (!r || blocks_free_count(c->blocks) + decode_pages_still(c, least) < pages) {
+        return false;
+    }
+    decode_refuse(c, r->gateway, r->peer, r->request, r->attempt, MESSAGE_REASON_ROLE);
+    core_leave(c, r);
+    return true;
+}
+
 /* ---- reserve -------------------------------------------------------------------------------- */
 
 /* A new attempt of a request that is decoding here: it goes on, under the new number, and tells

@@ -30,6 +30,12 @@ void decode_tick(core *c);
 /* Grants queued requests, those that go on first, oldest first, while there is room. */
 void decode_admit(core *c);
 
+/* A prompt that another worker has granted lacks `pages` free ones here: the youngest reservation
+ * that waits for its P and whose request comes after `least` is refused (ROLE: it costs the request
+ * no retry). False, and nothing changed, when all such reservations together would not be enough.
+ * Why that ends every circle: engine/core/README.md, "Roles that change". */
+bool decode_yield(core *c, request_id least, uint32_t pages);
+
 /* Out of pages, or out of time: the request goes back to the gateway. */
 void decode_preempt(core *c, record *r, message_reason reason);
 

@@ -83,7 +83,7 @@ typedef enum {
     MESSAGE_REASON_PAGES,    /* out of KV pages while decoding */
     MESSAGE_REASON_LIMIT,    /* can never fit this worker */
     MESSAGE_REASON_DRAINING,
-    MESSAGE_REASON_ROLE /* it takes no new requests of that role: it was given another */
+    MESSAGE_REASON_ROLE /* it takes no requests of that role: it was given another */
 } message_reason;
 
 /* What a worker takes new requests for, and whether that can be changed while it runs. */

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/base/check.h"
+#include "engine/core/decode.h"
 #include "engine/core/planted.h"
 
 /* ---- the grant ------------------------------------------------------------------------------ */
@@ -391,6 +392,29 @@ bool prefill_evict(core *c, const record *for_record) {
     return false;
 }
 
+/* The first, by number, of the granted prompts that have no pages here, of which `r` is one. */
+static request_id prefill_least_waiting(const core *c, const record *r) {
+    request_id least = r->request;
+    CHECK(r->granted);
+    for (const record *o = c->records.first[RECORD_PREFILL]; o; o = o->next) {
+        bool waits = o->granted && o->seqs[0].pages_count == 0;
+        least = waits && o->request < least ? o->request : least;
+    }
+    return least;
+}
+
+/* Room for a prompt: of those that are not granted, or, where this worker was a D before or is one
+ * now, of reservations that may wait for this very prompt. */
+static bool prefill_make_room(core *c, const record *r, uint32_t pages) {
+    while (blocks_free_count(c->blocks) < pages) {
+        if (!prefill_evict(c, r) &&
+            !(r->granted && decode_yield(c, prefill_least_waiting(c, r), pages))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool prefill_start(core *c, record *r) {
     record_seq *s = &r->seqs[0];
     CHECK_EQ(s->pages_count, 0);
@@ -406,12 +430,10 @@ bool prefill_start(core *c, record *r) {
         found = prefix_find(c->prefix, r->salt, r->tokens, most, s->pages, &r->chain);
     }
     s->pages_count = found;
-    while (blocks_free_count(c->blocks) < needed - found) {
-        if (!prefill_evict(c, r)) {
-            core_drop_pages(c, r);
-            r->chain = (prefix_chain){0};
-            return false;
-        }
+    if (!prefill_make_room(c, r, needed - found)) {
+        core_drop_pages(c, r);
+        r->chain = (prefix_chain){0};
+        return false;
     }
     CHECK(prefix_take(c->prefix, needed - found, s->pages + found));
     s->pages_count = needed;

@@ -132,3 +132,58 @@ Test(core_regression, r7_pages_do_not_wait_for_a_grant_that_went_with_the_gatewa
     cr_assert_eq(corenet_queued(n, D, P, MESSAGE_REFUSED), 1);
     check_pages_can_be_taken(n);
 }
+
+/* Two workers that have changed roles: each has reserved its room for a request whose prompt the
+ * other has, and neither prompt finds pages. Leases are renewed, so both waited for ever. The
+ * second request's reservation makes way for the first one's prompt, and never the other way. */
+Test(core_regression, reservations_of_workers_that_changed_roles_do_not_wait_in_a_circle) {
+    corenet_options o = corenet_defaults();
+    o.core.pages = 6;
+    o.roles[P] = o.roles[D] = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    corenet *n = corenet_open(&o);
+    int32_t prompt[80] = {1, 2, 3};
+    int32_t other[80] = {4, 5, 6};
+    request_params params = corenet_params(8);
+    corenet_reserve(n, D, 1, 1, P, prompt, 80, 80, &params);
+    corenet_reserve(n, P, 2, 1, D, other, 80, 80, &params);
+    corenet_submit(n, P, 1, 1, D, prompt, 80, 80, &params);
+    corenet_submit(n, D, 2, 1, P, other, 80, 80, &params);
+    corenet_run(n);
+    cr_assert_eq(corenet_count(n, D, MESSAGE_REFUSED), 0);
+    cr_assert_eq(corenet_count(n, P, MESSAGE_REFUSED), 1);
+    const message *refused = &corenet_last(n, P, MESSAGE_REFUSED)->m;
+    cr_assert(refused->request == 2 && refused->reason == MESSAGE_REASON_ROLE);
+    cr_assert_eq(corenet_stats(n, D).requests_finished, 1);
+    corenet_reserve(n, P, 2, 2, D, other, 80, 80, &params);
+    corenet_submit(n, D, 2, 2, P, other, 80, 80, &params);
+    corenet_run(n);
+    cr_assert_eq(corenet_stats(n, P).requests_finished, 1);
+    cr_assert(core_idle(corenet_core(n, P)) && core_idle(corenet_core(n, D)));
+    corenet_close(n);
+}
+
+/* A reservation stays where giving it up would not make enough room: the pages of what decodes are
+ * the rest, and these come free by themselves. */
+Test(core_regression, reservation_stays_that_would_not_make_enough_room) {
+    corenet_options o = corenet_defaults();
+    o.core.pages = 7;
+    o.core.headroom_tokens = 0;
+    o.roles[P] = o.roles[D] = MESSAGE_ROLE_PREFILL | MESSAGE_ROLE_DECODE;
+    corenet *n = corenet_open(&o);
+    int32_t prompt[80] = {1, 2, 3};
+    int32_t other[30] = {4, 5, 6};
+    int32_t third[60] = {7, 8, 9};
+    request_params params = corenet_params(2);
+    corenet_reserve(n, P, 3, 1, MESSAGE_NO_WORKER, third, 60, 60, &params);
+    corenet_reserve(n, P, 2, 1, D, other, 30, 30, &params);
+    corenet_reserve(n, D, 1, 1, P, prompt, 80, 80, &params);
+    corenet_submit(n, P, 1, 1, D, prompt, 80, 80, &params);
+    while (corenet_deliver(n, D, P)) {
+    }
+    cr_assert(corenet_begin(n, P));
+    cr_assert_eq(corenet_count(n, P, MESSAGE_REFUSED), 0);
+    corenet_finish(n, P);
+    corenet_run(n);
+    cr_assert_eq(corenet_stats(n, D).requests_finished, 1);
+    corenet_close(n);
+}
