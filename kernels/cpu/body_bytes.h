@@ -77,10 +77,11 @@ BODY_INLINE void bytes_scores(attention_scratch *s, const attention_tile *tile, 
     for (int32_t d = 0; d < head_dim; d += 4) {
         v64 key[KV_PAGES];
         UNROLL for (int j = 0; j < pages; j++) {
-            key[j] = v64_load(tile->key[page + j] + (int64_t)d * LIMIT_PAGE_TOKENS);
-        }
-        if (fetch) {
-            attention_fetch(tile, page, d / 4, 2);
+            const int64_t at = (int64_t)d * LIMIT_PAGE_TOKENS;
+            key[j] = v64_load(tile->key[page + j] + at);
+            if (fetch) {
+                vec_prefetch(tile->ahead[page + j] + at);
+            }
         }
         UNROLL for (int i = 0; i < queries; i++) {
             UNROLL for (int h = 0; h < SPLIT_COUNT; h++) {
@@ -102,8 +103,8 @@ BODY_INLINE void bytes_scores(attention_scratch *s, const attention_tile *tile, 
 
 /* Weights x values of tokens [0, to), `vectors` x 16 dimensions from `d` on, to the outputs. */
 BODY_INLINE void bytes_values(attention_scratch *s, const attention_tile *tile, int32_t first,
-                              int32_t to, int32_t head_dim, int32_t d, const int32_t queries,
-                              const int32_t vectors) {
+                              int32_t to, int32_t head_dim, int32_t d, bool fetch,
+                              const int32_t queries, const int32_t vectors) {
     v16i acc[VEC_BYTE_QUERIES][SPLIT_COUNT][VEC_BYTE_VECTORS];
     UNROLL for (int i = 0; i < queries; i++) {
         UNROLL for (int h = 0; h < SPLIT_COUNT; h++) {
@@ -113,11 +114,19 @@ BODY_INLINE void bytes_values(attention_scratch *s, const attention_tile *tile, 
         }
     }
     for (int32_t t = 0; t < to; t += 4) {
-        const uint8_t *fours = tile->value[t / LIMIT_PAGE_TOKENS] +
-                               (int64_t)(t % LIMIT_PAGE_TOKENS) * head_dim + 4 * d;
+        const int32_t page = t / LIMIT_PAGE_TOKENS;
+        const int64_t at = (int64_t)(t % LIMIT_PAGE_TOKENS) * head_dim + 4 * d;
+        const uint8_t *fours = tile->value[page] + at;
+        /* Keys again: what was dropped beside the scores. */
+        const uint8_t *keys = tile->ahead[page] + at;
+        const uint8_t *values = keys + (int64_t)LIMIT_PAGE_TOKENS * head_dim;
         v64 value[VEC_BYTE_VECTORS];
         UNROLL for (int j = 0; j < vectors; j++) {
             value[j] = v64_load(fours + KV_FOURS * j);
+            if (fetch) {
+                vec_prefetch(keys + KV_FOURS * j);
+                vec_prefetch(values + KV_FOURS * j);
+            }
         }
         UNROLL for (int i = 0; i < queries; i++) {
             UNROLL for (int h = 0; h < SPLIT_COUNT; h++) {
@@ -141,12 +150,7 @@ BODY_INLINE void bytes_block(attention_scratch *s, const attention_tile *tile, i
                              int32_t to, int32_t head_dim, bool fetch, const int32_t queries) {
     for (int32_t page = 0; page < BYTES_PAGES; page += VEC_BYTE_VECTORS) {
         if (page * LIMIT_PAGE_TOKENS < to) {
-            bytes_scores(s, tile, first, page, head_dim, fetch && page % KV_PAGES == 0, queries,
-                         VEC_BYTE_VECTORS);
-        } else if (fetch && page % KV_PAGES == 0) {
-            for (int32_t d = 0; d < head_dim; d += 4) {
-                attention_fetch(tile, page, d / 4, 2);
-            }
+            bytes_scores(s, tile, first, page, head_dim, fetch, queries, VEC_BYTE_VECTORS);
         }
     }
     for (int32_t i = 0; i < queries; i++) {
@@ -159,10 +163,10 @@ BODY_INLINE void bytes_block(attention_scratch *s, const attention_tile *tile, i
     }
     int32_t d = 0;
     for (; d + 16 * VEC_BYTE_VECTORS <= head_dim; d += 16 * VEC_BYTE_VECTORS) {
-        bytes_values(s, tile, first, to, head_dim, d, queries, VEC_BYTE_VECTORS);
+        bytes_values(s, tile, first, to, head_dim, d, fetch, queries, VEC_BYTE_VECTORS);
     }
     for (; d < head_dim; d += 16) {
-        bytes_values(s, tile, first, to, head_dim, d, queries, 1);
+        bytes_values(s, tile, first, to, head_dim, d, fetch, queries, 1);
     }
 }
 

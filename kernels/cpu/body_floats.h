@@ -6,6 +6,11 @@
  * Limits     As isa.h. A slot after a query's position is never multiplied into its output.
  */
 
+/* Bytes of a number. */
+VEC_INLINE int32_t attention_bytes_of(const backend_kv_type type) {
+    return type == BACKEND_KV_F32 ? 4 : 2;
+}
+
 /* Scores of `queries` queries (a constant) with the tile's 64 tokens. */
 BODY_INLINE void attention_scores(attention_scratch *s, const attention_tile *tile, int32_t first,
                                   int32_t head_dim, v16 scale, const backend_kv_type type,
@@ -20,9 +25,10 @@ BODY_INLINE void attention_scores(attention_scratch *s, const attention_tile *ti
         v16 key[KV_PAGES];
         UNROLL for (int j = 0; j < KV_PAGES; j++) {
             key[j] = attention_load(tile->key[j], (int64_t)d * LIMIT_PAGE_TOKENS, type);
-        }
-        if (fetch) {
-            attention_fetch(tile, 0, d, type == BACKEND_KV_F32 ? 2 : 1);
+            if (fetch) {
+                vec_prefetch(tile->ahead[j] +
+                             (int64_t)d * LIMIT_PAGE_TOKENS * attention_bytes_of(type));
+            }
         }
         UNROLL for (int i = 0; i < queries; i++) {
             const v16 q = v16_set(s->floats.query[d][first + i]);
@@ -41,7 +47,7 @@ BODY_INLINE void attention_scores(attention_scratch *s, const attention_tile *ti
 /* out += weights of tokens [from, to) x values, `vectors` x 16 dimensions from `d` on. */
 BODY_INLINE void attention_values(attention_scratch *s, const attention_tile *tile, int32_t first,
                                   int32_t from, int32_t to, int32_t head_dim, int32_t d,
-                                  const backend_kv_type type, const int32_t queries,
+                                  const backend_kv_type type, bool fetch, const int32_t queries,
                                   const int32_t vectors) {
     v16 acc[VEC_QUERIES][4];
     float *out = s->out + first * head_dim + d;
@@ -53,9 +59,14 @@ BODY_INLINE void attention_values(attention_scratch *s, const attention_tile *ti
     for (int32_t t = from; t < to; t++) {
         const uint8_t *page = tile->value[t / LIMIT_PAGE_TOKENS];
         const int64_t at = (int64_t)(t % LIMIT_PAGE_TOKENS) * head_dim + d;
+        const uint8_t *ahead = tile->ahead[t / LIMIT_PAGE_TOKENS] +
+                               (LIMIT_PAGE_TOKENS * head_dim + at) * attention_bytes_of(type);
         v16 value[4];
         UNROLL for (int j = 0; j < vectors; j++) {
             value[j] = attention_load(page, at + 16 * j, type);
+            if (fetch) {
+                vec_prefetch(ahead + 16 * j * attention_bytes_of(type));
+            }
         }
         UNROLL for (int i = 0; i < queries; i++) {
             const v16 p = v16_set(s->score[first + i][t]);
@@ -73,13 +84,14 @@ BODY_INLINE void attention_values(attention_scratch *s, const attention_tile *ti
 
 BODY_INLINE void attention_values_all(attention_scratch *s, const attention_tile *tile,
                                       int32_t first, int32_t from, int32_t to, int32_t head_dim,
-                                      const backend_kv_type type, const int32_t queries) {
+                                      const backend_kv_type type, bool fetch,
+                                      const int32_t queries) {
     int32_t d = 0;
     for (; d + 64 <= head_dim; d += 64) {
-        attention_values(s, tile, first, from, to, head_dim, d, type, queries, 4);
+        attention_values(s, tile, first, from, to, head_dim, d, type, fetch, queries, 4);
     }
     for (; d < head_dim; d += 16) {
-        attention_values(s, tile, first, from, to, head_dim, d, type, queries, 1);
+        attention_values(s, tile, first, from, to, head_dim, d, type, fetch, queries, 1);
     }
 }
 
@@ -90,21 +102,22 @@ BODY_INLINE void attention_products(attention_scratch *s, const attention_tile *
     static const int32_t halves = VEC_QUERIES / 2 < 1 ? 1 : VEC_QUERIES / 2;
     int32_t i = from;
     while (i < to) {
+        const bool fetch = tile->more && i == from;
         const int32_t left = to - i, end = s->valid[i]; /* ends ascend with the queries */
         int32_t count = 1;
         if (left >= VEC_QUERIES) {
             count = VEC_QUERIES;
-            attention_values_all(s, tile, i, 0, end, head_dim, type, VEC_QUERIES);
+            attention_values_all(s, tile, i, 0, end, head_dim, type, fetch, VEC_QUERIES);
         } else if (left >= halves) {
             count = halves;
-            attention_values_all(s, tile, i, 0, end, head_dim, type,
+            attention_values_all(s, tile, i, 0, end, head_dim, type, fetch,
                                  VEC_QUERIES / 2 < 1 ? 1 : VEC_QUERIES / 2);
         } else {
-            attention_values_all(s, tile, i, 0, end, head_dim, type, 1);
+            attention_values_all(s, tile, i, 0, end, head_dim, type, fetch, 1);
         }
         for (int32_t j = i; j < i + count; j++) {
             if (s->valid[j] > end) {
-                attention_values_all(s, tile, j, end, s->valid[j], head_dim, type, 1);
+                attention_values_all(s, tile, j, end, s->valid[j], head_dim, type, false, 1);
             }
         }
         i += count;

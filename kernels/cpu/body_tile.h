@@ -10,7 +10,6 @@
 enum {
     KV_PAGES = ISA_KV_TILE / LIMIT_PAGE_TOKENS, /* pages, and vectors of scores, of a tile */
     BYTES_PAGES = ISA_BYTES_TILE / LIMIT_PAGE_TOKENS,
-    CACHE_LINE = 64,
     KV_FOURS = 64,           /* bytes of one four of dimensions or tokens, of 16 others */
     KV_CONVERT_QUERIES = 12, /* from here a tile is turned to f32 once, not once a query block */
     BYTES_BLOCK = ISA_PANEL_ROWS, /* queries that meet a tile unit at a time */
@@ -76,10 +75,10 @@ static_assert(ISA_QUERIES % 16 == 0 && ISA_KV_CHUNK % ISA_KV_TILE == 0 &&
 typedef struct {
     const uint8_t *key[BYTES_PAGES], *value[BYTES_PAGES];
     const uint16_t *key_scale[BYTES_PAGES], *value_scale[BYTES_PAGES]; /* int8: [16] */
-    const uint8_t *ahead[BYTES_PAGES]; /* keys, values and scales of the tile to visit next */
+    const uint8_t *ahead[BYTES_PAGES]; /* the head's bytes in a page to visit later: look_ahead */
     int32_t pages;                     /* KV_PAGES, or BYTES_PAGES of int8 */
     backend_kv_type type;
-    bool more; /* there is one */
+    bool more; /* some of them are to be asked for */
 } attention_tile;
 
 BODY_INLINE v16 attention_load(const uint8_t *base, int64_t element, const backend_kv_type type) {
@@ -89,34 +88,29 @@ BODY_INLINE v16 attention_load(const uint8_t *base, int64_t element, const backe
                                      : v16_load((const float *)(const void *)base + element);
 }
 
-/* Asks for `lines` cache lines of each of KV_PAGES pages of the next tile while this one is at
- * work: its pieces lie apart, where hardware does not foresee them. Called once a step of the
- * scores, of which a tile has as many as its pages have such pieces. */
-BODY_INLINE void attention_fetch(const attention_tile *tile, int32_t page, int32_t step,
-                                 const int32_t lines) {
-    UNROLL for (int j = 0; j < KV_PAGES; j++) {
-        UNROLL for (int l = 0; l < lines; l++) {
-            vec_prefetch(tile->ahead[page + j] + ((int64_t)step * lines + l) * CACHE_LINE);
+/* For each page the one to visit as many pages later as a tile has: of this unit, or of the one to
+ * come; where there is none, the page itself. Products ask for a line of it beside each line that
+ * they take, for of a burst some are dropped; a tile's pieces lie apart, where hardware does not
+ * foresee them. */
+static void attention_look_ahead(const isa_attention *a, attention_tile *tile, int32_t first) {
+    const int32_t tokens = tile->pages * LIMIT_PAGE_TOKENS;
+    const int32_t pages_end =
+        (a->to + LIMIT_PAGE_TOKENS - 1) / LIMIT_PAGE_TOKENS * LIMIT_PAGE_TOKENS;
+    const ops_seq *next = a->next_seq;
+    const int32_t next_end = next == NULL ? 0 : next->position_first + next->rows;
+    const int32_t unseen =
+        next == NULL ? 0 : isa_window_first(a->op, next->position_first) / tokens * tokens;
+    for (int32_t j = 0; j < tile->pages; j++) {
+        const int32_t token = first + tokens + j * LIMIT_PAGE_TOKENS;
+        const int32_t next_token = unseen + token - pages_end;
+        tile->ahead[j] = tile->key[j];
+        if (token < a->to) {
+            tile->ahead[j] = attention_page(a, a->seq, a->kv_head, token);
+        } else if (next_token < next_end) {
+            tile->ahead[j] = attention_page(a, next, a->next_kv_head, next_token);
         }
     }
-}
-
-/* Where the tile to visit next lies: of these positions, or the first of the unit to come. */
-static void attention_look_ahead(const isa_attention *a, attention_tile *tile, int32_t first) {
-    const bool within = first < a->to;
-    const ops_seq *seq = within ? a->seq : a->next_seq;
-    tile->more = seq != NULL;
-    if (!tile->more) {
-        return;
-    }
-    const int32_t tokens = tile->pages * LIMIT_PAGE_TOKENS;
-    const int32_t unseen = isa_window_first(a->op, seq->position_first) / tokens * tokens;
-    const int32_t from = within ? first : unseen, end = seq->position_first + seq->rows;
-    for (int32_t j = 0; j < tile->pages; j++) {
-        const int32_t token = from + j * LIMIT_PAGE_TOKENS;
-        tile->ahead[j] = attention_page(a, seq, within ? a->kv_head : a->next_kv_head,
-                                        token < end ? token : from);
-    }
+    tile->more = first + tokens < a->to || next != NULL;
 }
 
 /* A tile's pages; a page after the sequence's end is replaced by the first, and never looked at. */
@@ -134,6 +128,6 @@ static attention_tile attention_tile_at(const isa_attention *a, int32_t first) {
         tile.key_scale[j] = (const uint16_t *)(const void *)(head + (bytes ? 2 * half : 0));
         tile.value_scale[j] = tile.key_scale[j] + LIMIT_PAGE_TOKENS;
     }
-    attention_look_ahead(a, &tile, first + tile.pages * LIMIT_PAGE_TOKENS);
+    attention_look_ahead(a, &tile, first);
     return tile;
 }
