@@ -45,13 +45,15 @@ typedef enum {
     BACKEND_BF16 = 30
 } backend_type;
 
-/* How keys and values are kept. INT8: bytes with one scale a token and kv head. */
+/* How keys and values are kept. INT8: bytes with one scale a token and kv head. FP8: e4m3
+ * (OCP 8-bit floating point, 2023) without scales: to nearest even, at most 448. */
 typedef enum {
     BACKEND_KV_F16 = 0,
     BACKEND_KV_F32 = 1,
     BACKEND_KV_BF16 = 2,
     BACKEND_KV_INT8 = 3,
-    BACKEND_KV_TYPES = 4
+    BACKEND_KV_FP8 = 4,
+    BACKEND_KV_TYPES = 5
 } backend_kv_type;
 
 /* How inputs meet weights: as int8 with one scale a row and 32 elements, as they are, or rounded to
@@ -193,7 +195,7 @@ MUST_USE status backend_weight_load(backend *b, backend_type type, const void *d
 backend_activations backend_activations_choose(const backend *b, backend_activations wanted);
 const char *backend_activations_name(backend_activations activations);
 
-/* "f16", "f32", "bf16", "int8"; "unknown" for anything else. */
+/* "f16", "f32", "bf16", "int8", "fp8"; "unknown" for anything else. */
 const char *backend_kv_type_name(backend_kv_type type);
 
 /* `wanted`; or for BACKEND_KV_TYPES this backend's choice: int8 on the CPU, where reading the cache

@@ -14,6 +14,8 @@ const char *backend_kv_type_name(backend_kv_type type) {
             return "bf16";
         case BACKEND_KV_INT8:
             return "int8";
+        case BACKEND_KV_FP8:
+            return "fp8";
         case BACKEND_KV_TYPES:
             break;
     }
@@ -40,6 +42,8 @@ uint64_t backend_kv_head_bytes(backend_kv_type type, int32_t head_dim) {
             return elements * 4;
         case BACKEND_KV_INT8:
             return elements + sizeof(uint16_t) * 2 * LIMIT_PAGE_TOKENS;
+        case BACKEND_KV_FP8:
+            return elements;
         case BACKEND_KV_TYPES:
             break;
     }

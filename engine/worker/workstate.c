@@ -76,12 +76,18 @@ static bool convert_int8(void *context, const kvt_job *job, const void *staging,
     return convert(context, job, BACKEND_KV_INT8, staging, list, stream);
 }
 
+static bool convert_fp8(void *context, const kvt_job *job, const void *staging, uint32_t *list,
+                        void *stream) {
+    return convert(context, job, BACKEND_KV_FP8, staging, list, stream);
+}
+
 void workstate_convert(kvt *k, backend_kv_type type) {
     static const kvt_packer packers[BACKEND_KV_TYPES] = {
         [BACKEND_KV_F16] = {device_gather, convert_f16},
         [BACKEND_KV_BF16] = {device_gather, convert_bf16},
         [BACKEND_KV_F32] = {device_gather, convert_f32},
-        [BACKEND_KV_INT8] = {device_gather, convert_int8}};
+        [BACKEND_KV_INT8] = {device_gather, convert_int8},
+        [BACKEND_KV_FP8] = {device_gather, convert_fp8}};
     CHECK_LT(type, BACKEND_KV_TYPES);
     kvt_use_packer(k, &packers[type]);
 }

@@ -92,6 +92,15 @@ BODY_INLINE void append_half(uint16_t *k, int32_t dim, int32_t slot, const float
     }
 }
 
+static void append_fp8(uint8_t *k, int32_t dim, int32_t slot, const float *key,
+                       const float *value) {
+    uint8_t *v = k + LIMIT_PAGE_TOKENS * dim + slot * dim;
+    for (int32_t i = 0; i < dim; i++) {
+        k[LIMIT_PAGE_TOKENS * i + slot] = kmath_to_e4m3(key[i]);
+        v[i] = kmath_to_e4m3(value[i]);
+    }
+}
+
 /* One head to int8. The scale is max |x| / 127 in BF16, rounded up, so that no byte passes 127; the
  * bytes are made with the rounded scale, which costs no accuracy. A scale whose inverse has no
  * float (the head is zero, but for numbers too small to matter) makes zeros. */
@@ -146,6 +155,9 @@ static void append_head(const backend_kv *kv, uint8_t *head, int32_t slot, const
             break;
         case BACKEND_KV_INT8:
             append_int8(head, dim, slot, key, value);
+            break;
+        case BACKEND_KV_FP8:
+            append_fp8(head, dim, slot, key, value);
             break;
         case BACKEND_KV_TYPES:
             break;

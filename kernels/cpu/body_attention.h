@@ -104,6 +104,8 @@ static void attention_visit(const isa_attention *a, attention_scratch *s, int32_
         attention_convert(s, &tile, head_dim, BACKEND_KV_F16);
     } else if (to - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_BF16) {
         attention_convert(s, &tile, head_dim, BACKEND_KV_BF16);
+    } else if (to - from >= KV_CONVERT_QUERIES && tile.type == BACKEND_KV_FP8) {
+        attention_convert(s, &tile, head_dim, BACKEND_KV_FP8);
     }
     switch (tile.type) {
         case BACKEND_KV_F16:
@@ -114,6 +116,9 @@ static void attention_visit(const isa_attention *a, attention_scratch *s, int32_
             break;
         case BACKEND_KV_F32:
             attention_visit_floats(a, s, &tile, from, to, BACKEND_KV_F32);
+            break;
+        case BACKEND_KV_FP8:
+            attention_visit_floats(a, s, &tile, from, to, BACKEND_KV_FP8);
             break;
         case BACKEND_KV_INT8:
             attention_visit_bytes(a, s, &tile, from, to);

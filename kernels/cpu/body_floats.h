@@ -8,7 +8,7 @@
 
 /* Bytes of a number. */
 VEC_INLINE int32_t attention_bytes_of(const backend_kv_type type) {
-    return type == BACKEND_KV_F32 ? 4 : 2;
+    return type == BACKEND_KV_F32 ? 4 : type == BACKEND_KV_FP8 ? 1 : 2;
 }
 
 /* Scores of `queries` queries (a constant) with the tile's 64 tokens. */

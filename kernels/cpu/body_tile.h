@@ -85,6 +85,7 @@ BODY_INLINE v16 attention_load(const uint8_t *base, int64_t element, const backe
     const uint16_t *half = (const uint16_t *)(const void *)base + element;
     return type == BACKEND_KV_F16    ? v16_load_f16(half)
            : type == BACKEND_KV_BF16 ? v16_load_bf16(half)
+           : type == BACKEND_KV_FP8  ? v16_load_e4m3(base + element)
                                      : v16_load((const float *)(const void *)base + element);
 }
 

@@ -30,6 +30,7 @@ BODY_INLINE v16 turn_load(const uint8_t *base, int64_t element, const backend_kv
     const uint16_t *half = (const uint16_t *)(const void *)base + element;
     return type == BACKEND_KV_F16    ? v16_load_f16(half)
            : type == BACKEND_KV_BF16 ? v16_load_bf16(half)
+           : type == BACKEND_KV_FP8  ? v16_load_e4m3(base + element)
                                      : v16_load((const float *)(const void *)base + element);
 }
 
@@ -177,6 +178,9 @@ static __attribute__((noinline)) void turn_keys(const backend_kv *kv, const uint
         case BACKEND_KV_F32:
             turn_keys_floats(page, head_dim, to, BACKEND_KV_F32);
             break;
+        case BACKEND_KV_FP8:
+            turn_keys_floats(page, head_dim, to, BACKEND_KV_FP8);
+            break;
         case BACKEND_KV_INT8:
             turn_keys_int8(page, head_dim, to);
             break;
@@ -198,6 +202,9 @@ static __attribute__((noinline)) void turn_values(const backend_kv *kv, const tu
             break;
         case BACKEND_KV_F32:
             turn_values_floats(p, head_dim, apart, to, BACKEND_KV_F32);
+            break;
+        case BACKEND_KV_FP8:
+            turn_values_floats(p, head_dim, apart, to, BACKEND_KV_FP8);
             break;
         case BACKEND_KV_INT8:
             turn_values_int8(p, head_dim, apart, to);

@@ -78,6 +78,18 @@ VEC_INLINE v16 v16_load_bf16(const uint16_t *p) {
     return v16_make(_mm256_castsi256_ps(_mm256_slli_epi32(a, 16)),
                     _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)));
 }
+/* e4m3 is f16 with other widths: its exponent counts from 7 instead of 15. */
+VEC_INLINE v16 v16_load_e4m3(const uint8_t *p) {
+    const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const __m256i sign = _mm256_and_si256(bytes, _mm256_set1_epi16(0x80));
+    const __m256i rest = _mm256_and_si256(bytes, _mm256_set1_epi16(0x7f));
+    const __m256i nan = _mm256_cmpeq_epi16(rest, _mm256_set1_epi16(0x7f));
+    const __m256i half = _mm256_or_si256(_mm256_slli_epi16(sign, 8), _mm256_slli_epi16(rest, 7));
+    const __m256i bits = _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
+    const __m256 by = _mm256_set1_ps(256.0f);
+    return v16_make(_mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(bits)), by),
+                    _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(bits, 1)), by));
+}
 VEC_INLINE void v16_store_f16(uint16_t *p, v16 v) {
     __m128i *h = (__m128i *)(void *)p;
     _mm_storeu_si128(h, _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT));

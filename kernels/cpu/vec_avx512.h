@@ -63,6 +63,16 @@ VEC_INLINE v16 v16_load_bf16(const uint16_t *p) {
     const __m256i half = _mm256_loadu_si256((const __m256i *)(const void *)p);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
+/* e4m3 is f16 with other widths: its exponent counts from 7 instead of 15. */
+VEC_INLINE v16 v16_load_e4m3(const uint8_t *p) {
+    const __m256i bytes = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)(const void *)p));
+    const __m256i sign = _mm256_and_si256(bytes, _mm256_set1_epi16(0x80));
+    const __m256i rest = _mm256_and_si256(bytes, _mm256_set1_epi16(0x7f));
+    const __m256i nan = _mm256_cmpeq_epi16(rest, _mm256_set1_epi16(0x7f));
+    const __m256i half = _mm256_or_si256(_mm256_slli_epi16(sign, 8), _mm256_slli_epi16(rest, 7));
+    const __m256i bits = _mm256_or_si256(half, _mm256_and_si256(nan, _mm256_set1_epi16(0x7e00)));
+    return _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(256.0f));
+}
 VEC_INLINE void v16_store_f16(uint16_t *p, v16 v) {
     _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }

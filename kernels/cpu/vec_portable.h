@@ -73,6 +73,9 @@ VEC_INLINE v16 v16_load_f16(const uint16_t *p) {
 VEC_INLINE v16 v16_load_bf16(const uint16_t *p) {
     VEC_LANES(v16, r.lane[i] = kmath_bf16(p[i]));
 }
+VEC_INLINE v16 v16_load_e4m3(const uint8_t *p) {
+    VEC_LANES(v16, r.lane[i] = kmath_e4m3(p[i]));
+}
 VEC_INLINE void v16_store_f16(uint16_t *p, v16 v) {
     for (int i = 0; i < 16; i++) {
         p[i] = kmath_to_f16(v.lane[i]);

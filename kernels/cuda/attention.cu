@@ -11,6 +11,7 @@
  * ones, so that mma adds it up too; splits joined in order by join(). Tiles that a row does not see
  * add exact zeros. So a row has the same bits in a prompt's kernel and in decoding's.
  */
+#include <cuda_fp8.h>
 #include <math.h>
 
 #include "kernels/cuda/cuda_ops.h"
@@ -64,23 +65,32 @@ __device__ uint32_t bytes_bf16(uint32_t bytes, int low, int high) {
     return __byte_perm((uint32_t)__float_as_int(x), (uint32_t)__float_as_int(y), 0x7632);
 }
 
+/* Two e4m3, the lower halves' bytes of `pair`, as f16: exactly. */
+__device__ uint32_t e4m3_f16(uint32_t pair) {
+    const __half2_raw value = __nv_cvt_fp8x2_to_halfraw2((__nv_fp8x2_storage_t)pair, __NV_E4M3);
+    return (uint32_t)value.x | (uint32_t)value.y << 16;
+}
+
 /* ---- shapes ---- */
+
+template <cuda_kv_type TYPE>
+constexpr bool BYTES = TYPE == CUDA_KV_INT8 || TYPE == CUDA_KV_FP8;
 
 template <cuda_kv_type TYPE, int DIM, int WARPS>
 struct shape {
     static constexpr int THREADS = WARPS * 32;
     static constexpr int TILE = DIM > 128 ? 32 : 64; /* positions */
-    static constexpr int ROW_BYTES = DIM * (TYPE == CUDA_KV_INT8 ? 1 : 2);
+    static constexpr int ROW_BYTES = DIM * (BYTES<TYPE> ? 1 : 2);
     static constexpr int PIECES = ROW_BYTES / 16;
     /* So that eight rows' pieces lie in different banks: pieces change places where their number
      * is a power of two, else rows are a piece longer. */
-    static constexpr bool SWIZZLED = TYPE != CUDA_KV_INT8 && (PIECES & (PIECES - 1)) == 0;
+    static constexpr bool SWIZZLED = !BYTES<TYPE> && (PIECES & (PIECES - 1)) == 0;
     static constexpr int STRIDE = ROW_BYTES + (SWIZZLED ? 0 : 16);
     static constexpr bool Q_HELD = DIM <= 128;             /* in registers; else in shared memory */
     static constexpr int STEPS = DIM / 16;                 /* of the scores */
     static constexpr int COLUMNS = DIM / 8;                /* blocks of eight dimensions */
     static constexpr int TILES = CUDA_SPLIT_TOKENS / TILE; /* of a split */
-    static constexpr bool WEIGHTS_F16 = TYPE == CUDA_KV_F16;
+    static constexpr bool WEIGHTS_F16 = TYPE == CUDA_KV_F16 || TYPE == CUDA_KV_FP8;
     static constexpr bool SCORES_F16 = TYPE != CUDA_KV_BF16;
 
     struct stage {
@@ -165,9 +175,9 @@ __device__ bool row_of(const cuda_attention &op, const cuda_attention_item &item
     return *token < item.rows;
 }
 
-/* This lane's queries: the A operand of each step. INT8 keys are read four dimensions at a time, so
- * there lane t has dimensions 4 t .. 4 t + 3 of a step instead of 2 t, 2 t + 1, 2 t + 8, 2 t + 9.
- */
+/* This lane's queries: the A operand of each step. Of keys of one byte a lane reads four
+ * dimensions at a time: lane t has 4 t .. 4 t + 3 of a step, else
+ * 2 t, 2 t + 1, 2 t + 8, 2 t + 9. */
 template <cuda_kv_type TYPE, class S>
 __device__ void load_q(state<S> &s, uint32_t (*kept)[S::Q_HELD ? 1 : S::THREADS],
                        const cuda_attention &op, const cuda_attention_item &item, int32_t kv_head) {
@@ -186,8 +196,7 @@ __device__ void load_q(state<S> &s, uint32_t (*kept)[S::Q_HELD ? 1 : S::THREADS]
     for (int step = 0; step < S::STEPS; step++) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const int d =
-                step * 16 + (TYPE == CUDA_KV_INT8 ? 4 * t + i / 2 * 2 : 2 * t + i / 2 * 8);
+            const int d = step * 16 + (BYTES<TYPE> ? 4 * t + i / 2 * 2 : 2 * t + i / 2 * 8);
             float2 pair = make_float2(0.0f, 0.0f);
             if (rows[i % 2] != nullptr) {
                 pair = *(const float2 *)(rows[i % 2] + d);
@@ -233,14 +242,17 @@ __device__ void scores(state<S> &s, const uint32_t (*kept)[S::Q_HELD ? 1 : S::TH
             a[i] = S::Q_HELD ? s.q[S::Q_HELD ? step : 0][i]
                              : kept[step * 4 + i][S::Q_HELD ? 0 : threadIdx.x];
         }
-        if (TYPE == CUDA_KV_INT8) {
+        if (BYTES<TYPE>) {
 #pragma unroll
             for (int n = 0; n < S::TILE / 8; n++) {
                 const unsigned char *row = stage.k + (n * 8 + lane / 4) * S::STRIDE;
-                const uint32_t word =
-                    *(const uint32_t *)(row + step * 16 + lane % 4 * 4) ^ 0x80808080u;
-                multiply<S::SCORES_F16>(s.score[n], a, bytes_f16(word, 0x4140),
-                                        bytes_f16(word, 0x4342));
+                uint32_t word = *(const uint32_t *)(row + step * 16 + lane % 4 * 4);
+                if (TYPE == CUDA_KV_FP8) {
+                    ptx_mma_f16(s.score[n], a, e4m3_f16(word & 0xffff), e4m3_f16(word >> 16));
+                } else {
+                    word ^= 0x80808080u;
+                    ptx_mma_f16(s.score[n], a, bytes_f16(word, 0x4140), bytes_f16(word, 0x4342));
+                }
             }
         } else {
 #pragma unroll
@@ -350,26 +362,44 @@ __device__ void values_add(state<S> &s, const typename S::stage &stage) {
     }
 }
 
-/* The same for INT8 values, whose scales go to the weights. A transposed 8 x 8 matrix of pairs of
- * bytes gives a lane two dimensions of two positions; even dimensions and odd ones become columns
- * of their own (dimension_of). */
+/* Bytes `low` and `low` + 2 of four as a pair that weights are multiplied with. */
+template <cuda_kv_type TYPE>
+__device__ uint32_t two_of(uint32_t bytes, int low) {
+    return TYPE == CUDA_KV_FP8 ? e4m3_f16(__byte_perm(bytes, 0, low == 0 ? 0x4420 : 0x4431))
+                               : bytes_bf16(bytes ^ 0x80808080u, low, low + 2);
+}
+
+/* Weights of 16 positions as an A operand, times the scales of their INT8 values. */
 template <class S>
-__device__ void values_add_int8(state<S> &s, const typename S::stage &stage) {
-    const int lane = (int)threadIdx.x % 32, t = lane % 4;
+__device__ void weights_scaled(uint32_t (&a)[4], const state<S> &s, const typename S::stage &stage,
+                               int step) {
+    const int t = (int)threadIdx.x % 4;
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        const int n = step * 2 + e / 2;
+        const float *w = s.score[n] + e % 2 * 2;
+        const __nv_bfloat16 *scale = &stage.scales[1][n * 8 + 2 * t];
+        a[e] = pair_bf16(w[0] > 0 ? w[0] * __bfloat162float(scale[0]) : 0.0f,
+                         w[1] > 0 ? w[1] * __bfloat162float(scale[1]) : 0.0f);
+    }
+}
+
+/* The same for values of a byte; INT8's scales go to the weights. A transposed 8 x 8 matrix of
+ * pairs of bytes gives a lane two dimensions of two positions; even dimensions and odd ones become
+ * columns of their own (dimension_of). */
+template <cuda_kv_type TYPE, class S>
+__device__ void values_add_bytes(state<S> &s, const typename S::stage &stage) {
+    constexpr uint32_t ONES = S::WEIGHTS_F16 ? 0x3c003c00u : 0x3f803f80u;
+    const int lane = (int)threadIdx.x % 32;
 #pragma unroll
     for (int part = 0; part < S::TILE / 32; part++) {
         uint32_t a[2][4];
 #pragma unroll
         for (int i = 0; i < 2; i++) {
             weights_at(a[i], s, part * 2 + i);
-            ptx_mma_bf16(s.weights, a[i], 0x3f803f80u, 0x3f803f80u);
-#pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int n = part * 4 + i * 2 + e / 2;
-                const float *w = s.score[n] + e % 2 * 2;
-                const __nv_bfloat16 *scale = &stage.scales[1][n * 8 + 2 * t];
-                a[i][e] = pair_bf16(w[0] > 0 ? w[0] * __bfloat162float(scale[0]) : 0.0f,
-                                    w[1] > 0 ? w[1] * __bfloat162float(scale[1]) : 0.0f);
+            multiply<S::WEIGHTS_F16>(s.weights, a[i], ONES, ONES);
+            if (TYPE == CUDA_KV_INT8) {
+                weights_scaled(a[i], s, stage, part * 2 + i);
             }
         }
         const unsigned char *row = stage.v + (part * 32 + lane) * S::STRIDE;
@@ -379,12 +409,10 @@ __device__ void values_add_int8(state<S> &s, const typename S::stage &stage) {
             ptx_ldmatrix_t(b, row + c * 8);
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                b[2 * i] ^= 0x80808080u;
-                b[2 * i + 1] ^= 0x80808080u;
-                ptx_mma_bf16(s.sum[c], a[i], bytes_bf16(b[2 * i], 0, 2),
-                             bytes_bf16(b[2 * i + 1], 0, 2));
-                ptx_mma_bf16(s.sum[c + 1], a[i], bytes_bf16(b[2 * i], 1, 3),
-                             bytes_bf16(b[2 * i + 1], 1, 3));
+                multiply<S::WEIGHTS_F16>(s.sum[c], a[i], two_of<TYPE>(b[2 * i], 0),
+                                         two_of<TYPE>(b[2 * i + 1], 0));
+                multiply<S::WEIGHTS_F16>(s.sum[c + 1], a[i], two_of<TYPE>(b[2 * i], 1),
+                                         two_of<TYPE>(b[2 * i + 1], 1));
             }
         }
     }
@@ -396,7 +424,7 @@ __device__ void values_add_int8(state<S> &s, const typename S::stage &stage) {
 template <cuda_kv_type TYPE>
 __device__ int dimension_of(int c, int i) {
     const int t = (int)threadIdx.x % 4;
-    return TYPE == CUDA_KV_INT8 ? c / 2 * 16 + 4 * t + i % 2 * 2 + c % 2 : c * 8 + 2 * t + i % 2;
+    return BYTES<TYPE> ? c / 2 * 16 + 4 * t + i % 2 * 2 + c % 2 : c * 8 + 2 * t + i % 2;
 }
 
 template <class S>
@@ -507,8 +535,8 @@ __global__ void __launch_bounds__(WARPS * 32, DIM > 128 ? 1 : 2)
         const typename S::stage &stage = shared.stages[(tile - tile_first) % 2];
         scores<TYPE, S>(s, shared.q, stage);
         soften<TYPE, S>(s, stage, op, tile * S::TILE);
-        if constexpr (TYPE == CUDA_KV_INT8) {
-            values_add_int8<S>(s, stage);
+        if constexpr (BYTES<TYPE>) {
+            values_add_bytes<TYPE, S>(s, stage);
         } else {
             values_add<S>(s, stage);
         }
@@ -611,6 +639,8 @@ cudaError_t attention_tensor(const cuda_attention *op, cudaStream_t stream) {
         e = launch_type<CUDA_KV_BF16>(*op, stream);
     } else if (op->kv.type == CUDA_KV_INT8) {
         e = launch_type<CUDA_KV_INT8>(*op, stream);
+    } else if (op->kv.type == CUDA_KV_FP8) {
+        e = launch_type<CUDA_KV_FP8>(*op, stream);
     }
     if (e != cudaSuccess || op->work.merges_count == 0) {
         return e;

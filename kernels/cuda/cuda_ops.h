@@ -69,9 +69,8 @@ typedef struct {
 } cuda_batch;
 
 /* The values are backend_kv_type's. INT8: one scale a token and kv head, for K and for V each:
- * max|x| / 127 in BF16 rounded up; a byte is x / scale to nearest even. */
-/* FP8 is e4m3 without scales, for pages that come from elsewhere (pages_scatter): no operator reads
- * it yet. */
+ * max|x| / 127 in BF16 rounded up; a byte is x / scale to nearest even.
+ * FP8: e4m3 without scales. */
 typedef enum {
     CUDA_KV_F16 = 0,
     CUDA_KV_F32 = 1,

@@ -65,7 +65,7 @@ def the_same_apart():
 
 @case
 def every_dtype_of_the_cache():
-    for dtype in ("f32", "bf16", "int8"):
+    for dtype in ("f32", "bf16", "int8", "fp8"):
         with Server(*CUDA, "--kv-dtype", dtype, "--aggregated", env=device()) as server:
             reference = [generate(server, *job).key() for job in jobs[:3]]
         with Server(*CUDA, "--kv-dtype", dtype, *APART, env=device()) as server:

@@ -145,6 +145,11 @@ def cache_of_int8():
 
 
 @case
+def cache_of_fp8():
+    cache_of("fp8", LAYER_PAGE_BYTES // 2)
+
+
+@case
 def blocks_of_unequal_sizes():
     """P's pages come in other blocks than D's, on host transports; prompts that share beginnings are
     found again on both sides."""

@@ -124,10 +124,12 @@ def decode_with_smaller_kv_than_prefill():
 
     with Server(*CUDA, "--aggregated", "--kv-dtype", "bf16", env=device()) as server:
         whole = tokens(server)
-    for host, transport in (("d", "nccl"), ("p", "ipc")):
+    # fp8 has four bits where int8 has seven: of this random model it changes more.
+    for host, transport, dtype, share in (("d", "nccl", "int8", 0.5), ("d", "nccl", "fp8", 0.33),
+                                          ("p", "ipc", "int8", 0.5)):
         with Cluster() as cluster:
             member(cluster, "prefill", "p", "--kv-dtype", "bf16")
-            member(cluster, "decode", host, "--kv-dtype", "int8")
+            member(cluster, "decode", host, "--kv-dtype", dtype)
             gateway = cluster.gateway()
             cluster.wait_joined(gateway, 2)
             got = tokens(gateway)
@@ -137,8 +139,8 @@ def decode_with_smaller_kv_than_prefill():
         assert [t[0] for t in got] == [t[0] for t in whole], (got, whole)
         alike = sum(len(os.path.commonprefix([a, b])) for a, b in zip(got, whole))
         total = sum(map(len, whole))
-        assert 2 * alike > total, f"{alike} of {total} tokens"
-        print(f"# {transport}: {alike} of {total} tokens as without rounding")
+        assert alike > share * total, f"{alike} of {total} tokens"
+        print(f"# {transport}, {dtype}: {alike} of {total} tokens as without rounding")
 
 
 @case

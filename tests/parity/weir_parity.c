@@ -360,7 +360,8 @@ static void all_cases(bench *t) {
     attention_case(t, number + 8, BACKEND_KV_F16, 2e-3, 700, 0);
     attention_case(t, number + 9, BACKEND_KV_F16, 2e-3, 700, 0.4f);
     attention_case(t, number + 10, BACKEND_KV_INT8, 1e-2, 0, 0.4f);
-    number += 11;
+    attention_case(t, number + 11, BACKEND_KV_FP8, 8e-2, 0, 0);
+    number += 12;
     for (size_t k = 0; k < sizeof(types) / sizeof(types[0]) && t->b->bf16; k++) {
         linear_case(t, number++, types[k], BACKEND_ACTIVATIONS_BF16);
     }

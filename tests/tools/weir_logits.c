@@ -1,7 +1,7 @@
 /* weir_logits.c -- teacher-forced log probabilities of token windows.
  *
  *     weir_logits MODEL TOKENS [--activations int8|f32|bf16|mixed|auto] [--weights file|q8_0]
- *                 [--kv f16|bf16|f32|int8] [--chunk N] [--prompt N]
+ *                 [--kv f16|bf16|f32|int8|fp8] [--chunk N] [--prompt N]
  *                 [--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]
  *
  * TOKENS has one window of token ids a line, each run on its own from position 0. Prints, a line a
@@ -189,7 +189,7 @@ int main(int argc, char **argv) {
         fprintf(stderr,
                 "usage: weir_logits MODEL TOKENS [--activations int8|f32|bf16|mixed|auto] "
                 "[--weights file|q8_0] "
-                "[--kv f16|bf16|f32|int8] [--chunk N] [--prompt N] "
+                "[--kv f16|bf16|f32|int8|fp8] [--chunk N] [--prompt N] "
                 "[--threads N] [--windows N] [--backend cpu|cuda] [--isa NAME]\n");
         return 2;
     }

@@ -6,6 +6,7 @@
  */
 #include "kernels/cuda/cuda_ops.h"
 #include "kernels/cuda/cudaplan.h"
+#include "kernels/kmath.h"
 #include "kernels/ops.h"
 #include "tests/emu/kernels/kernelcase.hpp"
 
@@ -53,13 +54,17 @@ float put(cuda_kv_type type, uint8_t *element, float value, float scale) {
         memcpy(element, &b, 2);
         return __bfloat162float(b);
     }
+    if (type == CUDA_KV_FP8) {
+        *element = kmath_to_e4m3(value);
+        return kmath_e4m3(*element);
+    }
     const int8_t quant = (int8_t)rintf(value / scale);
     *(int8_t *)element = quant;
     return (float)quant * scale;
 }
 
 uint64_t element_bytes(cuda_kv_type type) {
-    return type == CUDA_KV_F32 ? 4 : type == CUDA_KV_INT8 ? 1 : 2;
+    return type == CUDA_KV_F32 ? 4 : type == CUDA_KV_INT8 || type == CUDA_KV_FP8 ? 1 : 2;
 }
 
 /* Writes one token's K (which 0) or V of one head where cuda_ops.h says; back come the values. */
@@ -225,7 +230,7 @@ std::vector<double> oracle(const scene &c, const std::vector<chunk> &chunks) {
 
 /* Queries, weights and (BF16) pages have 16 bits; sums of a softmax average that out. */
 double bound_of(const setting &s) {
-    return s.type == CUDA_KV_F16 ? 0.003 : 0.015;
+    return s.type == CUDA_KV_F16 || s.type == CUDA_KV_FP8 ? 0.003 : 0.015;
 }
 
 constexpr setting SETTINGS[] = {
@@ -239,6 +244,10 @@ constexpr setting SETTINGS[] = {
     {"int8_d80", CUDA_KV_INT8, 80, 1, 1, 40, 0, 0},
     {"int8_d128_gqa2", CUDA_KV_INT8, 128, 4, 2, 49, 0, 30.0f},
     {"int8_d256", CUDA_KV_INT8, 256, 1, 1, 36, 17, 0},
+    {"fp8_d64_split", CUDA_KV_FP8, 64, 4, 2, 290, 0, 0},
+    {"fp8_d96", CUDA_KV_FP8, 96, 2, 1, 40, 0, 0},
+    {"fp8_d128_gqa8_window", CUDA_KV_FP8, 128, 8, 1, 70, 40, 0},
+    {"fp8_d256_softcap", CUDA_KV_FP8, 256, 1, 1, 36, 0, 5.0f},
     {"f16_d96_mqa32", CUDA_KV_F16, 96, 32, 1, 20, 0, 0},
     {"bf16_d128_one_token", CUDA_KV_BF16, 128, 2, 1, 1, 0, 0},
 };
@@ -360,7 +369,8 @@ void attentioncase_run() {
     schedules_change_nothing(SETTINGS[6], quick ? 1 : 10);
     if (full) {
         const setting lengthy[] = {{"f16_d64_8k", CUDA_KV_F16, 64, 2, 1, 8200, 0, 0},
-                                   {"int8_d128_8k", CUDA_KV_INT8, 128, 1, 1, 8193, 1000, 0}};
+                                   {"int8_d128_8k", CUDA_KV_INT8, 128, 1, 1, 8193, 1000, 0},
+                                   {"fp8_d128_8k", CUDA_KV_FP8, 128, 1, 1, 8193, 0, 0}};
         for (const setting &s : lengthy) {
             values_are_right(s);
             bits_are_the_rows_own(s);

@@ -14,6 +14,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/rng.h"
 #include "engine/worker/workstate.h"
+#include "kernels/kmath.h"
 #include "kvtransfer/ipc.h"
 #include "kvtransfer/nccl.h"
 #include "tests/support/tinyfile.h"
@@ -237,6 +238,14 @@ static void to_int8(uint8_t *to, const uint8_t *from) {
     }
 }
 
+/* A page of BF16 as one of FP8: in the same places, without scales. */
+static void to_fp8(uint8_t *to, const uint8_t *from) {
+    const uint16_t *in = (const uint16_t *)(const void *)from;
+    for (int i = 0; i < (int)kv_heads * 2 * CELLS * DIM; i++) {
+        to[i] = kmath_to_e4m3(from_bf16(in[i]));
+    }
+}
+
 /* Logits after a token that attends to page 0, which the jobs have of every layer. */
 static void attend(end *e, float *logits) {
     const uint32_t pages[] = {0, 7};
@@ -264,7 +273,7 @@ static void check_copies(end *e) {
 }
 
 /* Everything that the jobs name is there, and nothing else was touched. */
-static void check(end *p, end *d, bool ipc, backend_kv_type type) {
+static void check(end *p, end *d, bool ipc, backend_kv_type type, backend_kv_type to_type) {
     paint(d);
     channel c = open_channel(p, d, ipc, type);
     for (int j = 0; j < JOBS; j++) {
@@ -273,8 +282,10 @@ static void check(end *p, end *d, bool ipc, backend_kv_type type) {
             for (uint32_t i = 0; i < froms[j].pages_count; i++) {
                 uint8_t *to = page_of(d, d->bytes, l, tos[j].pages[i]);
                 const uint8_t *from = page_of(p, p->bytes, l, froms[j].pages[i]);
-                if (unit(p) != unit(d)) {
+                if (type != to_type && to_type == BACKEND_KV_INT8) {
                     to_int8(to, from);
+                } else if (type != to_type) {
+                    to_fp8(to, from);
                 } else {
                     memcpy(to, from, unit(d));
                 }
@@ -302,7 +313,7 @@ static void every_pair(bool ipc, backend_kv_type from, backend_kv_type to) {
         fill(&p[i], (uint64_t)i + 3);
     }
     for (int i = 0; i < NUMBERS * NUMBERS; i++) {
-        check(&p[i / NUMBERS], &d[i % NUMBERS], ipc, from);
+        check(&p[i / NUMBERS], &d[i % NUMBERS], ipc, from, to);
     }
     for (int i = 0; i < NUMBERS; i++) {
         close_end(&p[i]);
@@ -334,5 +345,6 @@ Test(rankpages, and_to_smaller_pages) {
     }
     for (kv_heads = 4; kv_heads > 0; kv_heads /= 2) {
         every_pair(kv_heads == 2, BACKEND_KV_BF16, BACKEND_KV_INT8);
+        every_pair(kv_heads != 2, BACKEND_KV_BF16, BACKEND_KV_FP8);
     }
 }

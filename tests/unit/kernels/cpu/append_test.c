@@ -35,6 +35,8 @@ static double rounding(backend_kv_type type, double x, double top, double sum, b
             return fabs(x) / 2048 + 3e-8;
         case BACKEND_KV_BF16:
             return fabs(x) / 256 + 5e-41;
+        case BACKEND_KV_FP8: /* three bits behind the first, multiples of 2^-9, at most 448 */
+            return fmax(fabs(x) / 16 + 0.000977, fabs(x) - 448);
         default:
             return 0.5 * (key ? sum : top) / 127 * (1 + 1.0 / 128) * 1.0001 + 1e-37;
     }

@@ -222,7 +222,7 @@ Test(attention, a_window_split_over_positions_changes_no_bit) {
 
 /* A cap that most scores feel, as Gemma 2 has it; every other case with a window. */
 Test(attention, a_soft_cap_equals_textbook_attention_with_it) {
-    static const int32_t head_dims[] = {64, 80, 256, 64};
+    static const int32_t head_dims[BACKEND_KV_TYPES] = {64, 80, 256, 64, 64};
     for (int32_t i = 0; i < BACKEND_KV_TYPES; i++) {
         const backend_kv_type type = (backend_kv_type)i;
         softcap = i % 2 == 0 ? 0.7f : 4;

@@ -42,6 +42,9 @@ static inline void kvtest_read(const backend_kv *kv, const uint8_t *head, int32_
             case BACKEND_KV_BF16:
                 out[d] = kvtest_half(head, at, kv->shape.type == BACKEND_KV_F16);
                 break;
+            case BACKEND_KV_FP8:
+                out[d] = (double)kmath_e4m3(head[at]);
+                break;
             default:
                 out[d] = key ? head[d / 4 * 64 + slot * 4 + d % 4] - 128
                              : (int8_t)head[16 * dim + slot / 4 * dim * 4 + d * 4 + slot % 4];

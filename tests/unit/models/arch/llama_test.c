@@ -55,6 +55,12 @@ static void forward_all(model *m, const int32_t *tokens, float *logits) {
     cr_assert_eq(model_forward(m, &batch), STATUS_OK);
 }
 
+static const double kv_bounds[BACKEND_KV_TYPES] = {[BACKEND_KV_F32] = 2e-4,
+                                                   [BACKEND_KV_F16] = 5e-2,
+                                                   [BACKEND_KV_BF16] = 0.4,
+                                                   [BACKEND_KV_INT8] = 2.5,
+                                                   [BACKEND_KV_FP8] = 6};
+
 Test(llama, agrees_with_a_naive_forward_pass) {
     static const struct {
         const char *name;
@@ -99,10 +105,6 @@ Test(llama, agrees_with_a_naive_forward_pass) {
         }
         tinyfile_write(&o);
         naivellama_logits(tinyfile_path(), tokens, TOKENS, want);
-        static const double bounds[BACKEND_KV_TYPES] = {[BACKEND_KV_F32] = 2e-4,
-                                                        [BACKEND_KV_F16] = 5e-2,
-                                                        [BACKEND_KV_BF16] = 0.4,
-                                                        [BACKEND_KV_INT8] = 2.5};
         for (int kv = 0; kv < BACKEND_KV_TYPES; kv++) {
             backend *device = open_cpu();
             model *m = NULL;
@@ -115,8 +117,7 @@ Test(llama, agrees_with_a_naive_forward_pass) {
                 worst = fmax(worst, fabs((double)got[i] - want[i]));
                 size = fmax(size, fabs(want[i]));
             }
-            double bound = bounds[kv];
-            cr_assert(worst < bound, "%s, kv %d: %g of %g", cases[c].name, kv, worst, size);
+            cr_assert(worst < kv_bounds[kv], "%s, kv %d: %g of %g", cases[c].name, kv, worst, size);
             cr_assert(size > 3, "%s: the logits say something", cases[c].name);
             model_close(m);
             backend_close(device);
