@@ -11,8 +11,9 @@
 #include "kernels/backend.h"
 #include "tests/unit/kvtransfer/kvt_fixture.h"
 
-/* A rank's buffer has 4 MiB: 64 of its (layer, page)s. */
-enum { RANKS = 2, LAYERS = 5, HEADS = 2, DIM = 256, PAGES = 80, CELL = 65536 };
+/* A rank's buffer has 4 MiB: 8 of its (layer, page)s, few and large because each is a block of
+ * emulated threads. */
+enum { RANKS = 2, LAYERS = 5, HEADS = 16, DIM = 256, PAGES = 10, CELL = 524288 };
 
 typedef struct {
     backend *device;
@@ -144,7 +145,7 @@ Test(slices, all_heads_are_there_when_the_stream_goes_on) {
     static const struct {
         int32_t layer_first, layers;
         uint32_t pages;
-    } runs[] = {{0, 5, 20}, {1, 2, 70}, {4, 1, 1}, {0, 1, 64}, {2, 3, 33}};
+    } runs[] = {{0, 5, 2}, {1, 2, 9}, {4, 1, 1}, {0, 1, 8}, {2, 3, 5}};
     uint32_t from[PAGES], to[PAGES];
     number(from, PAGES, 7);
     number(to, PAGES, 9);
@@ -190,7 +191,7 @@ TestSuite(slicefaults, .init = open_with_a_fault, .fini = close_ranks);
 Test(slicefaults, what_fails_in_the_middle_has_ended_with_the_stream) {
     uint32_t pages[PAGES];
     uint8_t *staging = staging_on(0);
-    backend_kv_run run = {0, LAYERS, pages, 20}; /* three layers, then two */
+    backend_kv_run run = {0, LAYERS, pages, 2}; /* four layers, then one */
     const backend_kv_slice s = {staging, CELL, 0};
     number(pages, PAGES, 7);
     fill(&ranks[1], 4);
@@ -198,12 +199,12 @@ Test(slicefaults, what_fails_in_the_middle_has_ended_with_the_stream) {
         backend_kv_pack_slice(ranks[1].device, ranks[1].kv, &run, true, BACKEND_KV_F32, &s, stream),
         STATUS_NOMEM);
     wait_for_stream();
-    for (uint32_t n = 0; n < 3 * run.pages_count; n++) {
+    for (uint32_t n = 0; n < 4 * run.pages_count; n++) {
         uint64_t at = (uint64_t)n / run.pages_count * PAGES + pages[n % run.pages_count];
         cr_assert_eq(memcmp(staging + (uint64_t)n * CELL, ranks[1].want + at * CELL, CELL), 0,
                      "number %u", n);
     }
-    cr_assert_eq(staging[3 * run.pages_count * CELL], 0xEE);
+    cr_assert_eq(staging[4 * run.pages_count * CELL], 0xEE);
     cr_assert_eq(cudaFree(staging), cudaSuccess);
 }
 
