@@ -12,7 +12,7 @@ enum {
     LEASE_US = 30000000,
     QUEUE_US = 30000000,
     QUARANTINE_US = 30000000,
-    SETTLE_US = 30000000, /* all requests have ended that long after the last fault is over */
+    SETTLE_US = 60000000, /* all requests have ended that long after the last fault is over */
     LAYER_US_MAX = 4000,
     EVENTS_MAX = 4000000, /* more is a livelock */
     TOLD_SEEDS = 5,       /* in one of so many, what gateways know of caches is compared */
