@@ -4,10 +4,11 @@ their flags and environment, requests that they answer quickly, and what those m
 WEIR_CUDA_DEVICE=real: on a GPU with the real NCCL, for the cases that need no emulator (tests/gpu/run).
 """
 
+import itertools
 import os
 
 import mixed
-from weirtest import BIN, Server, Skip, generate, parallel
+from weirtest import BIN, Server, Skip, generate, parallel, until
 
 MODULE = os.path.join(os.path.dirname(BIN), "libweir_cuda_emu.so")
 NCCL = os.path.join(os.path.dirname(BIN), "libweir_emu.so")
@@ -49,3 +50,14 @@ def same(server, which, workers=4):
     reference = want(which)
     for i, result in enumerate(parallel(which, lambda job: generate(server, *job), workers)):
         assert result.key() == reference[i], f"request {i}: {result.key()} is not {reference[i]}"
+
+
+def asked_until(server, reached, what):
+    """New prompts, four at a time, until that is so: the router chooses who has how many of them."""
+    fresh = itertools.count()
+
+    def ask(_):
+        text = f"{next(fresh)} the water goes over the weir and " * 3
+        generate(server, "/v1/completions", {"prompt": text, "max_tokens": 2})
+
+    until(lambda: reached() or parallel(range(4), ask, 4) and reached(), what)

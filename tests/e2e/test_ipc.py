@@ -6,7 +6,7 @@ The oracle is one worker that computes both phases on the same kind of device.
 
 import signal
 
-from emulated import APART, CUDA, device, jobs, same
+from emulated import APART, CUDA, asked_until, device, jobs, same
 from hosts import Cluster
 from weirtest import Server, case, main, until
 
@@ -58,7 +58,7 @@ def a_side_that_dies_in_the_middle_is_done_without():
             gateway = cluster.gateway("--ttft-slo-ms", "0")  # however busy this machine is
             cluster.wait_joined(gateway, 5)
             same(gateway, jobs[:18], 9)
-            until(lambda: mortal.process.poll() is not None, f"{point} is reached")
+            asked_until(gateway, lambda: mortal.process.poll() is not None, f"{point} is reached")
             mortal.wait_end(-signal.SIGKILL)
             cluster.nodes.remove(mortal)
             same(gateway, jobs[18:24])

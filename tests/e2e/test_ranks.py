@@ -8,7 +8,7 @@ import json
 import signal
 import time
 
-from emulated import APART, CUDA, device, jobs, same
+from emulated import APART, CUDA, asked_until, device, jobs, same
 from hosts import Cluster
 from weirtest import Server, case, generate, main, parallel, stopped, tiny_model, until
 
@@ -146,7 +146,7 @@ def either_side_dies_in_the_middle():
             gateway = cluster.gateway(*PATIENT)
             cluster.wait_joined(gateway, 4)
             same_as_two(gateway, jobs[:12], 6)
-            until(lambda: mortal.process.poll() is not None, f"{point} is reached")
+            asked_until(gateway, lambda: mortal.process.poll() is not None, f"{point} is reached")
             mortal.wait_end(-signal.SIGKILL)
             cluster.nodes.remove(mortal)
             same_as_two(gateway, jobs[12:16])
@@ -172,10 +172,10 @@ def one_of_two_devices_dies_or_freezes_beside_one_of_one():
             cluster.wait_joined(gateway, 3)
             same(gateway, jobs[:8], 6)
             if action == "stop":
-                until(lambda: stopped(mortal.pid), f"{point} is reached")
+                asked_until(gateway, lambda: stopped(mortal.pid), f"{point} is reached")
                 until(lambda: "worker is silent" in gateway.log(), "it is missed")
                 mortal.process.kill()
-            until(lambda: mortal.process.poll() is not None, f"{point} is reached")
+            asked_until(gateway, lambda: mortal.process.poll() is not None, f"{point} is reached")
             cluster.remove(mortal).wait_end(-signal.SIGKILL)
             same(gateway, jobs[8:10])
             over(gateway)
