@@ -28,13 +28,14 @@ USED = re.compile(r"Used (\d+) registers")
 
 
 def kernel_of(mangled):
-    """The kernel's own name: the last <length><name> that ends in _kernel."""
-    for match in re.finditer(r"(\d+)(?=([a-z]))", mangled):
-        for digits in (match.group(1), match.group(1)[-2:], match.group(1)[-1:]):
-            name = mangled[match.end():match.end() + int(digits)]
-            if name.endswith("_kernel") and len(name) == int(digits):
-                return name
-    return mangled
+    """The kernel's own name: the last of the <length><name> that follow each other after _Z or _ZN.
+    Those of nameless namespaces have a hash in them, which may look like such a pair itself."""
+    at, name = re.match(r"_ZN?", mangled), mangled
+    at = at.end() if at else len(mangled)
+    while (length := re.match(r"\d+", mangled[at:])) is not None:
+        at += length.end() + int(length.group())
+        name = mangled[at - int(length.group()):at]
+    return name
 
 
 def read_table(text):
@@ -96,6 +97,8 @@ def selftest():
              (said.format(0, 40, "a.cu(3): warning #177-D: unused"), 1)]
     wrong = [text for text, count in cases if len(judge("a.cu", text, table)[0]) != count]
     wrong += [] if judge("b.cu", cases[0][0], table)[0] else ["unknown kernel"]
+    hashed = "_ZN40_GLOBAL__N__a037bb47_8_pages_cu_a9f3991211copy_kernelILb0EEEv10cuda_pages"
+    wrong += [] if kernel_of(hashed) == "copy_kernel" else [hashed]
     return [f"selftest: misread {text!r}" for text in wrong]
 
 
